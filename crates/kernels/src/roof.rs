@@ -1,0 +1,98 @@
+//! Loops that run as fast as one core can: the roofs that rates are compared with.
+
+use crate::isa::Isa;
+use crate::simd::{Kernel, MAX_LANES, Simd};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Independent multiply-add chains: more than latency times throughput of any processor, fewer than registers.
+const CHAINS: usize = 12;
+
+/// Multiply-adds of each chain between two looks at the clock: about 10 microseconds.
+const STEPS: usize = 4096;
+
+/// f32 multiply-adds in registers on this thread, in GFLOP/s (two operations each), over at least `run_for`.
+pub fn f32_gflops(isa: Isa, run_for: Duration) -> f64 {
+    isa.run(FmaLoop { run_for })
+}
+
+/// Sums `buffer` on this thread, in whole passes until `run_for` is over and at least once, and returns the
+/// bytes read per second in 10^9. A buffer several times the size of the last cache measures memory, a small one
+/// a cache.
+///
+/// # Panics
+/// When `buffer` is empty.
+pub fn read_gb_per_s(isa: Isa, buffer: &[f32], run_for: Duration) -> f64 {
+    assert!(!buffer.is_empty(), "a read loop over nothing");
+    isa.run(ReadLoop { buffer, run_for })
+}
+
+struct FmaLoop {
+    run_for: Duration,
+}
+
+impl Kernel for FmaLoop {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let mut chains = [s.splat(black_box(1.0)); CHAINS];
+        let (factor, summand) = (s.splat(black_box(0.999_999)), s.splat(black_box(1e-6)));
+        let mut steps = 0_u64;
+        let start = Instant::now();
+        loop {
+            for _ in 0..STEPS {
+                for chain in &mut chains {
+                    *chain = s.fma(*chain, factor, summand);
+                }
+            }
+            steps += STEPS as u64;
+            let elapsed = start.elapsed();
+            if elapsed >= self.run_for {
+                for chain in chains {
+                    let mut lanes = [0.0; MAX_LANES];
+                    s.store(chain, &mut lanes);
+                    black_box(lanes);
+                }
+                let operations = 2 * steps * (CHAINS * S::LANES) as u64;
+                return operations as f64 / elapsed.as_secs_f64() / 1e9;
+            }
+        }
+    }
+}
+
+struct ReadLoop<'a> {
+    buffer: &'a [f32],
+    run_for: Duration,
+}
+
+impl Kernel for ReadLoop<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let mut passes = 0;
+        let start = Instant::now();
+        while passes == 0 || start.elapsed() < self.run_for {
+            black_box(sum(s, self.buffer));
+            passes += 1;
+        }
+        (passes * size_of_val(self.buffer)) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
+}
+
+#[inline(always)]
+fn sum<S: Simd>(s: S, block: &[f32]) -> f32 {
+    const SUMS: usize = 8;
+    let mut sums = [s.splat(0.0); SUMS];
+    let mut groups = block.chunks_exact(SUMS * S::LANES);
+    for group in &mut groups {
+        for (sum, x) in sums.iter_mut().zip(group.chunks_exact(S::LANES)) {
+            *sum = s.add(*sum, s.load(x));
+        }
+    }
+    for x in groups.remainder().chunks(S::LANES) {
+        sums[0] = s.add(sums[0], s.load_up_to(x, 0.0));
+    }
+    sums.into_iter().map(|sum| s.sum(sum)).sum()
+}

@@ -1,0 +1,33 @@
+//! The kernels against their scalar twins, on every instruction set of the processor.
+
+mod act;
+mod attention;
+mod dot;
+mod gemm;
+mod norm;
+mod roof;
+
+/// `count` numbers in -1..1 from a seed; the same on every machine.
+fn random(count: usize, seed: u64) -> Vec<f32> {
+    // Knuth's MMIX generator; the high bits are good enough here.
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Panics at the first element that is off by more than `tolerance` of it.
+fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - f64::from(expected)).abs();
+        assert!(error <= tolerance(i), "{what}: element {i} is {got}, not {expected}: {error:e} off");
+    }
+}
+
+/// The bits of a row, so that -0 and 0, or two NaN, are told apart.
+fn bits(row: &[f32]) -> Vec<u32> {
+    row.iter().map(|v| v.to_bits()).collect()
+}

@@ -1,0 +1,4 @@
+//! What this machine is, through the public interface.
+
+mod roof;
+mod verdict;
