@@ -1,0 +1,48 @@
+//! The buffers of one worker: allocated once, grown to the largest batch.
+
+use crate::device::Batch;
+use crate::program::{BufferId, Program, Rows};
+
+#[derive(Default)]
+pub(super) struct Arena {
+    buffers: Vec<Vec<f32>>,
+    lengths: Vec<usize>,
+}
+
+impl Arena {
+    /// Makes room for a batch. What the buffers hold is not defined; in a debug build it is NaN, so that an operation
+    /// which reads what nobody wrote, in this batch, shows in the finished rows.
+    pub(super) fn prepare(&mut self, program: &Program, batch: &Batch) {
+        self.buffers.resize_with(program.buffers.len(), Vec::new);
+        self.lengths.clear();
+        for (values, buffer) in self.buffers.iter_mut().zip(&program.buffers) {
+            let rows = match buffer.rows {
+                Rows::Tokens => batch.tokens(),
+                Rows::Sequences => batch.sequences(),
+            };
+            let length = rows * buffer.width;
+            if values.len() < length {
+                values.resize(length, 0.0);
+            }
+            if cfg!(debug_assertions) {
+                values.fill(f32::NAN);
+            }
+            self.lengths.push(length);
+        }
+    }
+
+    pub(super) fn read(&self, id: BufferId) -> &[f32] {
+        &self.buffers[id.0][..self.lengths[id.0]]
+    }
+
+    /// Writes a buffer while the others can be read; the buffer itself is out of reach meanwhile.
+    pub(super) fn write(&mut self, id: BufferId, fill: impl FnOnce(&Arena, &mut [f32])) {
+        let mut values = std::mem::take(&mut self.buffers[id.0]);
+        fill(self, &mut values[..self.lengths[id.0]]);
+        self.buffers[id.0] = values;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.buffers.iter().map(|values| values.capacity() * size_of::<f32>()).sum()
+    }
+}

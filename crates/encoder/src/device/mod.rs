@@ -1,0 +1,191 @@
+//! The seam between models and hardware.
+//!
+//! A [`Device`] loads a [`Program`] once; the [`LoadedModel`] then takes packed batches. `submit` and `collect` are
+//! apart, so that several batches are in flight and a caller prepares the next one meanwhile. No caller ever sees a
+//! buffer: a batch goes in as ids, and finished rows come out.
+
+mod arena;
+pub mod cpu;
+#[cfg(test)]
+mod late;
+pub mod reference;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::program::Program;
+use crate::weights::{Weights, WeightsError};
+
+/// Hardware that runs programs.
+pub trait Device: Send + Sync {
+    /// What did the work, for people and receipts, such as `cpu`.
+    fn name(&self) -> &str;
+
+    /// Reads the program's weights in the form that this device computes with. Program and weights live on the device
+    /// afterwards; `weights` may be dropped.
+    fn load(&self, program: Program, weights: &Weights) -> Result<Box<dyn LoadedModel>, DeviceError>;
+}
+
+/// A program with its weights on a device.
+pub trait LoadedModel: Send + Sync {
+    /// Enqueues a batch. Returns at once while fewer than [`LoadedModel::batches_in_flight`] batches wait or run;
+    /// then it blocks until one of them is done. Batches that are done but not collected do not count.
+    fn submit(&self, batch: Batch) -> Result<Ticket, DeviceError>;
+
+    /// Waits for a batch and gives its rows, in the order of the batch's sequences.
+    fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError>;
+
+    /// How many batches keep this device busy: more than that only wait.
+    fn batches_in_flight(&self) -> usize;
+
+    /// What the model holds at this moment.
+    fn memory(&self) -> Memory;
+}
+
+/// Bytes that a loaded model holds on its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights, in the form that the device computes with.
+    pub weights_bytes: usize,
+    /// Activations: allocated once, grown to the largest batch so far.
+    pub arena_bytes: usize,
+}
+
+/// Sequences of token ids, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    ids: Vec<u32>,
+    cu_seqlens: Vec<u32>,
+}
+
+impl Batch {
+    /// Packs sequences. None if there is no sequence, one is empty, or the tokens do not fit 32 bits.
+    pub fn pack<S: AsRef<[u32]>>(sequences: &[S]) -> Option<Batch> {
+        let mut cu_seqlens = vec![0];
+        let mut ids = Vec::with_capacity(sequences.iter().map(|s| s.as_ref().len()).sum());
+        for sequence in sequences.iter().map(AsRef::as_ref) {
+            if sequence.is_empty() {
+                return None;
+            }
+            ids.extend_from_slice(sequence);
+            cu_seqlens.push(u32::try_from(ids.len()).ok()?);
+        }
+        (!ids.is_empty()).then_some(Batch { ids, cu_seqlens })
+    }
+
+    /// All token ids.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Where each sequence begins in `ids`, and at last the number of tokens: `sequences + 1` rising numbers.
+    pub fn cu_seqlens(&self) -> &[u32] {
+        &self.cu_seqlens
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.cu_seqlens.len() - 1
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The token range of each sequence.
+    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        self.cu_seqlens.windows(2).map(|pair| pair[0] as usize..pair[1] as usize)
+    }
+}
+
+/// Finished rows `[rows, dim]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vectors {
+    dim: usize,
+    values: Vec<f32>,
+}
+
+impl Vectors {
+    fn new(dim: usize, values: &[f32]) -> Vectors {
+        Vectors { dim, values: values.to_vec() }
+    }
+
+    /// Columns of a row.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    /// Row `index`, `dim` long.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.dim..][..self.dim]
+    }
+
+    /// The rows in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dim)
+    }
+
+    /// All rows, one after the other.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+}
+
+/// A claim to the rows of one submitted batch. A ticket that is dropped drops the rows.
+#[derive(Debug)]
+#[must_use = "the rows of a batch are lost without its ticket"]
+pub struct Ticket(Receiver<Vectors>);
+
+/// The other end of a [`Ticket`]. Dropping it without rows tells the collector that the batch is lost.
+struct Completion(Sender<Vectors>);
+
+fn ticket() -> (Completion, Ticket) {
+    let (sender, receiver) = bounded(1);
+    (Completion(sender), Ticket(receiver))
+}
+
+impl Completion {
+    fn deliver(self, vectors: Vectors) {
+        // The channel has room for the one message of its life, so an error means that the ticket was dropped, and with
+        // it all interest in the rows.
+        if self.0.send(vectors).is_err() {}
+    }
+}
+
+impl Ticket {
+    fn wait(self) -> Result<Vectors, DeviceError> {
+        self.0.recv().map_err(|_| DeviceError::Lost)
+    }
+}
+
+/// Why a device could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The weights are not what the program needs.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The system gave no thread.
+    #[error("a worker thread cannot be started: {0}")]
+    Spawn(std::io::Error),
+    /// The computation of the batch panicked; the panic's message stands in the log.
+    #[error("the computation of a batch panicked")]
+    Lost,
+}
+
+impl DeviceError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            DeviceError::Weights(error) => error.hint(),
+            DeviceError::Spawn(_) => Some("lower --threads, or raise the limit on processes (ulimit -u)"),
+            DeviceError::Lost => {
+                Some("this is a defect of the program; please report it with the lines above")
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The oracle: the same programs in plain loops, f32 in the buffers and f64 in every sum, on the caller's thread.
+//! Slow, and meant to be.
+
+use std::sync::Mutex;
+
+use haul_kernels::gemm::Epilogue;
+use haul_kernels::reference as plain;
+
+use crate::device::arena::Arena;
+use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Ticket, Vectors, ticket};
+use crate::pooling::PoolMode;
+use crate::program::{LayerNorm, Op, Program, TensorId};
+use crate::weights::Weights;
+
+/// The plain loops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReferenceDevice;
+
+impl Device for ReferenceDevice {
+    fn name(&self) -> &str {
+        "reference"
+    }
+
+    fn load(&self, program: Program, weights: &Weights) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        let linears = program
+            .linears
+            .iter()
+            .map(|l| Ok(PlainLinear { weight: l.read_weight(weights)?, bias: l.read_bias(weights)? }))
+            .collect::<Result<_, DeviceError>>()?;
+        let tensors =
+            program.tensors.iter().map(|t| weights.read(&t.name, &t.shape)).collect::<Result<_, _>>()?;
+        Ok(Box::new(ReferenceModel { program, linears, tensors, arena: Mutex::default() }))
+    }
+}
+
+struct ReferenceModel {
+    program: Program,
+    linears: Vec<PlainLinear>,
+    tensors: Vec<Vec<f32>>,
+    arena: Mutex<Arena>,
+}
+
+struct PlainLinear {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl LoadedModel for ReferenceModel {
+    fn submit(&self, batch: Batch) -> Result<Ticket, DeviceError> {
+        let (completion, ticket) = ticket();
+        let mut arena = self.arena.lock().map_err(|_| DeviceError::Lost)?;
+        arena.prepare(&self.program, &batch);
+        for op in &self.program.ops {
+            self.run(op, &mut arena, &batch);
+        }
+        completion.deliver(Vectors::new(self.program.dim(), arena.read(self.program.output)));
+        Ok(ticket)
+    }
+
+    fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError> {
+        ticket.wait()
+    }
+
+    fn batches_in_flight(&self) -> usize {
+        1
+    }
+
+    fn memory(&self) -> Memory {
+        let linears = self.linears.iter().map(|l| l.weight.len() + l.bias.len());
+        let weights = linears.chain(self.tensors.iter().map(Vec::len)).sum::<usize>();
+        Memory {
+            weights_bytes: weights * size_of::<f32>(),
+            arena_bytes: self.arena.lock().map_or(0, |arena| arena.bytes()),
+        }
+    }
+}
+
+impl ReferenceModel {
+    fn run(&self, op: &Op, arena: &mut Arena, batch: &Batch) {
+        let width_of = |id| self.program.width(id);
+        match *op {
+            Op::EmbedNorm { word, position, token_type, norm, out } => arena.write(out, |_, out| {
+                let tables = [word, position, token_type].map(|id| self.tensor(id));
+                embed(tables, batch, out);
+                self.layer_norm(norm, out);
+            }),
+            Op::Linear { x, linear, activation, residual, out } => arena.write(out, |arena, out| {
+                let PlainLinear { weight, bias } = &self.linears[linear.0];
+                let residual = residual.map(|id| arena.read(id));
+                let epilogue = Epilogue { bias: Some(bias), activation, residual };
+                let (x, in_features) = (arena.read(x), width_of(x));
+                plain::linear(x, batch.tokens(), weight, bias.len(), in_features, epilogue, out);
+            }),
+            Op::Attention { qkv, heads, head_size, scale, out } => arena.write(out, |arena, out| {
+                plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, out);
+            }),
+            Op::Norm { x, norm } => arena.write(x, |_, x| self.layer_norm(norm, x)),
+            Op::Pool { x, ref pooling, out } => arena.write(out, |arena, out| {
+                let width = width_of(x);
+                let mut parts = out.chunks_exact_mut(width);
+                for range in batch.ranges() {
+                    let rows = &arena.read(x)[range.start * width..range.end * width];
+                    pooling.modes.iter().zip(&mut parts).for_each(|(&mode, part)| pool(mode, rows, part));
+                }
+            }),
+            Op::L2 { x } => arena.write(x, |_, values| plain::l2_normalize(values, width_of(x))),
+        }
+    }
+
+    fn tensor(&self, id: TensorId) -> &[f32] {
+        &self.tensors[id.0]
+    }
+
+    fn layer_norm(&self, norm: LayerNorm, x: &mut [f32]) {
+        plain::layer_norm(x, self.tensor(norm.gamma), self.tensor(norm.beta), norm.eps);
+    }
+}
+
+fn embed([word, position, token_type]: [&[f32]; 3], batch: &Batch, out: &mut [f32]) {
+    let width = out.len() / batch.tokens();
+    for range in batch.ranges() {
+        for token in range.clone() {
+            for column in 0..width {
+                let sum = f64::from(word[batch.ids()[token] as usize * width + column])
+                    + f64::from(token_type[column])
+                    + f64::from(position[(token - range.start) * width + column]);
+                out[token * width + column] = sum as f32;
+            }
+        }
+    }
+}
+
+fn pool(mode: PoolMode, x: &[f32], out: &mut [f32]) {
+    let width = out.len();
+    let tokens = x.len() / width;
+    for (column, o) in out.iter_mut().enumerate() {
+        let values = || x.iter().skip(column).step_by(width).map(|&v| f64::from(v));
+        let sum = || values().sum::<f64>();
+        let largest = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
+        let pooled = match mode {
+            PoolMode::Cls => f64::from(x[column]),
+            PoolMode::LastToken => f64::from(x[x.len() - width + column]),
+            PoolMode::Max => values().fold(f64::NEG_INFINITY, largest),
+            PoolMode::Mean => sum() / tokens as f64,
+            PoolMode::MeanSqrtLen => sum() / (tokens as f64).sqrt(),
+        };
+        *o = pooled as f32;
+    }
+}
