@@ -1,0 +1,60 @@
+//! What one file may cost. Every bound of the readers and of the worker process stands here.
+
+use serde::{Deserialize, Serialize};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Limits of one file; over one of them the file ends as `too_large` or `timeout`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Entries of an archive.
+    pub archive_entries: u64,
+    /// Bytes that the entries of one archive inflate to, all together.
+    pub archive_bytes: u64,
+    /// Bytes that one entry inflates to.
+    pub entry_bytes: u64,
+    /// Inflated bytes per compressed byte of one entry, counted above `ratio_from_bytes` only: blank pages of
+    /// real books compress 463 to 1.
+    pub entry_ratio: u64,
+    /// Size below which no ratio is counted.
+    pub ratio_from_bytes: u64,
+    /// Bytes of a text file, of a JSONL line, and of the text of one document.
+    pub text_bytes: u64,
+    /// Bytes of one reply frame of the worker.
+    pub reply_bytes: u64,
+    /// Address space of the worker process.
+    pub memory_bytes: u64,
+    /// CPU time of one document.
+    pub cpu_seconds: u64,
+    /// Wall-clock time from asking to one document's reply; time the caller spends on a reply is not counted.
+    pub wall_seconds: u64,
+}
+
+impl Limits {
+    /// The limits the product ships with.
+    pub const DEFAULT: Limits = Limits {
+        archive_entries: 20_000,
+        archive_bytes: GIB,
+        entry_bytes: 256 * MIB,
+        entry_ratio: 200,
+        ratio_from_bytes: MIB,
+        text_bytes: 64 * MIB,
+        reply_bytes: 256 * MIB,
+        memory_bytes: 2 * GIB,
+        cpu_seconds: 30,
+        wall_seconds: 60,
+    };
+}
+
+/// Nesting of a table of contents.
+pub(crate) const DEPTH_MAX: usize = 256;
+/// Entries of a table of contents, and elements of a package file's metadata, manifest and spine.
+pub(crate) const PACKAGE_ITEMS_MAX: usize = 100_000;
+/// Bytes of a title, an author or another single value of metadata.
+pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 64 * KIB as usize;
+/// Bytes of one title in a breadcrumb. Every chapter below repeats it.
+pub(crate) const TITLE_BYTES_MAX: usize = KIB as usize;
+/// Directory levels below a listed root.
+pub(crate) const FOLDER_DEPTH_MAX: usize = 64;
