@@ -1,0 +1,365 @@
+//! The digest of a library, and its examination: both count the store itself, never its bookkeeping.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use rusqlite::{Connection, Row};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::ids::{self, Fingerprint, VectorKey};
+use crate::library::Library;
+use crate::payload::{ChunkPayload, DocumentPayload, check_of};
+use crate::read::ReadError;
+use crate::{dense, segment};
+
+impl Library {
+    /// blake3 of the sorted (point id, payload hash, vector hash), hexadecimal. It depends on content alone: not
+    /// on the order of work, on times, on the host or on where the files stand.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn digest(&self) -> Result<String, ReadError> {
+        digest(&self.db).map_err(|source| self.read_error("computing the digest", source))
+    }
+
+    /// Examines the library: SQLite's own check, references, full text, every vector, every id recomputed.
+    ///
+    /// # Errors
+    /// The file cannot be read at all. Damage inside it is a finding, not an error.
+    pub fn verify(&self) -> Result<Report, ReadError> {
+        let snapshot =
+            self.db.unchecked_transaction().map_err(|source| self.read_error("verifying", source))?;
+        let mut report = Report::default();
+        let fingerprint = self.settings.fingerprint();
+        let dim = self.settings.dim;
+        for (doing, check) in CHECKS {
+            if let Err(error) = check(&snapshot, &mut report, &Expected { fingerprint, dim }) {
+                report.add("readable", &doing, &error);
+            }
+        }
+        if let Some(fault) = segment::fault(self)? {
+            report.add("segment", &"the mapped copy of the vectors", &fault);
+        }
+        Ok(report)
+    }
+}
+
+/// What an examination found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Documents counted.
+    pub documents: u64,
+    /// Chunks counted.
+    pub chunks: u64,
+    /// Vectors counted.
+    pub vectors: u64,
+    /// Everything that is not as it should be; empty for a sound library.
+    pub findings: Vec<Finding>,
+    /// Findings beyond the first thousand, which are counted and not listed.
+    pub unlisted: u64,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which check failed: `integrity`, `references`, `full_text`, `vector`, `document`, `chunk`, `manifest`,
+    /// `segment`, `readable`.
+    pub check: &'static str,
+    /// What it failed on.
+    pub subject: String,
+    /// How.
+    pub detail: String,
+}
+
+/// Findings a report lists.
+const FINDINGS_MAX: usize = 1000;
+
+impl Report {
+    fn add(&mut self, check: &'static str, subject: &dyn Display, detail: &dyn Display) {
+        if self.findings.len() < FINDINGS_MAX {
+            let (subject, detail) = (subject.to_string(), detail.to_string());
+            self.findings.push(Finding { check, subject, detail });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+}
+
+struct Expected {
+    fingerprint: Fingerprint,
+    dim: usize,
+}
+
+type Check = fn(&Connection, &mut Report, &Expected) -> rusqlite::Result<()>;
+
+const CHECKS: [(&str, Check); 8] = [
+    ("SQLite's integrity check", check_integrity),
+    ("references", check_references),
+    ("full text", check_full_text),
+    ("vectors", check_vectors),
+    ("documents", check_documents),
+    ("chunks", check_chunks),
+    ("chunk numbers", check_chunk_numbers),
+    ("manifest", check_manifest),
+];
+
+fn check_integrity(db: &Connection, report: &mut Report, _: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare("PRAGMA integrity_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let line: String = row.get(0)?;
+        if line != "ok" {
+            report.add("integrity", &"the file", &line);
+        }
+    }
+    Ok(())
+}
+
+fn check_references(db: &Connection, report: &mut Report, _: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare("PRAGMA foreign_key_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, target): (String, String) = (row.get(0)?, row.get(2)?);
+        let number: Option<i64> = row.get(1)?;
+        let number = number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+        report.add(
+            "references",
+            &format!("{table} row {number}"),
+            &format!("its row of {target} is not there"),
+        );
+    }
+    Ok(())
+}
+
+/// `chunks_fts_docsize` has one row for each text in the index.
+fn check_full_text(db: &Connection, report: &mut Report, _: &Expected) -> rusqlite::Result<()> {
+    let lists = [
+        (
+            "SELECT chunk_id FROM chunks LEFT JOIN chunks_fts_docsize d ON d.id = chunk_id WHERE d.id IS NULL",
+            "is not in the full text",
+        ),
+        (
+            "SELECT d.id FROM chunks_fts_docsize d LEFT JOIN chunks ON chunk_id = d.id WHERE chunk_id IS NULL",
+            "is in the full text, but not in the library",
+        ),
+    ];
+    for (sql, what) in lists {
+        let mut statement = db.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            report.add("full_text", &format!("chunk row {}", row.get::<_, i64>(0)?), &what);
+        }
+    }
+    Ok(())
+}
+
+fn check_vectors(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare("SELECT key, row_check, row FROM vectors")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        report.vectors += 1;
+        let key = VectorKey(row.get(0)?);
+        let bytes = row.get_ref(2)?.as_blob()?;
+        if bytes.len() != expected.dim * 2 {
+            report.add("vector", &key, &format!("{} bytes, wanted {}", bytes.len(), expected.dim * 2));
+        } else if row.get::<_, i64>(1)? != check_of(blake3::hash(bytes).as_bytes()) {
+            report.add("vector", &key, &"its numbers are not those that were stored");
+        } else if !dense::is_direction(&dense::decode_row(bytes)) {
+            report.add("vector", &key, &"a number is not finite, or all are zero");
+        }
+    }
+    Ok(())
+}
+
+fn check_documents(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(&format!("{DOCUMENT_ROWS} WHERE true"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        report.documents += 1;
+        let document = DocumentRow::read(row)?;
+        if document.payload_check != check_of(&document.hash) {
+            report.add("document", &document.doc_id, &"its fields are not those that were stored");
+        }
+        if document.revision != ids::revision(&document.content_hash, &expected.fingerprint) {
+            report.add("document", &document.doc_id, &"its revision is not that of its content and settings");
+        }
+    }
+    Ok(())
+}
+
+fn check_chunks(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(&format!(
+        "{CHUNK_ROWS}, c.payload_check, d.doc_id, d.revision, v.key, json_array_length(d.chapters)
+        FROM chunks c JOIN documents d USING (document_id) JOIN vectors v USING (vector_id)"
+    ))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        report.chunks += 1;
+        let chunk = ChunkRow::read(row)?;
+        if row.get::<_, i64>(10)? != check_of(&chunk.hash) {
+            report.add("chunk", &chunk.point_id, &"its fields are not those that were stored");
+        }
+        let text = row.get_ref(9)?.as_str()?;
+        let doc_id = Uuid::from_bytes(row.get(11)?);
+        if chunk.point_id != ids::point_id(&doc_id, &row.get(12)?, chunk.chunk_no, text) {
+            report.add("chunk", &chunk.point_id, &"its point id is not that of its text");
+        }
+        if VectorKey(row.get(13)?) != VectorKey::of(text, &expected.fingerprint) {
+            report.add("chunk", &chunk.point_id, &"its vector is that of another text");
+        }
+        if row.get::<_, u32>(3)? >= row.get::<_, u32>(14)? {
+            report.add("chunk", &chunk.point_id, &"its chapter is not in its document");
+        }
+    }
+    Ok(())
+}
+
+fn check_chunk_numbers(db: &Connection, report: &mut Report, _: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(
+        "SELECT doc_id, count(*), min(chunk_no), max(chunk_no)
+        FROM documents JOIN chunks USING (document_id)
+        GROUP BY document_id HAVING min(chunk_no) <> 0 OR max(chunk_no) <> count(*) - 1",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (chunks, first, last): (u64, u64, u64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let doc_id = Uuid::from_bytes(row.get(0)?);
+        report.add("document", &doc_id, &format!("{chunks} chunks are numbered {first}..={last}"));
+    }
+    Ok(())
+}
+
+fn check_manifest(db: &Connection, report: &mut Report, _: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(
+        "SELECT m.doc_id, m.verdict, m.chunks,
+            (SELECT count(*) FROM chunks c WHERE c.document_id = d.document_id),
+            m.revision = d.revision
+        FROM manifest m LEFT JOIN documents d USING (doc_id)",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let doc_id = Uuid::from_bytes(row.get(0)?);
+        let verdict: String = row.get(1)?;
+        let (promised, found): (u64, u64) = (row.get(2)?, row.get(3)?);
+        let current: Option<bool> = row.get(4)?;
+        if promised != found {
+            report.add("manifest", &doc_id, &format!("it promises {promised} chunks, there are {found}"));
+        }
+        if verdict == "ok" && current != Some(true) {
+            report.add("manifest", &doc_id, &"it says `ok`, but that revision is not in the library");
+        }
+    }
+    Ok(())
+}
+
+fn digest(db: &Connection) -> rusqlite::Result<String> {
+    let snapshot = db.unchecked_transaction()?;
+    let documents = document_hashes(&snapshot)?;
+    let mut statement = snapshot.prepare(&format!(
+        "{CHUNK_ROWS}, c.document_id, v.row FROM chunks c JOIN vectors v USING (vector_id)"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut points = Vec::new();
+    while let Some(row) = rows.next()? {
+        let chunk = ChunkRow::read(row)?;
+        let document_id: i64 = row.get(10)?;
+        let document = documents.get(&document_id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let mut payload = blake3::Hasher::new();
+        payload.update(document).update(&chunk.hash);
+        let vector = blake3::hash(row.get_ref(11)?.as_blob()?);
+        points.push((chunk.point_id.into_bytes(), *payload.finalize().as_bytes(), *vector.as_bytes()));
+    }
+    points.sort_unstable();
+    let mut digest = blake3::Hasher::new();
+    for (point_id, payload, vector) in &points {
+        digest.update(point_id).update(payload).update(vector);
+    }
+    Ok(digest.finalize().to_hex().to_string())
+}
+
+fn document_hashes(db: &Connection) -> rusqlite::Result<HashMap<i64, [u8; 32]>> {
+    db.prepare(&format!("{DOCUMENT_ROWS} WHERE true"))?
+        .query_map([], |row| Ok((row.get(0)?, DocumentRow::read(row)?.hash)))?
+        .collect()
+}
+
+/// Hash of one document's fields, as its row has them now.
+pub(crate) fn document_hash(db: &Connection, doc_id: &Uuid) -> rusqlite::Result<[u8; 32]> {
+    db.prepare_cached(&format!("{DOCUMENT_ROWS} WHERE doc_id = ?1"))?
+        .query_row([doc_id.as_bytes()], |row| Ok(DocumentRow::read(row)?.hash))
+}
+
+const DOCUMENT_ROWS: &str = "SELECT document_id, doc_id, r.collection, relative_path, part, format, size_bytes,
+    content_hash, revision, source, source_id, title, authors, language, detected_language, metadata, chapters,
+    truncated_tokens, payload_check
+    FROM documents JOIN roots r USING (root_id)";
+
+struct DocumentRow {
+    doc_id: Uuid,
+    content_hash: [u8; 32],
+    revision: [u8; 32],
+    payload_check: i64,
+    hash: [u8; 32],
+}
+
+impl DocumentRow {
+    /// Of a row of [`DOCUMENT_ROWS`].
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let doc_id: [u8; 16] = row.get(1)?;
+        let content_hash = row.get(7)?;
+        let revision = row.get(8)?;
+        let hash = DocumentPayload {
+            doc_id: &doc_id,
+            collection: row.get_ref(2)?.as_str()?,
+            relative_path: row.get_ref(3)?.as_str()?,
+            part: row.get_ref(4)?.as_str_or_null()?,
+            format: row.get_ref(5)?.as_str()?,
+            size_bytes: row.get(6)?,
+            content_hash: &content_hash,
+            revision: &revision,
+            source: row.get_ref(9)?.as_str()?,
+            source_id: row.get_ref(10)?.as_str_or_null()?,
+            title: row.get_ref(11)?.as_str()?,
+            authors: row.get_ref(12)?.as_str()?,
+            language: row.get_ref(13)?.as_str_or_null()?,
+            detected_language: row.get_ref(14)?.as_str_or_null()?,
+            metadata: row.get_ref(15)?.as_str()?,
+            chapters: row.get_ref(16)?.as_str()?,
+            truncated_tokens: row.get(17)?,
+        }
+        .hash();
+        let doc_id = Uuid::from_bytes(doc_id);
+        Ok(Self { doc_id, content_hash, revision, payload_check: row.get(18)?, hash })
+    }
+}
+
+/// Columns 0..=9; the caller adds its own and the tables.
+const CHUNK_ROWS: &str =
+    "SELECT c.chunk_id, c.point_id, c.chunk_no, c.chapter, c.page, c.start_byte, c.end_byte,
+    c.overlap_bytes, c.tokens, c.text";
+
+struct ChunkRow {
+    point_id: Uuid,
+    chunk_no: u32,
+    hash: [u8; 32],
+}
+
+impl ChunkRow {
+    /// Of a row that begins with [`CHUNK_ROWS`].
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let chunk_no = row.get(2)?;
+        let hash = ChunkPayload {
+            chunk_no,
+            chapter: row.get(3)?,
+            page: row.get(4)?,
+            start: row.get(5)?,
+            end: row.get(6)?,
+            overlap_bytes: row.get(7)?,
+            tokens: row.get(8)?,
+            text: row.get_ref(9)?.as_str()?,
+        }
+        .hash();
+        Ok(Self { point_id: Uuid::from_bytes(row.get(1)?), chunk_no, hash })
+    }
+}

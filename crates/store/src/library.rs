@@ -1,0 +1,453 @@
+//! A library: one SQLite file that holds documents, chunks, vectors and full text.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, params};
+use uuid::Uuid;
+
+use crate::lock::{self, WriterLock};
+use crate::segment::Segment;
+use crate::{host_unix, schema};
+
+pub use crate::check::{Finding, Report};
+pub use crate::ids::{Fingerprint, VectorKey, doc_id_for_file, point_id, revision};
+pub use crate::read::{Info, ReadError};
+pub use crate::records::{
+    ChapterRecord, ChunkRecord, DocumentRecord, IngestCost, ManifestRow, VERDICTS, VectorName,
+};
+pub use crate::settings::{Difference, LibrarySettings};
+pub use crate::write::{Removed, WriteError};
+
+/// A library on disk, open for one writer or for reading.
+#[derive(Debug)]
+pub struct Library {
+    pub(crate) db: Connection,
+    pub(crate) path: PathBuf,
+    pub(crate) access: Access,
+    pub(crate) settings: LibrarySettings,
+    pub(crate) uuid: Uuid,
+    /// The segment as last mapped by a search.
+    pub(crate) segment: RefCell<Option<Arc<Segment>>>,
+}
+
+/// What this handle may do.
+#[derive(Debug)]
+pub(crate) enum Access {
+    Write(#[expect(dead_code, reason = "held for its drop")] WriterLock),
+    Read,
+}
+
+/// How long a statement waits for another connection's lock. Readers never wait for a writer in WAL mode; this
+/// covers recovery and checkpoints.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Prepared statements kept by a connection.
+const STATEMENT_CACHE: usize = 64;
+
+/// First bytes of every SQLite file.
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Where the header of an SQLite file has the application id, big-endian.
+const APPLICATION_ID_AT: usize = 68;
+
+/// Bytes of the header read before SQLite is let near a file.
+const HEADER_BYTES: usize = 100;
+
+impl Library {
+    /// Makes a new library at `path` and opens it for writing.
+    ///
+    /// The file appears under its name only when it is whole, so a kill leaves no half-made library.
+    ///
+    /// # Errors
+    /// A file is there already, another process writes there, a network file system, or the disk's own errors.
+    pub fn create(path: &Path, settings: &LibrarySettings) -> Result<Library, OpenError> {
+        let path = &resolve_new(path)?;
+        refuse_existing(path)?;
+        refuse_network(path)?;
+        let lock = take_lock(path)?;
+        refuse_existing(path)?; // by another `create` just before the lock was ours
+        let draft = with_suffix(path, ".new");
+        remove_draft(&draft)?;
+        write_new(&draft, settings).map_err(|source| sqlite_error(&draft, source))?;
+        std::fs::rename(&draft, path).map_err(|source| io_error(path, source))?;
+        sync_folder(path).map_err(|source| io_error(path, source))?;
+        Self::open_with(path, Access::Write(lock))
+    }
+
+    /// Opens for reading and writing. There is one writer at a time.
+    ///
+    /// # Errors
+    /// Not a library, a newer library, a damaged one, another writer, a network file system.
+    pub fn open(path: &Path) -> Result<Library, OpenError> {
+        let path = &resolve(path)?;
+        check_header(path)?;
+        refuse_network(path)?;
+        let lock = take_lock(path)?;
+        Self::open_with(path, Access::Write(lock))
+    }
+
+    /// Opens for reading. Any number of readers, also while a writer works; each read sees what was committed
+    /// when it began.
+    ///
+    /// # Errors
+    /// Not a library, a newer library, a damaged one.
+    pub fn open_read_only(path: &Path) -> Result<Library, OpenError> {
+        let path = &resolve(path)?;
+        check_header(path)?;
+        Self::open_with(path, Access::Read)
+    }
+
+    /// What the library was made with.
+    #[must_use]
+    pub fn settings(&self) -> &LibrarySettings {
+        &self.settings
+    }
+
+    /// Drawn when the library was made.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// The library's file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open_with(path: &Path, access: Access) -> Result<Library, OpenError> {
+        let (db, settings, uuid) = connect(path, &access).map_err(|source| sqlite_error(path, source))??;
+        Ok(Library { db, path: path.into(), access, settings, uuid, segment: RefCell::new(None) })
+    }
+}
+
+/// Why a library was not opened or made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// `create` found a file.
+    #[error("{path}: there is a file already", path = .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No such file.
+    #[error("{path}: no such library", path = .path.display())]
+    Missing {
+        /// The file asked for.
+        path: PathBuf,
+    },
+    /// Something else than a library.
+    #[error("{path}: not a Haul library ({what})", path = .path.display())]
+    NotALibrary {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
+    /// Written by a newer program.
+    #[error("{path}: library of version {found}, this program knows up to {known}", path = .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Version in the file.
+        found: u32,
+        /// Newest version this program knows.
+        known: u32,
+    },
+    /// Older than this program, and open for reading only.
+    #[error("{path}: library of version {found}, reading needs {needed}", path = .path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Version in the file.
+        found: u32,
+        /// Version this program reads.
+        needed: u32,
+    },
+    /// Another process writes.
+    #[error("{path}: another process is writing to this library: {holder}", path = .path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// `pid N on host`.
+        holder: String,
+    },
+    /// On a network file system.
+    #[error("{path}: on a network file system ({file_system}), where SQLite's locks are not safe", path = .path.display())]
+    Network {
+        /// The file.
+        path: PathBuf,
+        /// Name of the file system.
+        file_system: &'static str,
+    },
+    /// The file is a library, but its content cannot be read.
+    #[error("{path}: the library is damaged: {detail}", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The operating system refused.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// SQLite refused.
+    #[error("{path}: {source}", path = .path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+}
+
+impl OpenError {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Exists { .. } => Some("open it instead, or choose another name"),
+            Self::Missing { .. } => Some("`haul ingest PATH... --store FILE --model M` makes a library"),
+            Self::NotALibrary { .. } => {
+                Some("--store takes a file that `haul ingest` made; nothing was changed")
+            }
+            Self::Newer { .. } => Some("install the newer haul that wrote it"),
+            Self::Older { .. } => {
+                Some("open it once for writing (`haul ingest`), which brings it up to date")
+            }
+            Self::Busy { .. } => Some("wait for it to finish; searching is possible meanwhile"),
+            Self::Network { .. } => Some("put the library on a local disk and copy the finished file"),
+            Self::Damaged { .. } => Some("restore a backup, or ingest again into a new library"),
+            Self::Io { .. } | Self::Sqlite { .. } => None,
+        }
+    }
+}
+
+/// `X.haul` -> `X.haul.seg`, `X.haul.lock`, ...
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Follows links: the lock, the log and the segment stand beside the real file, whatever name it was asked by.
+fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+    path.canonicalize().map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => OpenError::Missing { path: path.into() },
+        _ => io_error(path, source),
+    })
+}
+
+/// As [`resolve`], for a file that is not there yet.
+fn resolve_new(path: &Path) -> Result<PathBuf, OpenError> {
+    let folder = folder_of(path).canonicalize().map_err(|source| io_error(path, source))?;
+    let name = path.file_name().ok_or_else(|| OpenError::NotALibrary {
+        path: path.into(),
+        what: "a path without a file name".to_owned(),
+    })?;
+    Ok(folder.join(name))
+}
+
+/// Refuses whatever is not a library without SQLite touching it: SQLite would make a journal beside it.
+fn check_header(path: &Path) -> Result<(), OpenError> {
+    let not_a_library = |what: &str| Err(OpenError::NotALibrary { path: path.into(), what: what.to_owned() });
+    let facts = path.metadata().map_err(|source| io_error(path, source))?;
+    if facts.is_dir() {
+        return not_a_library("a folder");
+    }
+    if !facts.is_file() {
+        return not_a_library("not a regular file");
+    }
+    if facts.len() == 0 {
+        return not_a_library("an empty file");
+    }
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    File::open(path)
+        .and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut header))
+        .map_err(|source| io_error(path, source))?;
+    if !header.starts_with(SQLITE_MAGIC) {
+        return not_a_library("its first bytes are not those of an SQLite file");
+    }
+    let id = header.get(APPLICATION_ID_AT..APPLICATION_ID_AT + 4);
+    if id != Some(&schema::APPLICATION_ID.to_be_bytes()) {
+        return not_a_library("an SQLite file of another program");
+    }
+    Ok(())
+}
+
+fn refuse_existing(path: &Path) -> Result<(), OpenError> {
+    match path.symlink_metadata() {
+        Ok(_) => Err(OpenError::Exists { path: path.into() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(io_error(path, source)),
+    }
+}
+
+fn refuse_network(path: &Path) -> Result<(), OpenError> {
+    let found = host_unix::network_file_system(folder_of(path)).map_err(|source| io_error(path, source))?;
+    match found {
+        Some(file_system) => Err(OpenError::Network { path: path.into(), file_system }),
+        None => Ok(()),
+    }
+}
+
+fn take_lock(path: &Path) -> Result<WriterLock, OpenError> {
+    lock::take(path).map_err(|refusal| match refusal {
+        lock::Refusal::Held(holder) => OpenError::Busy { path: path.into(), holder },
+        lock::Refusal::Io(source) => io_error(path, source),
+    })
+}
+
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Left by a `create` that was killed; the writer lock is held, so nobody is at work on it.
+fn remove_draft(draft: &Path) -> Result<(), OpenError> {
+    for leftover in [draft.to_owned(), with_suffix(draft, "-wal"), with_suffix(draft, "-shm")] {
+        match std::fs::remove_file(&leftover) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error(&leftover, error)),
+        }
+    }
+    Ok(())
+}
+
+fn write_new(draft: &Path, settings: &LibrarySettings) -> rusqlite::Result<()> {
+    let mut db = Connection::open(draft)?;
+    schema::prepare_new(&db)?;
+    schema::prepare_connection(&db)?;
+    schema::migrate(&mut db)?;
+    let transaction = db.transaction()?;
+    let settings = serde_json::to_string(settings)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let mut put = transaction.prepare("INSERT INTO meta (key, value) VALUES (?1, ?2)")?;
+    put.execute(params!["uuid", Uuid::new_v4().to_string()])?;
+    put.execute(params!["settings", settings])?;
+    drop(put);
+    transaction.execute(
+        "INSERT INTO generations (generation, stamp, removed_chunks) VALUES (0, ?1, 0)",
+        [Uuid::new_v4().as_bytes()],
+    )?;
+    transaction.commit()?;
+    // Closing checkpoints the log into the file, so the one file is all of it.
+    db.close().map_err(|(_, error)| error)
+}
+
+/// A rename is on disk when its folder is.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+type Connected = (Connection, LibrarySettings, Uuid);
+
+fn connect(path: &Path, access: &Access) -> rusqlite::Result<Result<Connected, OpenError>> {
+    let mut db = open_connection(path, access)?;
+    let found = schema::version(&db)?;
+    if found > schema::VERSION {
+        return Ok(Err(OpenError::Newer { path: path.into(), found, known: schema::VERSION }));
+    }
+    if found < schema::VERSION {
+        match access {
+            Access::Write(_) => schema::migrate(&mut db)?,
+            Access::Read => {
+                return Ok(Err(OpenError::Older { path: path.into(), found, needed: schema::VERSION }));
+            }
+        }
+    }
+    let settings: String = meta(&db, "settings")?;
+    let uuid: String = meta(&db, "uuid")?;
+    let damaged = |what: &str, error: &dyn std::fmt::Display| OpenError::Damaged {
+        path: path.into(),
+        detail: format!("{what} in meta: {error}"),
+    };
+    let uuid = match uuid.parse() {
+        Ok(uuid) => uuid,
+        Err(error) => return Ok(Err(damaged("uuid", &error))),
+    };
+    match serde_json::from_str(&settings) {
+        Ok(settings) => Ok(Ok((db, settings, uuid))),
+        Err(error) => Ok(Err(damaged("settings", &error))),
+    }
+}
+
+fn open_connection(path: &Path, access: &Access) -> rusqlite::Result<Connection> {
+    match access {
+        Access::Write(_) => {
+            prepared(Connection::open_with_flags(path, FLAGS | OpenFlags::SQLITE_OPEN_READ_WRITE)?)
+        }
+        Access::Read => {
+            let readable = FLAGS | OpenFlags::SQLITE_OPEN_READ_ONLY;
+            match prepared(Connection::open_with_flags(path, readable)?) {
+                // A reader keeps its place in a file beside the library. Where none can be made (a read-only
+                // medium) nobody can write either, so the file may be read as one that never changes, provided
+                // it is whole by itself.
+                Err(error)
+                    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::CannotOpen)
+                        && !with_suffix(path, "-wal").exists() =>
+                {
+                    let immutable = readable | OpenFlags::SQLITE_OPEN_URI;
+                    prepared(Connection::open_with_flags(immutable_uri(path), immutable)?)
+                }
+                opened => opened,
+            }
+        }
+    }
+}
+
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+
+/// Also reads once, which is when SQLite first touches the files.
+fn prepared(db: Connection) -> rusqlite::Result<Connection> {
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    schema::prepare_connection(&db)?;
+    schema::version(&db)?;
+    Ok(db)
+}
+
+/// <https://sqlite.org/uri.html>
+fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = Vec::from(b"file:");
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'%' | b'?' | b'#' => uri.extend_from_slice(format!("%{byte:02x}").as_bytes()),
+            _ => uri.push(byte),
+        }
+    }
+    uri.extend_from_slice(b"?immutable=1");
+    host_unix::path_of(uri)
+}
+
+fn meta(db: &Connection, key: &str) -> rusqlite::Result<String> {
+    db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+}
+
+fn sqlite_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match source.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => {
+            OpenError::Damaged { path: path.into(), detail: source.to_string() }
+        }
+        _ => OpenError::Sqlite { path: path.into(), source },
+    }
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> OpenError {
+    OpenError::Io { path: path.into(), source }
+}

@@ -1,0 +1,221 @@
+//! What an ingest asks before it works, and what a user asks about a library.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::ids::VectorKey;
+use crate::library::{Library, with_suffix};
+use crate::records::{ManifestRow, VectorName};
+use crate::settings::LibrarySettings;
+use crate::{schema, segment};
+
+impl Library {
+    /// Every input the library knows, with its last verdict, in order of collection, path and part.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn manifest(&self) -> Result<Vec<ManifestRow>, ReadError> {
+        manifest_rows(&self.db).map_err(|source| self.read_error("reading the manifest", source))
+    }
+
+    /// Those of `keys` that have no dense vector, each once, in the order asked.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn missing_vectors(&self, keys: &[VectorKey]) -> Result<Vec<VectorKey>, ReadError> {
+        missing_vectors(&self.db, keys).map_err(|source| self.read_error("looking up vectors", source))
+    }
+
+    /// Counts, sizes and the digest. Reads the whole library (the digest needs it).
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn info(&self) -> Result<Info, ReadError> {
+        let counts = counts(&self.db).map_err(|source| self.read_error("counting", source))?;
+        Ok(Info {
+            schema_version: schema::VERSION,
+            uuid: self.uuid,
+            settings: self.settings.clone(),
+            fingerprint: self.settings.fingerprint().to_string(),
+            generation: counts.generation,
+            documents: counts.documents,
+            stale_documents: counts.stale_documents,
+            chunks: counts.chunks,
+            vectors: counts.vectors,
+            unreferenced_vectors: counts.unreferenced_vectors,
+            by_verdict: counts.by_verdict,
+            file_bytes: file_bytes(&self.path)?,
+            log_bytes: file_bytes(&with_suffix(&self.path, "-wal"))?,
+            segment: segment::state(self)?,
+            digest: self.digest()?,
+        })
+    }
+
+    pub(crate) fn read_error(&self, doing: &'static str, source: rusqlite::Error) -> ReadError {
+        ReadError::Sqlite { path: self.path.clone(), doing, source }
+    }
+}
+
+/// What `haul store info` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Info {
+    /// Version of the tables.
+    pub schema_version: u32,
+    /// Drawn when the library was made.
+    pub uuid: Uuid,
+    /// What it was made with.
+    pub settings: LibrarySettings,
+    /// Hash of the settings, hexadecimal.
+    pub fingerprint: String,
+    /// Commits that changed documents.
+    pub generation: u64,
+    /// Documents that can be searched.
+    pub documents: u64,
+    /// Those of them whose newest revision failed, so that an older one is served.
+    pub stale_documents: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Vectors.
+    pub vectors: u64,
+    /// Vectors no chunk uses: a cache, not part of the digest.
+    pub unreferenced_vectors: u64,
+    /// Inputs by verdict.
+    pub by_verdict: BTreeMap<String, u64>,
+    /// Bytes of the library's file.
+    pub file_bytes: u64,
+    /// Bytes of its write-ahead log.
+    pub log_bytes: u64,
+    /// The mapped copy of the vectors.
+    pub segment: segment::State,
+    /// [`Library::digest`].
+    pub digest: String,
+}
+
+/// Why a library was not read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// SQLite refused.
+    #[error("{path}: {doing}: {source}", path = .path.display())]
+    Sqlite {
+        /// The library.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+    /// The operating system refused.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+impl ReadError {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        let Self::Sqlite { source, .. } = self else { return None };
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                Some("`haul store verify` names what is damaged; restore a backup or ingest again")
+            }
+            _ => None,
+        }
+    }
+}
+
+fn manifest_rows(db: &Connection) -> rusqlite::Result<Vec<ManifestRow>> {
+    db.prepare_cached(
+        "SELECT doc_id, collection, path, relative_path, part, format, size_bytes, modified_ns, content_hash,
+            revision, verdict, why, chunks, attempts
+        FROM manifest JOIN roots USING (root_id)
+        ORDER BY collection, relative_path, part, doc_id",
+    )?
+    .query_map([], manifest_row)?
+    .collect()
+}
+
+fn manifest_row(row: &Row<'_>) -> rusqlite::Result<ManifestRow> {
+    Ok(ManifestRow {
+        doc_id: Uuid::from_bytes(row.get(0)?),
+        collection: row.get(1)?,
+        root: row.get(2)?,
+        relative_path: row.get(3)?,
+        part: row.get(4)?,
+        format: row.get(5)?,
+        size_bytes: row.get(6)?,
+        modified_ns: row.get(7)?,
+        content_hash: row.get(8)?,
+        revision: row.get(9)?,
+        verdict: row.get(10)?,
+        why: row.get(11)?,
+        chunks: row.get(12)?,
+        attempts: row.get(13)?,
+    })
+}
+
+fn missing_vectors(db: &Connection, keys: &[VectorKey]) -> rusqlite::Result<Vec<VectorKey>> {
+    let snapshot = db.unchecked_transaction()?;
+    let mut seen = HashSet::with_capacity(keys.len());
+    let mut missing = Vec::new();
+    for key in keys {
+        if seen.insert(*key) && vector_id(&snapshot, key)?.is_none() {
+            missing.push(*key);
+        }
+    }
+    Ok(missing)
+}
+
+/// Row of a dense vector.
+pub(crate) fn vector_id(db: &Connection, key: &VectorKey) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT vector_id FROM vectors WHERE key = ?1 AND name = ?2")?
+        .query_row((key.0, VectorName::Dense.as_str()), |row| row.get(0))
+        .optional()
+}
+
+struct Counts {
+    generation: u64,
+    documents: u64,
+    stale_documents: u64,
+    chunks: u64,
+    vectors: u64,
+    unreferenced_vectors: u64,
+    by_verdict: BTreeMap<String, u64>,
+}
+
+fn counts(db: &Connection) -> rusqlite::Result<Counts> {
+    let snapshot = db.unchecked_transaction()?;
+    let count = |sql: &str| snapshot.query_row(sql, [], |row| row.get::<_, u64>(0));
+    Ok(Counts {
+        generation: count("SELECT max(generation) FROM generations")?,
+        documents: count("SELECT count(*) FROM documents")?,
+        stale_documents: count("SELECT count(*) FROM documents WHERE stale_reason IS NOT NULL")?,
+        chunks: count("SELECT count(*) FROM chunks")?,
+        vectors: count("SELECT count(*) FROM vectors")?,
+        unreferenced_vectors: count(
+            "SELECT count(*) FROM vectors v
+            WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = v.vector_id)",
+        )?,
+        by_verdict: snapshot
+            .prepare_cached("SELECT verdict, count(*) FROM manifest GROUP BY verdict")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?,
+    })
+}
+
+fn file_bytes(path: &Path) -> Result<u64, ReadError> {
+    match path.metadata() {
+        Ok(facts) => Ok(facts.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(source) => Err(ReadError::Io { path: path.into(), source }),
+    }
+}

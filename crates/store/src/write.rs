@@ -1,0 +1,356 @@
+//! Everything that changes a library. Each public function is one transaction.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use half::f16;
+use rusqlite::{Transaction, TransactionBehavior, params};
+use uuid::Uuid;
+
+use crate::commit::{
+    check_document, delete_document, log_commit, log_verdict, next_generation, record_verdict,
+    replace_document, touch,
+};
+use crate::host_unix;
+use crate::ids::VectorKey;
+use crate::library::{Access, Library};
+use crate::payload::check_of;
+use crate::records::{DocumentRecord, ManifestRow, VectorName};
+use crate::settings::LibrarySettings;
+
+impl Library {
+    /// Stores vectors as f16 rows under the text they were made from. A key that is there already is left as it
+    /// is: equal keys are equal vectors.
+    ///
+    /// # Errors
+    /// A row is not `dim` long, or not finite as f16, or zero: then no row of this call is stored.
+    pub fn put_vectors(&mut self, name: VectorName, rows: &[(VectorKey, &[f32])]) -> Result<(), WriteError> {
+        let dim = self.settings.dim;
+        self.transact("storing vectors", |at, _| {
+            let mut put = at.prepare_cached(
+                "INSERT INTO vectors (key, name, row_check, row) VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT DO NOTHING",
+            )?;
+            for (key, row) in rows {
+                let row = encode_row(key, row, dim)?;
+                let check = check_of(blake3::hash(&row).as_bytes());
+                put.execute(params![key.0, name.as_str(), check, row])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Puts documents in, each whole: its old revision goes as the new one comes, with full text, manifest row
+    /// and a row of `ingest_log`.
+    ///
+    /// # Errors
+    /// A chunk's vector is missing or a record contradicts itself: then none of the documents is changed.
+    pub fn commit_documents(&mut self, documents: &[DocumentRecord]) -> Result<(), WriteError> {
+        self.transact("committing documents", |at, settings| {
+            let fingerprint = settings.fingerprint();
+            let now_ms = now_ms();
+            let mut removed_chunks = 0;
+            for document in documents {
+                check_document(document, &fingerprint)?;
+                removed_chunks += replace_document(at, document, now_ms)?;
+                log_commit(at, document, settings, now_ms)?;
+            }
+            next_generation(at, removed_chunks)
+        })
+    }
+
+    /// Records inputs that did not end in `ok`. An earlier good revision stays searchable and is marked stale
+    /// with the verdict, so that a file that breaks does not take its text away; [`Library::remove_documents`]
+    /// does that.
+    ///
+    /// # Errors
+    /// A verdict that is not one, or `ok`.
+    pub fn record_verdict(&mut self, rows: &[ManifestRow]) -> Result<(), WriteError> {
+        self.transact("recording verdicts", |at, settings| {
+            let now_ms = now_ms();
+            for row in rows {
+                record_verdict(at, row, now_ms)?;
+                log_verdict(at, row, settings, now_ms)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes over where an input stands, its size and time, when its content is unchanged.
+    ///
+    /// # Errors
+    /// An input the library does not know, or one whose content hash or revision differs from the stored.
+    pub fn touch(&mut self, rows: &[ManifestRow]) -> Result<(), WriteError> {
+        self.transact("updating the manifest", |at, _| {
+            let now_ms = now_ms();
+            rows.iter().try_for_each(|row| touch(at, row, now_ms))
+        })
+    }
+
+    /// Takes documents out, with their manifest rows, and every vector that no chunk uses any more. Not while
+    /// an ingest of this process has stored vectors it has not committed documents for.
+    ///
+    /// Ids that are not there are not counted.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn remove_documents(&mut self, ids: &[Uuid]) -> Result<Removed, WriteError> {
+        self.transact("removing documents", |at, _| {
+            let mut removed = Removed::default();
+            for id in ids {
+                removed.chunks += delete_document(at, id)?;
+                let gone = at.execute("DELETE FROM manifest WHERE doc_id = ?1", [id.as_bytes()])?;
+                removed.documents += gone as u64;
+            }
+            let unused = "DELETE FROM vectors
+                WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = vectors.vector_id)";
+            removed.vectors = at.execute(unused, [])? as u64;
+            next_generation(at, removed.chunks)?;
+            Ok(removed)
+        })
+    }
+
+    fn transact<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&Transaction<'_>, &LibrarySettings) -> Result<T, Refusal>,
+    ) -> Result<T, WriteError> {
+        if matches!(self.access, Access::Read) {
+            return Err(WriteError::ReadOnly { path: self.path.clone() });
+        }
+        let settings = &self.settings;
+        let done = self
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(Refusal::Sqlite)
+            .and_then(|transaction| {
+                let value = work(&transaction, settings)?;
+                transaction.commit()?;
+                Ok(value)
+            });
+        done.map_err(|refusal| match refusal {
+            Refusal::Input(error) => error,
+            Refusal::Sqlite(source) => self.write_error(doing, source),
+        })
+    }
+
+    fn write_error(&self, doing: &'static str, source: rusqlite::Error) -> WriteError {
+        let path = self.path.clone();
+        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+            return match host_unix::free_bytes(&path) {
+                Ok(free_bytes) => WriteError::Full { path, doing, free_bytes },
+                Err(_) => WriteError::Sqlite { path, doing, source },
+            };
+        }
+        WriteError::Sqlite { path, doing, source }
+    }
+}
+
+/// What [`Library::remove_documents`] took out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// Inputs, with or without text.
+    pub documents: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Vectors.
+    pub vectors: u64,
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Opened by `open_read_only`.
+    #[error("{path}: open for reading only", path = .path.display())]
+    ReadOnly {
+        /// The library.
+        path: PathBuf,
+    },
+    /// The disk, or the quota, is used up.
+    #[error("{path}: {doing}: the disk is full ({free_bytes} bytes free)", path = .path.display())]
+    Full {
+        /// The library.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// Bytes free beside the library.
+        free_bytes: u64,
+    },
+    /// A vector of another length than the library's.
+    #[error("vector {key}: {found} numbers, the library's vectors have {expected}")]
+    Dimension {
+        /// The vector.
+        key: VectorKey,
+        /// Numbers in it.
+        found: usize,
+        /// Numbers the library wants.
+        expected: usize,
+    },
+    /// NaN, infinite, beyond f16, or zero.
+    #[error("vector {key}: {what}")]
+    BadVector {
+        /// The vector.
+        key: VectorKey,
+        /// What is wrong with it, with the place.
+        what: String,
+    },
+    /// A document came before one of its vectors.
+    #[error("document {doc_id}, chunk {chunk_no}: its vector {key} is not in the library")]
+    MissingVector {
+        /// The document.
+        doc_id: Uuid,
+        /// The chunk.
+        chunk_no: u32,
+        /// The vector.
+        key: VectorKey,
+    },
+    /// A record that contradicts itself or the library.
+    #[error("document {doc_id}: {what}")]
+    Inconsistent {
+        /// The document.
+        doc_id: Uuid,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// SQLite refused.
+    #[error("{path}: {doing}: {source}", path = .path.display())]
+    Sqlite {
+        /// The library.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+}
+
+impl WriteError {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { .. } => {
+                Some("free some space and run the same command again: it goes on where it was")
+            }
+            Self::BadVector { .. } => Some("the model gave this vector; try --dtype f32"),
+            _ => None,
+        }
+    }
+}
+
+/// How the inside of a transaction fails.
+pub(crate) enum Refusal {
+    Input(WriteError),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        Self::Input(error)
+    }
+}
+
+/// `dim` f16 numbers, little-endian.
+fn encode_row(key: &VectorKey, row: &[f32], dim: usize) -> Result<Vec<u8>, WriteError> {
+    if row.len() != dim {
+        return Err(WriteError::Dimension { key: *key, found: row.len(), expected: dim });
+    }
+    let bad = |what: String| WriteError::BadVector { key: *key, what };
+    let mut bytes = Vec::with_capacity(dim * 2);
+    let mut zero = true;
+    for (place, &number) in row.iter().enumerate() {
+        let half = f16::from_f32(number);
+        if !half.is_finite() {
+            return Err(bad(format!("number {place} is {number}, f16 holds up to {}", f16::MAX)));
+        }
+        zero &= half == f16::ZERO;
+        bytes.extend_from_slice(&half.to_le_bytes());
+    }
+    if zero {
+        return Err(bad("all numbers are zero as f16".to_owned()));
+    }
+    Ok(bytes)
+}
+
+/// Milliseconds since 1970; a clock before that counts as 1970.
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::GENERATIONS_KEPT;
+
+    fn settings() -> LibrarySettings {
+        LibrarySettings {
+            model_name: "tiny".to_owned(),
+            model_sha256: "00".to_owned(),
+            dim: 512,
+            dtype: "f32".to_owned(),
+            pooling: "mean".to_owned(),
+            normalize: true,
+            max_tokens: 256,
+            chunker: "tokens".to_owned(),
+            chunk_tokens: 254,
+            overlap_sentences: 1,
+            query_prompt: String::new(),
+            document_prompt: String::new(),
+            parser_version: 1,
+            chunker_version: 1,
+            numerics_version: 1,
+        }
+    }
+
+    /// A bound on the pages of the file is a full disk to SQLite.
+    #[test]
+    fn a_full_disk_is_named_and_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut library = Library::create(&folder.path().join("full.haul"), &settings()).unwrap();
+        let rows: Vec<_> = (0..100_u8).map(|n| (VectorKey([n; 32]), vec![f32::from(n) + 1.0; 512])).collect();
+        let rows: Vec<_> = rows.iter().map(|(key, row)| (*key, row.as_slice())).collect();
+        library.put_vectors(VectorName::Dense, &rows[..10]).unwrap();
+
+        let pages: u32 = library.db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        set_max_pages(&library, pages + 3);
+        let refused = library.put_vectors(VectorName::Dense, &rows).unwrap_err();
+        assert!(matches!(refused, WriteError::Full { free_bytes: 1.., .. }), "{refused}");
+        assert!(refused.hint().is_some());
+        assert_eq!(library.info().unwrap().vectors, 10);
+        assert_eq!(library.verify().unwrap().findings, []);
+
+        set_max_pages(&library, u32::MAX - 1);
+        library.put_vectors(VectorName::Dense, &rows).unwrap();
+        assert_eq!(library.info().unwrap().vectors, 100);
+    }
+
+    fn set_max_pages(library: &Library, pages: u32) {
+        library.db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn the_line_of_descent_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = Library::create(&folder.path().join("old.haul"), &settings()).unwrap();
+        let at = library.db.unchecked_transaction().unwrap();
+        for _ in 0..GENERATIONS_KEPT + 10 {
+            assert!(next_generation(&at, 1).is_ok());
+        }
+        let (kept, newest, removed): (i64, i64, i64) = at
+            .query_row("SELECT count(*), max(generation), max(removed_chunks) FROM generations", [], |row| {
+                row.try_into()
+            })
+            .unwrap();
+        let made = GENERATIONS_KEPT + 10;
+        assert_eq!((kept, newest, removed), (GENERATIONS_KEPT, made, made));
+    }
+}
