@@ -1,0 +1,289 @@
+//! The journal: what was tried, how often, and what came of it, in one SQLite file with one owner.
+//!
+//! Results are grouped into one transaction for up to [`GROUP_COMMIT`], so that a kill loses at most that much
+//! and a job of a million calls does not wait a million times for the disk.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+
+/// Finished entries reach the disk at the latest this long after they were written.
+pub const GROUP_COMMIT: Duration = Duration::from_secs(1);
+const APPLICATION_ID: i32 = 0x4861_756a; // "Hauj"
+const SCHEMA_VERSION: i32 = 1;
+const SCHEMA: &str = "CREATE TABLE entries (
+    key BLOB PRIMARY KEY, state TEXT NOT NULL, attempts INTEGER NOT NULL, result BLOB, ms INTEGER
+) WITHOUT ROWID, STRICT;";
+
+/// What identifies a piece of work: the hash of job, inputs and parameters.
+pub type JournalKey = blake3::Hash;
+
+/// Where a piece of work stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Begun, and not finished when the journal was last written: the run that began it was cut off.
+    Begun,
+    /// Finished with a result.
+    Done,
+    /// Finished without one; `result` says why.
+    Failed,
+}
+
+/// One row of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands.
+    pub state: State,
+    /// Number of the last attempt, from 1.
+    pub attempts: u32,
+    /// What the job stored when it finished.
+    pub result: Option<Vec<u8>>,
+    /// How long the last attempt took.
+    pub ms: Option<u32>,
+}
+
+/// A journal that this process owns.
+pub struct Journal {
+    connection: Connection,
+    path: PathBuf,
+    open_since: Option<Instant>,
+}
+
+/// The journal could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another process holds it.
+    #[error("the journal {} is in use by another run", path.display())]
+    InUse {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// The file is something else, or of a newer version.
+    #[error("{} is not a journal of this version ({found})", path.display())]
+    NotAJournal {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        found: String,
+    },
+    /// SQLite failed.
+    #[error("cannot use the journal {}: {source}", path.display())]
+    Sqlite {
+        /// The journal.
+        path: PathBuf,
+        /// SQLite's own words.
+        source: rusqlite::Error,
+    },
+}
+
+impl JournalError {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::InUse { .. } => Some("wait for the other run to finish, or stop it"),
+            Self::NotAJournal { .. } => Some("move the file away; a new journal is made"),
+            Self::Sqlite { .. } => None,
+        }
+    }
+}
+
+impl Journal {
+    /// Opens or makes the journal at `path` and keeps every other process out until it is dropped.
+    ///
+    /// # Errors
+    /// [`JournalError::InUse`] when another process has it, otherwise what is wrong with the file.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let failed = |source| sqlite_error(path, source);
+        let connection = Connection::open(path).map_err(failed)?;
+        // Waiting would only delay the answer: the other owner keeps it for its whole run.
+        connection.busy_timeout(Duration::ZERO).map_err(failed)?;
+        // In exclusive mode with a rollback journal the first write takes a lock that is kept.
+        connection
+            .execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=FULL; BEGIN EXCLUSIVE;")
+            .map_err(failed)?;
+        let version: i32 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+        let application: i32 =
+            connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
+        match (application, version) {
+            (0, 0) => connection
+                .execute_batch(&format!(
+                    "{SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
+                ))
+                .map_err(failed)?,
+            (APPLICATION_ID, SCHEMA_VERSION) => {}
+            _ => {
+                let found = format!("application {application:#x}, version {version}");
+                return Err(JournalError::NotAJournal { path: path.to_owned(), found });
+            }
+        }
+        connection.execute_batch("COMMIT").map_err(failed)?;
+        Ok(Self { connection, path: path.to_owned(), open_since: None })
+    }
+
+    /// What is known of `key`.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn get(&self, key: &JournalKey) -> Result<Option<Entry>, JournalError> {
+        self.connection
+            .prepare_cached("SELECT state, attempts, result, ms FROM entries WHERE key = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([key.as_bytes().as_slice()], |row| {
+                        Ok(Entry {
+                            state: state_from(row.get_ref(0)?.as_str()?)?,
+                            attempts: row.get(1)?,
+                            result: row.get(2)?,
+                            ms: row.get(3)?,
+                        })
+                    })
+                    .optional()
+            })
+            .map_err(|source| sqlite_error(&self.path, source))
+    }
+
+    /// Notes that an attempt at `key` begins, and returns the number of this attempt, from 1. An attempt that
+    /// was cut off by a kill says nothing about the work, so it is begun again under the same number.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn begin(&mut self, key: &JournalKey) -> Result<u32, JournalError> {
+        self.write(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO entries VALUES (?1, 'begun', 1, NULL, NULL) ON CONFLICT (key)
+                     DO UPDATE SET state = 'begun', attempts = attempts + (state <> 'begun')
+                     RETURNING attempts",
+                )?
+                .query_row([key.as_bytes().as_slice()], |row| row.get(0))
+        })
+    }
+
+    /// Notes how the attempt at `key` ended, with what the job wants to find again.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn finish(
+        &mut self,
+        key: &JournalKey,
+        state: State,
+        result: &[u8],
+        ms: u32,
+    ) -> Result<(), JournalError> {
+        self.write(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO entries VALUES (?1, ?2, 1, ?3, ?4) ON CONFLICT (key)
+                     DO UPDATE SET state = ?2, result = ?3, ms = ?4",
+                )?
+                .execute(params![key.as_bytes().as_slice(), state_name(state), result, ms])
+                .map(|_| ())
+        })
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        if self.open_since.take().is_some() {
+            self.connection.execute_batch("COMMIT").map_err(|e| sqlite_error(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    fn write<T>(
+        &mut self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, JournalError> {
+        let failed = |source| sqlite_error(&self.path, source);
+        if self.open_since.is_none() {
+            self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        }
+        let since = *self.open_since.get_or_insert_with(Instant::now);
+        let value = change(&self.connection).map_err(failed)?;
+        if since.elapsed() >= GROUP_COMMIT {
+            self.flush()?;
+        }
+        Ok(value)
+    }
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Begun => "begun",
+        State::Done => "done",
+        State::Failed => "failed",
+    }
+}
+
+fn state_from(name: &str) -> rusqlite::Result<State> {
+    match name {
+        "begun" => Ok(State::Begun),
+        "done" => Ok(State::Done),
+        "failed" => Ok(State::Failed),
+        other => Err(rusqlite::Error::InvalidColumnName(format!("journal state {other:?}"))),
+    }
+}
+
+fn sqlite_error(path: &Path, source: rusqlite::Error) -> JournalError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => JournalError::InUse { path },
+        Some(ErrorCode::NotADatabase) => {
+            JournalError::NotAJournal { path, found: "not an SQLite file".to_owned() }
+        }
+        _ => JournalError::Sqlite { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> JournalKey {
+        blake3::hash(&[n])
+    }
+
+    #[test]
+    fn attempts_are_counted_and_results_survive_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.sqlite");
+        let mut journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.begin(&key(1)).unwrap(), 1);
+        assert_eq!(journal.begin(&key(1)).unwrap(), 1, "the first attempt was cut off, not finished");
+        journal.finish(&key(1), State::Failed, b"slow", 9).unwrap();
+        assert_eq!(journal.begin(&key(1)).unwrap(), 2);
+        journal.finish(&key(1), State::Failed, b"why", 7).unwrap();
+        journal.begin(&key(2)).unwrap();
+        journal.flush().unwrap();
+        drop(journal);
+        let journal = Journal::open(&path).unwrap();
+        let failed = Entry { state: State::Failed, attempts: 2, result: Some(b"why".to_vec()), ms: Some(7) };
+        assert_eq!(journal.get(&key(1)).unwrap(), Some(failed));
+        assert_eq!(journal.get(&key(2)).unwrap().map(|entry| entry.state), Some(State::Begun));
+        assert_eq!(journal.get(&key(3)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_second_owner_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.sqlite");
+        let _owner = Journal::open(&path).unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_no_journal_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        let notes = "these are notes, not a database. ".repeat(100);
+        std::fs::write(&path, &notes).unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::NotAJournal { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), notes);
+    }
+}
