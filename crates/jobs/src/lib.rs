@@ -1,1 +1,12 @@
-//! TODO
+//! The jobs, one module each; siblings never import each other.
+//!
+//! The principal function is [`ingest::run`]: files to a searchable library. A job takes the parts it works
+//! with (library, model, caches, clocks) and gives back what it did; it never reads the environment, never
+//! prints and never picks a device.
+#![forbid(unsafe_code)]
+
+pub mod embed;
+mod encode;
+pub mod ingest;
+pub mod models;
+pub mod search;

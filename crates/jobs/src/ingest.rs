@@ -1,0 +1,592 @@
+//! `ingest`: files to a searchable library.
+//!
+//! list -> parse (worker processes) -> chunk -> one token queue over all files -> embed -> commit. Each arrow is
+//! a bounded channel; each stage accounts for its time. The library is the truth of what is done: an input
+//! whose bytes and settings are unchanged is not read again, a document is replaced in one transaction.
+
+mod cut;
+mod parse;
+mod select;
+mod sink;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use haul_corpus::limits::Limits;
+use haul_corpus::source::{self, Listing};
+use haul_corpus::worker::WorkerError;
+use haul_encoder::embedder::{Embedder, LoadError};
+use haul_encoder::model_dir::ModelDir;
+use haul_pipeline::batch::{BatchLimits, TokenQueue};
+use haul_pipeline::cache::{Cache, CacheError};
+use haul_pipeline::journal::{Journal, JournalError, JournalKey};
+use haul_pipeline::progress::Progress;
+use haul_pipeline::receipt::{Failure, Items, Truncated};
+use haul_pipeline::stage::{Meter, Stages, Stop, channel};
+use haul_store::library::{
+    DocumentRecord, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError, VectorKey,
+    WriteError,
+};
+use uuid::Uuid;
+
+use crate::encode::{self, Computed, Encoded, Sequence};
+pub use parse::WorkerProgram;
+use select::{Known, NamedFile};
+use sink::Sink;
+
+/// Files between listing and parsing.
+const UNREAD_MAX: usize = 64;
+/// Parsed documents waiting to be cut; each may be as large as a book.
+const UNCUT_MAX: usize = 4;
+/// Messages to the writer.
+const ARRIVALS_MAX: usize = 64;
+/// The token queue holds this many batches of the budget.
+const QUEUED_BATCHES: usize = 16;
+
+/// How documents are cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chunking {
+    /// Whole sentences up to a number of tokens, never across chapters.
+    Tokens {
+        /// Budget of a chunk without special tokens; the model's own limit applies as well.
+        chunk_tokens: usize,
+        /// Sentences of a chunk that its successor repeats.
+        overlap_sentences: usize,
+    },
+    /// One chunk a document, cut off at the model's limit and reported.
+    Whole,
+}
+
+/// What becomes of documents whose files are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Reported.
+    Keep,
+    /// Removed from the library.
+    Prune,
+}
+
+/// The files under the paths that a user names.
+pub struct Inputs {
+    paths: Vec<PathBuf>,
+    listing: Listing,
+}
+
+impl Inputs {
+    /// Lists what is there now.
+    ///
+    /// # Errors
+    /// A path that is not there.
+    pub fn list(paths: &[PathBuf]) -> Result<Inputs, IngestError> {
+        let paths = select::absolute(paths)?;
+        let listing = source::list(&paths)?;
+        Ok(Inputs { paths, listing })
+    }
+
+    /// # Errors
+    /// [`IngestError::NoFiles`] where there is no file at all.
+    pub fn refuse_empty(&self) -> Result<(), IngestError> {
+        if self.listing.files.is_empty() && self.listing.failures.is_empty() {
+            let (paths, hidden) = (self.paths.clone(), self.listing.hidden);
+            return Err(IngestError::NoFiles { paths, hidden });
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.listing.files.iter().map(|file| file.size_bytes).sum()
+    }
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespace of the document ids.
+    pub collection: String,
+    /// How documents are cut.
+    pub chunking: Chunking,
+    /// Longest sequence given to the model, special tokens included.
+    pub max_tokens: usize,
+    /// What stands before a document's text.
+    pub document_prompt: String,
+    /// What becomes of documents whose files are gone.
+    pub gone: Gone,
+    /// Threads that parse, and as many that cut.
+    pub threads: usize,
+    /// Size of a batch.
+    pub batch: BatchLimits,
+    /// Host name and device for the ingest log.
+    pub cost: IngestCost,
+}
+
+/// What the job works with.
+pub struct Parts<'a> {
+    /// The library, open for writing.
+    pub library: &'a mut Library,
+    /// The model's files; its weights are loaded when the first text needs them.
+    pub model: &'a ModelDir,
+    /// Loads the weights.
+    pub load: &'a (dyn Fn() -> Result<Embedder, LoadError> + Sync),
+    /// Batches that the device works on side by side.
+    pub compute_threads: usize,
+    /// How a parse worker is started.
+    pub worker: &'a WorkerProgram,
+    /// What one file may cost.
+    pub limits: &'a Limits,
+    /// Parsed text by content.
+    pub cache: &'a Cache,
+    /// Files that were taken to their end.
+    pub journal: Journal,
+    /// Clocks of the stages.
+    pub stages: &'a Stages,
+    /// Live counters.
+    pub progress: &'a Progress,
+    /// Set when the run should end early.
+    pub stop: &'a Stop,
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Inputs by verdict.
+    pub items: Items,
+    /// Every input that is not ok.
+    pub failures: Vec<Failure>,
+    /// Documents in the library whose files are gone, and were kept.
+    pub gone: Vec<String>,
+    /// Documents removed because their files are gone.
+    pub pruned: Vec<String>,
+    /// What was cut off.
+    pub truncated: Truncated,
+    /// Chunks committed in this run.
+    pub chunks: u64,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Operations of the model.
+    pub flops: u64,
+    /// Time of the compute threads inside the model, summed.
+    pub compute_s: f64,
+    /// Bytes of input read.
+    pub bytes_read: u64,
+    /// How often the weights were loaded.
+    pub loads: u32,
+    /// Whether the run was stopped early.
+    pub interrupted: bool,
+}
+
+/// What reaches the writer.
+pub(crate) enum Arrival {
+    FileBegin { file_no: u64, size_bytes: u64, journal_key: JournalKey },
+    FileEnd { file_no: u64, documents: u64 },
+    Verdict { file_no: u64, row: ManifestRow },
+    Unchanged { file_no: u64, row: ManifestRow },
+    Document { file_no: u64, record: Box<DocumentRecord>, begun: Instant },
+    Vectors(Vec<Encoded<VectorKey>>),
+}
+
+/// An ingest could not go on. Bad input is never an error: it ends in a verdict.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// A path cannot be listed.
+    #[error(transparent)]
+    List(#[from] source::SourceError),
+    /// There is nothing to read.
+    #[error("no files under {}{}", shown_paths(paths), shown_hidden(*hidden))]
+    NoFiles {
+        /// The paths given.
+        paths: Vec<PathBuf>,
+        /// Entries whose names start with a dot.
+        hidden: usize,
+    },
+    /// No parse worker can be started.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The weights cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The library cannot be opened a second time for reading.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The library cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The library cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The cache of parsed text cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A parsed document cannot be encoded for the cache.
+    #[error("cannot encode a parsed document: {0}")]
+    Encode(#[source] serde_json::Error),
+    /// All stages ended and documents still lack vectors: a defect of this program.
+    #[error("{documents} documents are left without all of their vectors")]
+    VectorsMissing {
+        /// How many.
+        documents: usize,
+    },
+}
+
+impl IngestError {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::List(error) => error.hint().map(str::to_owned),
+            Self::Worker(error) => error.hint().map(str::to_owned),
+            Self::Load(error) => error.hint().map(str::to_owned),
+            Self::Open(error) => error.hint().map(str::to_owned),
+            Self::Read(error) => error.hint().map(str::to_owned),
+            Self::Write(error) => error.hint().map(Into::into),
+            Self::Journal(error) => error.hint().map(str::to_owned),
+            Self::NoFiles { .. } => Some(
+                "give files, or a folder that holds EPUB, HTML, Markdown, text or JSONL files".to_owned(),
+            ),
+            Self::Cache(_) | Self::Encode(_) | Self::VectorsMissing { .. } => None,
+        }
+    }
+}
+
+/// Paths in a message.
+fn shown_paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn shown_hidden(hidden: usize) -> String {
+    if hidden == 0 { String::new() } else { format!("; {hidden} hidden are left out") }
+}
+
+/// Runs the job to its end, or to a stop.
+///
+/// # Errors
+/// What keeps the job as a whole from going on; the library stays valid and a rerun goes on from there.
+pub fn run(settings: &Settings, mut inputs: Inputs, parts: Parts<'_>) -> Result<Outcome, IngestError> {
+    select::leave_out_library(&mut inputs.listing, parts.library.path());
+    let known = Known::new(parts.library.manifest()?, &settings.collection);
+    if known.gone(&inputs.paths, &Tally::default()).is_empty() {
+        inputs.refuse_empty()?;
+    }
+    parts.progress.expect(inputs.listing.files.len() as u64, inputs.bytes());
+    let Inputs { paths, listing } = inputs;
+    let shared = Shared {
+        settings,
+        listing,
+        known,
+        fingerprint: parts.library.settings().fingerprint(),
+        library_uuid: parts.library.uuid(),
+        journal: Mutex::new(parts.journal),
+        in_flight: Mutex::new(HashSet::new()),
+        queue: TokenQueue::new(settings.batch.tokens * QUEUED_BATCHES),
+        model: parts.model,
+        load: parts.load,
+        embedder: Mutex::new(Weights::Unloaded),
+        worker: parts.worker,
+        limits: parts.limits,
+        cache: parts.cache,
+        progress: parts.progress,
+        stop: parts.stop,
+    };
+    let done = flow(&shared, parts.library, parts.compute_threads, parts.stages)?;
+    finish(&shared, parts.library, &paths, done)
+}
+
+/// What the stages share.
+pub(crate) struct Shared<'a> {
+    settings: &'a Settings,
+    listing: Listing,
+    known: Known,
+    fingerprint: Fingerprint,
+    library_uuid: Uuid,
+    journal: Mutex<Journal>,
+    /// Vectors that are being computed in this run, so that no text goes to the model twice.
+    in_flight: Mutex<HashSet<VectorKey>>,
+    queue: TokenQueue<Sequence<VectorKey>>,
+    model: &'a ModelDir,
+    load: &'a (dyn Fn() -> Result<Embedder, LoadError> + Sync),
+    embedder: Mutex<Weights>,
+    worker: &'a WorkerProgram,
+    limits: &'a Limits,
+    cache: &'a Cache,
+    progress: &'a Progress,
+    stop: &'a Stop,
+}
+
+/// What the stages did, joined.
+struct Done {
+    selected: Tally,
+    written: Tally,
+    computed: Computed,
+}
+
+/// Starts the threads of all stages and waits for them.
+fn flow(
+    shared: &Shared<'_>,
+    library: &mut Library,
+    compute_threads: usize,
+    stages: &Stages,
+) -> Result<Done, IngestError> {
+    let threads = shared.settings.threads;
+    let readers =
+        (0..threads).map(|_| Library::open_read_only(library.path())).collect::<Result<Vec<_>, _>>()?;
+    let (unread, unread_files) = channel(UNREAD_MAX);
+    let (uncut, uncut_documents) = channel(UNCUT_MAX);
+    let (arrivals, arrived) = channel(ARRIVALS_MAX);
+    thread::scope(|scope| {
+        let mut meter = stages.meter("list");
+        let select_arrivals = arrivals.clone();
+        let selecting =
+            scope.spawn(move || watch(shared, || select::run(&mut meter, shared, &unread, &select_arrivals)));
+        let parsing = Vec::from_iter((0..threads).map(|_| {
+            let mut meter = stages.meter("parse");
+            let (unread, uncut, arrivals) = (unread_files.clone(), uncut.clone(), arrivals.clone());
+            scope.spawn(move || watch(shared, || parse::run(&mut meter, shared, &unread, &uncut, &arrivals)))
+        }));
+        let cutting = Vec::from_iter(readers.into_iter().map(|library| {
+            let mut meter = stages.meter("chunk");
+            let (uncut, arrivals) = (uncut_documents.clone(), arrivals.clone());
+            scope.spawn(move || watch(shared, || cut::run(&mut meter, shared, &library, &uncut, &arrivals)))
+        }));
+        let computing = Vec::from_iter((0..compute_threads).map(|_| {
+            let mut meter = stages.meter("embed");
+            let arrivals = arrivals.clone();
+            scope.spawn(move || watch(shared, || compute(&mut meter, shared, &arrivals)))
+        }));
+        let mut meter = stages.meter("commit");
+        let sink = Sink::new(shared, library);
+        let committing = scope.spawn(move || watch(shared, || sink.run(&mut meter, &arrived)));
+        // The threads have their own ends; a stage ends when the last sender before it is gone.
+        drop((unread_files, uncut, uncut_documents, arrivals));
+
+        let selected = joined(selecting);
+        let parsed = parsing.into_iter().try_for_each(joined);
+        let cut = cutting.into_iter().try_for_each(joined);
+        shared.queue.close();
+        let computed = computing.into_iter().map(joined).collect::<Result<Vec<Computed>, _>>();
+        // The writer's error comes first: the others may have ended because of it.
+        let written = joined(committing)?;
+        parsed?;
+        cut?;
+        Ok(Done { selected: selected?, written, computed: computed?.into_iter().sum() })
+    })
+}
+
+/// Runs a stage's thread; if it fails, or panics, every other stage is told to end.
+fn watch<T>(shared: &Shared<'_>, work: impl FnOnce() -> Result<T, IngestError>) -> Result<T, IngestError> {
+    struct Alarm<'a>(&'a Shared<'a>);
+    impl Drop for Alarm<'_> {
+        fn drop(&mut self) {
+            self.0.stop.request();
+            self.0.queue.close();
+        }
+    }
+    let alarm = Alarm(shared);
+    let result = work();
+    if result.is_ok() {
+        std::mem::forget(alarm);
+    }
+    result
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, IngestError>>) -> Result<T, IngestError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The weights, loaded when the first batch is there: a run that computes nothing loads nothing.
+enum Weights {
+    Unloaded,
+    Loaded(Arc<Embedder>),
+    Failed,
+}
+
+impl Shared<'_> {
+    /// `None` if another thread already failed to load them and reports why.
+    fn embedder(&self) -> Result<Option<Arc<Embedder>>, IngestError> {
+        let mut weights = self.embedder.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*weights {
+            Weights::Loaded(embedder) => Ok(Some(Arc::clone(embedder))),
+            Weights::Failed => Ok(None),
+            Weights::Unloaded => {
+                *weights = Weights::Failed;
+                let embedder = Arc::new((self.load)()?);
+                *weights = Weights::Loaded(Arc::clone(&embedder));
+                Ok(Some(embedder))
+            }
+        }
+    }
+
+    fn loads(&self) -> u32 {
+        u32::from(matches!(*self.embedder.lock().unwrap_or_else(PoisonError::into_inner), Weights::Loaded(_)))
+    }
+}
+
+/// The embed stage.
+fn compute(
+    meter: &mut Meter,
+    shared: &Shared<'_>,
+    arrivals: &Sender<Arrival>,
+) -> Result<Computed, IngestError> {
+    let mut computed = Computed::default();
+    let limits = shared.settings.batch;
+    while let Some(batch) = meter.starved(|| shared.queue.next_batch(limits)) {
+        if shared.stop.requested() {
+            break;
+        }
+        let Some(embedder) = shared.embedder()? else { break };
+        let encoded = encode::run_batch(&embedder, batch, &mut computed);
+        shared.progress.computed(encoded.iter().map(|encoded| encoded.tokens as u64).sum());
+        meter.finished(encoded.len() as u64);
+        if meter.send(arrivals, Arrival::Vectors(encoded)).is_err() {
+            break;
+        }
+    }
+    // Nobody takes batches any more: whoever waits to queue one must not wait for ever.
+    shared.queue.close();
+    Ok(computed)
+}
+
+/// Deals with documents whose files are gone and adds everything up.
+fn finish(
+    shared: &Shared<'_>,
+    library: &mut Library,
+    paths: &[PathBuf],
+    done: Done,
+) -> Result<Outcome, IngestError> {
+    let interrupted = shared.stop.requested();
+    let mut tally = done.selected;
+    tally.add(done.written);
+    let mut outcome = Outcome {
+        chunks: tally.chunks,
+        tokens: done.computed.tokens,
+        flops: done.computed.flops,
+        compute_s: done.computed.busy.as_secs_f64(),
+        bytes_read: tally.bytes_read,
+        loads: shared.loads(),
+        truncated: tally.truncated,
+        interrupted,
+        ..Outcome::default()
+    };
+    // A folder that could not be listed may hold what seems gone.
+    if !interrupted && shared.listing.failures.is_empty() {
+        let gone = shared.known.gone(paths, &tally);
+        // Without chunks it is a note on a file that is no more.
+        let (notes, documents): (Vec<_>, Vec<_>) = gone.into_iter().partition(|row| row.chunks == 0);
+        let remove = match shared.settings.gone {
+            Gone::Prune => notes.iter().chain(&documents).map(|row| row.doc_id).collect(),
+            Gone::Keep => notes.iter().map(|row| row.doc_id).collect::<Vec<_>>(),
+        };
+        library.remove_documents(&remove)?;
+        let shown = documents.iter().map(|row| select::shown(row)).collect();
+        match shared.settings.gone {
+            Gone::Prune => outcome.pruned = shown,
+            Gone::Keep => outcome.gone = shown,
+        }
+    }
+    outcome.items = tally.items();
+    outcome.failures = tally.failures;
+    outcome.failures.sort_by(|a, b| a.item.cmp(&b.item));
+    Ok(outcome)
+}
+
+/// Inputs counted by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    by_verdict: BTreeMap<String, u64>,
+    failures: Vec<Failure>,
+    /// Documents that their files still have.
+    seen: HashSet<Uuid>,
+    /// Files that could not be read to their end: what they no longer showed is not gone.
+    unread: HashSet<(String, String)>,
+    reused: u64,
+    chunks: u64,
+    truncated: Truncated,
+    bytes_read: u64,
+}
+
+impl Tally {
+    fn count(&mut self, row: &ManifestRow) {
+        *self.by_verdict.entry(row.verdict.clone()).or_default() += 1;
+        self.seen.insert(row.doc_id);
+        if row.verdict == "ok" {
+            return;
+        }
+        if row.part.is_none() {
+            self.unread.insert((row.root.clone(), row.relative_path.clone()));
+        }
+        self.fail(select::shown(row), &row.verdict, row.why.as_deref().unwrap_or("no reason recorded"));
+    }
+
+    /// An input that has no row in the manifest.
+    fn fail_unnamed(&mut self, item: String, verdict: &str, why: &str) {
+        *self.by_verdict.entry(verdict.to_owned()).or_default() += 1;
+        self.fail(item, verdict, why);
+    }
+
+    fn fail(&mut self, item: String, verdict: &str, why: &str) {
+        self.failures.push(Failure { item, verdict: verdict.to_owned(), why: why.to_owned() });
+    }
+
+    fn count_reused(&mut self, row: &ManifestRow) {
+        self.reused += 1;
+        self.count(row);
+    }
+
+    fn count_document(&mut self, record: &DocumentRecord) {
+        *self.by_verdict.entry("ok".to_owned()).or_default() += 1;
+        self.seen.insert(record.doc_id);
+        self.chunks += record.chunks.len() as u64;
+        self.truncated.items += u64::from(record.truncated_tokens > 0);
+        self.truncated.tokens += record.truncated_tokens;
+    }
+
+    fn add(&mut self, other: Tally) {
+        for (verdict, count) in other.by_verdict {
+            *self.by_verdict.entry(verdict).or_default() += count;
+        }
+        self.failures.extend(other.failures);
+        self.seen.extend(other.seen);
+        self.unread.extend(other.unread);
+        self.reused += other.reused;
+        self.chunks += other.chunks;
+        self.truncated.items += other.truncated.items;
+        self.truncated.tokens += other.truncated.tokens;
+        self.bytes_read += other.bytes_read;
+    }
+
+    /// Whether the document is still in its file, or its file could not be read so that nobody knows.
+    fn saw(&self, row: &ManifestRow) -> bool {
+        self.seen.contains(&row.doc_id)
+            || self.unread.contains(&(row.root.clone(), row.relative_path.clone()))
+    }
+
+    fn items(&self) -> Items {
+        Items {
+            total: self.by_verdict.values().sum(),
+            ok: self.by_verdict.get("ok").copied().unwrap_or(0),
+            by_verdict: self.by_verdict.clone(),
+            reused: self.reused,
+        }
+    }
+}
+
+/// A file in the journal: which library, which file, in which state, read with which settings.
+fn journal_key(shared: &Shared<'_>, file: &NamedFile) -> JournalKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"ingest file|");
+    hasher.update(shared.library_uuid.as_bytes());
+    hasher.update(&shared.fingerprint.0);
+    for field in [&shared.settings.collection, &file.root, &file.relative] {
+        hasher.update(&(field.len() as u64).to_le_bytes());
+        hasher.update(field.as_bytes());
+    }
+    hasher.update(&file.file.size_bytes.to_le_bytes());
+    hasher.update(&file.modified_ns.unwrap_or(i64::MIN).to_le_bytes());
+    hasher.finalize()
+}

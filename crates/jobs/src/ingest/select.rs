@@ -1,0 +1,338 @@
+//! Which files need work: the listing compared with the manifest.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use crossbeam_channel::Sender;
+use haul_corpus::document::Format;
+use haul_corpus::source::{Listing, SourceError, SourceFile};
+use haul_corpus::verdict::{ParseFailure, Verdict};
+use haul_pipeline::journal::State;
+use haul_pipeline::stage::Meter;
+use haul_store::library::{ManifestRow, doc_id_for_file, revision};
+use uuid::Uuid;
+
+use super::parse::Unread;
+use super::{Arrival, IngestError, Shared, Tally, journal_key};
+
+/// An input that failed or timed out is tried again by later runs until it has had this many attempts.
+const ATTEMPTS_MAX: u32 = 3;
+/// What stands beside a library `X.haul` and begins with its name: SQLite's files, lock, segment, runs.
+const LIBRARY_SUFFIXES: [&[u8]; 5] = [b"-wal", b"-shm", b".lock", b".seg", b".run/"];
+
+/// Gives every listed file its verdict or sends it on to be read; the listing's own failures are counted too.
+pub(crate) fn run(
+    meter: &mut Meter,
+    shared: &Shared<'_>,
+    unread: &Sender<Unread>,
+    arrivals: &Sender<Arrival>,
+) -> Result<Tally, IngestError> {
+    let mut tally = Tally::default();
+    for failure in &shared.listing.failures {
+        let ParseFailure { verdict, why } = &failure.failure;
+        tally.fail_unnamed(failure.path.display().to_string(), verdict.name(), why);
+    }
+    let mut first_by_relative: HashMap<String, PathBuf> = HashMap::new();
+    for (no, file) in (0..).zip(shared.listing.files.iter().cloned()) {
+        if shared.stop.requested() {
+            break;
+        }
+        let size_bytes = file.size_bytes;
+        let file = shared.known.name(file);
+        meter.finished(1);
+        let twin = match first_by_relative.get(&file.relative) {
+            Some(first) => Some(first.clone()),
+            None => shared.known.same_name_elsewhere(&file),
+        };
+        if let Some(twin) = twin {
+            tally.fail_unnamed(file.shown(), Verdict::Failed.name(), &same_name(&twin));
+            shared.progress.done(1, size_bytes);
+            continue;
+        }
+        first_by_relative.insert(file.relative.clone(), file.file.path.clone());
+        match decide(shared, &file, &mut tally)? {
+            Decision::Nothing => {
+                shared.progress.done(1, size_bytes);
+                continue;
+            }
+            Decision::Settle(arrival) => {
+                let begin = file.begin(shared, no);
+                let end = Arrival::FileEnd { file_no: no, documents: 1 };
+                for arrival in [begin, arrival(no), end] {
+                    if meter.send(arrivals, arrival).is_err() {
+                        return Ok(tally);
+                    }
+                }
+            }
+            Decision::Read { format, content_hash } => {
+                let begin = file.begin(shared, no);
+                let file = Unread { no, file: Arc::new(file), format, content_hash };
+                if meter.send(arrivals, begin).is_err() || meter.send(unread, file).is_err() {
+                    return Ok(tally);
+                }
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// What a file needs.
+enum Decision {
+    /// Nothing: it is as the library knows it, and counted.
+    Nothing,
+    /// A row in the manifest, made for the file's number.
+    Settle(Box<dyn FnOnce(u64) -> Arrival>),
+    /// To be read.
+    Read { format: Format, content_hash: [u8; 32] },
+}
+
+fn decide(shared: &Shared<'_>, file: &NamedFile, tally: &mut Tally) -> Result<Decision, IngestError> {
+    let rows = shared.known.rows(file);
+    if untouched(shared, file, rows)? {
+        rows.iter().for_each(|row| tally.count_reused(row));
+        return Ok(Decision::Nothing);
+    }
+    let read = format_of(&file.file).and_then(|format| {
+        let unreadable = |error| ParseFailure::new(Verdict::Failed, format!("cannot be read: {error}"));
+        hash_file(&file.file.path).map(|hash| (format, hash)).map_err(unreadable)
+    });
+    let (format, content_hash) = match read {
+        Ok(read) => read,
+        Err(failure) => {
+            let row = file.row(shared, None, [0; 32], Some(&failure));
+            return Ok(Decision::Settle(Box::new(move |file_no| Arrival::Verdict { file_no, row })));
+        }
+    };
+    tally.bytes_read += file.file.size_bytes;
+    let row = file.row(shared, None, content_hash, None);
+    if rows
+        .iter()
+        .any(|known| known.verdict == "ok" && known.doc_id == row.doc_id && known.revision == row.revision)
+    {
+        return Ok(Decision::Settle(Box::new(move |file_no| Arrival::Unchanged { file_no, row })));
+    }
+    Ok(Decision::Read { format, content_hash })
+}
+
+/// Whether everything about the file is as the library has it, so that nothing needs to be read.
+fn untouched(shared: &Shared<'_>, file: &NamedFile, rows: &[ManifestRow]) -> Result<bool, IngestError> {
+    let same = |row: &ManifestRow| {
+        row.size_bytes == file.file.size_bytes
+            && row.modified_ns.is_some()
+            && row.modified_ns == file.modified_ns
+            && row.revision == revision(&row.content_hash, &shared.fingerprint)
+            && !worth_another_try(row)
+    };
+    if rows.is_empty() || !rows.iter().all(same) {
+        return Ok(false);
+    }
+    if rows.iter().all(|row| row.part.is_none()) {
+        return Ok(true);
+    }
+    // Of a file of many documents, only the journal knows whether all of them reached the library.
+    let journal = shared.journal.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(journal.get(&journal_key(shared, file))?.is_some_and(|entry| entry.state == State::Done))
+}
+
+/// A failure of the reader or of time may pass; a property of the file does not.
+fn worth_another_try(row: &ManifestRow) -> bool {
+    matches!(row.verdict.as_str(), "failed" | "timeout") && row.attempts < ATTEMPTS_MAX
+}
+
+fn same_name(twin: &Path) -> String {
+    format!(
+        "{} has the same path below its own root; give one of the folders a --collection of its own",
+        twin.display()
+    )
+}
+
+/// A file as the library names it.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedFile {
+    pub(crate) file: SourceFile,
+    pub(crate) root: String,
+    pub(crate) relative: String,
+    pub(crate) modified_ns: Option<i64>,
+}
+
+impl NamedFile {
+    /// Path in messages and receipts.
+    pub(crate) fn shown(&self) -> String {
+        self.file.path.display().to_string()
+    }
+
+    /// The id of the file's document, or of one part of it.
+    pub(crate) fn doc_id(&self, shared: &Shared<'_>, part: Option<&str>) -> Uuid {
+        doc_id_for_file(&shared.settings.collection, &self.relative, part)
+    }
+
+    /// What the manifest says of the file, or of one part of it.
+    pub(crate) fn row(
+        &self,
+        shared: &Shared<'_>,
+        part: Option<&str>,
+        content_hash: [u8; 32],
+        failure: Option<&ParseFailure>,
+    ) -> ManifestRow {
+        ManifestRow {
+            doc_id: self.doc_id(shared, part),
+            collection: shared.settings.collection.clone(),
+            root: self.root.clone(),
+            relative_path: self.relative.clone(),
+            part: part.map(str::to_owned),
+            format: self.format_name().to_owned(),
+            size_bytes: self.file.size_bytes,
+            modified_ns: self.modified_ns,
+            content_hash,
+            revision: revision(&content_hash, &shared.fingerprint),
+            verdict: failure.map_or(Verdict::Ok, |failure| failure.verdict).name().to_owned(),
+            why: failure.map(|failure| failure.why.clone()),
+            chunks: 0,
+            attempts: 0,
+        }
+    }
+
+    /// The file's name without its extension.
+    pub(crate) fn stem(&self) -> String {
+        self.file.path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+    }
+
+    fn format_name(&self) -> &'static str {
+        self.file.format.map_or("other", Format::name)
+    }
+
+    fn begin(&self, shared: &Shared<'_>, file_no: u64) -> Arrival {
+        let journal_key = journal_key(shared, self);
+        Arrival::FileBegin { file_no, size_bytes: self.file.size_bytes, journal_key }
+    }
+}
+
+/// What the library knows of one collection before the run.
+pub(crate) struct Known {
+    rows: HashMap<(String, String), Vec<ManifestRow>>,
+    roots: BTreeSet<String>,
+}
+
+impl Known {
+    pub(crate) fn new(manifest: Vec<ManifestRow>, collection: &str) -> Self {
+        let mut rows: HashMap<_, Vec<ManifestRow>> = HashMap::new();
+        let mut roots = BTreeSet::new();
+        for row in manifest.into_iter().filter(|row| row.collection == collection) {
+            roots.insert(row.root.clone());
+            rows.entry((row.root.clone(), row.relative_path.clone())).or_default().push(row);
+        }
+        Self { rows, roots }
+    }
+
+    /// Rows of a file; several for a file of many documents.
+    pub(crate) fn rows(&self, file: &NamedFile) -> &[ManifestRow] {
+        self.rows.get(&(file.root.clone(), file.relative.clone())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Rows that the run did not see, of files that should have been under one of the listed paths.
+    pub(crate) fn gone(&self, paths: &[PathBuf], tally: &Tally) -> Vec<&ManifestRow> {
+        let mut gone: Vec<&ManifestRow> = self
+            .rows
+            .values()
+            .flatten()
+            .filter(|row| !tally.saw(row))
+            .filter(|row| {
+                let path = Path::new(&row.root).join(&row.relative_path);
+                paths.iter().any(|listed| path.starts_with(listed))
+            })
+            .collect();
+        gone.sort_by(|a, b| (&a.root, &a.relative_path, &a.part).cmp(&(&b.root, &b.relative_path, &b.part)));
+        gone
+    }
+
+    /// Names a listed file: by the recorded root it lies under, if any (the outermost that already has the file,
+    /// else the innermost), otherwise by the root it was listed with.
+    pub(crate) fn name(&self, file: SourceFile) -> NamedFile {
+        let modified_ns = file.modified.and_then(nanoseconds_since_1970);
+        let below = |root: &str| {
+            let relative = file.path.strip_prefix(root).ok()?;
+            Some((root.to_owned(), slashed(relative)))
+        };
+        let named = self.roots.iter().filter_map(|root| below(root)).collect::<Vec<_>>();
+        let (root, relative) = named
+            .iter()
+            .find(|name| self.rows.contains_key(name))
+            .or(named.last())
+            .cloned()
+            .unwrap_or_else(|| (file.root.display().to_string(), slashed(&file.relative)));
+        NamedFile { file, root, relative, modified_ns }
+    }
+
+    /// Another file of this collection that has the same relative path under another root and is still there.
+    pub(crate) fn same_name_elsewhere(&self, file: &NamedFile) -> Option<PathBuf> {
+        self.roots
+            .iter()
+            .filter(|root| **root != file.root)
+            .filter(|root| self.rows.contains_key(&((*root).clone(), file.relative.clone())))
+            .map(|root| Path::new(root).join(&file.relative))
+            .find(|other| other.exists())
+    }
+}
+
+/// A document in messages and receipts: its path, and which part of it.
+pub(crate) fn shown(row: &ManifestRow) -> String {
+    let path = Path::new(&row.root).join(&row.relative_path).display().to_string();
+    match &row.part {
+        Some(part) => format!("{path}#{part}"),
+        None => path,
+    }
+}
+
+/// Makes the listing name files by absolute paths, so that the working directory does not matter.
+///
+/// # Errors
+/// A path that is not there.
+pub(crate) fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
+    let absent = |path: &PathBuf, error| SourceError::Absent { path: path.clone(), error };
+    paths.iter().map(|path| path.canonicalize().map_err(|error| absent(path, error))).collect()
+}
+
+/// A library that stands among its input is no input itself, nor is what belongs to it.
+pub(crate) fn leave_out_library(listing: &mut Listing, library: &Path) {
+    let library = library.as_os_str().as_encoded_bytes();
+    let belongs =
+        |rest: &[u8]| rest.is_empty() || LIBRARY_SUFFIXES.iter().any(|suffix| rest.starts_with(suffix));
+    listing.files.retain(|file| {
+        let path = file.path.as_os_str().as_encoded_bytes();
+        !path.strip_prefix(library).is_some_and(belongs)
+    });
+}
+
+/// The format of a file, or the verdict of one that is not read.
+fn format_of(file: &SourceFile) -> Result<Format, ParseFailure> {
+    file.format.ok_or_else(|| {
+        let extension = file.path.extension().and_then(|e| e.to_str()).unwrap_or("none");
+        ParseFailure::new(
+            Verdict::Unsupported,
+            format!("no reader for this kind of file (extension: {extension})"),
+        )
+    })
+}
+
+/// blake3 of a file's bytes.
+///
+/// # Errors
+/// When the file cannot be read.
+fn hash_file(path: &Path) -> io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+fn nanoseconds_since_1970(time: SystemTime) -> Option<i64> {
+    i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
+/// A relative path with `/` between its parts on every platform.
+fn slashed(path: &Path) -> String {
+    path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}

@@ -1,0 +1,3 @@
+//! The jobs from outside.
+
+mod models;
