@@ -1,2 +1,76 @@
-//! The haul binary.
-fn main() {}
+//! The `haul` binary: command line in, one of the jobs, one answer on stdout, an exit code out.
+//!
+//! `cli` is what can be typed, `settings` resolves it with the environment and `haul.toml`, `commands` has one
+//! file for each command, `output` owns stdout and stderr. Exit codes: 0 all items ok, 1 some items not ok,
+//! 2 could not run, 130 interrupted.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod failure;
+mod home_unix;
+mod live;
+mod output;
+mod settings;
+mod signals_unix;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use failure::Failure;
+use output::Output;
+use settings::Settings;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(&cli.global);
+    let exit = match Settings::resolve(&cli.global).and_then(|settings| run(cli.command, &settings, &output))
+    {
+        Ok(exit) => exit,
+        Err(failure) => {
+            output.failure(&failure);
+            Exit::CouldNotRun
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Ingest(args) => commands::ingest::run(&args, settings, output),
+        Command::Search(args) => commands::search::run(&args, settings, output),
+        Command::Eval(args) => commands::eval::run(&args, settings, output),
+        Command::Embed(args) => commands::embed::run(&args, settings, output),
+        Command::Store(command) => commands::store::run(&command, settings, output),
+        Command::Model(command) => commands::model::run(&command, settings, output),
+        Command::Doctor(args) => commands::doctor::run(&args, settings, output),
+        Command::ParseWorker => commands::parse_worker::run(),
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All items are ok.
+    Ok,
+    /// Finished; some items are not ok, and are listed.
+    SomeNotOk,
+    /// Usage, device, model or store: nothing was done, or no further.
+    CouldNotRun,
+    /// Stopped by a signal; a rerun goes on.
+    Interrupted,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::SomeNotOk => 1,
+            Exit::CouldNotRun => 2,
+            Exit::Interrupted => 130,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One file for each command, and what several of them need: the machine, and a library's model.
+
+pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod eval;
+pub(crate) mod ingest;
+pub(crate) mod model;
+pub(crate) mod parse_worker;
+pub(crate) mod search;
+pub(crate) mod store;
+
+use std::num::NonZeroUsize;
+
+use haul_encoder::device::cpu::CpuDevice;
+use haul_encoder::embedder::{Embedder, LoadError};
+use haul_encoder::model_dir::ModelDir;
+use haul_jobs::models::{ModelRecord, Models};
+use haul_machine::cpu::{self, Cpu};
+use haul_machine::verdict::{DeviceRequest, Verdict, resolve};
+use haul_store::library::LibrarySettings;
+
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::settings::Settings;
+
+/// The machine, and the device that this run will use on it.
+pub(crate) struct Machine {
+    pub(crate) cpu: Cpu,
+    pub(crate) verdict: Verdict,
+}
+
+impl Machine {
+    /// Obeys the request or fails before anything else is done; `auto` prints its one verdict line.
+    pub(crate) fn resolve(request: DeviceRequest, output: &Output) -> Result<Self, Failure> {
+        let cpu = cpu::probe();
+        let verdict = resolve(request, &cpu)?;
+        if request == DeviceRequest::Auto {
+            output.note(&verdict.line());
+        }
+        Ok(Self { cpu, verdict })
+    }
+
+    /// Loads a model's weights onto the device.
+    pub(crate) fn load(&self, model: &ModelDir, threads: NonZeroUsize) -> Result<Embedder, LoadError> {
+        Embedder::load(model, &CpuDevice::new(self.cpu.isa, threads))
+    }
+}
+
+/// The model that a library was made with: by name, else whatever model has the same identity.
+pub(crate) fn model_of(
+    library: &LibrarySettings,
+    settings: &Settings,
+) -> Result<(ModelDir, ModelRecord), Failure> {
+    let models = Models::open(&settings.models());
+    let same = |found: &(ModelDir, ModelRecord)| found.1.sha256 == library.model_sha256;
+    if let Ok(found) = models.find(&library.model_name)
+        && same(&found)
+    {
+        return Ok(found);
+    }
+    let twin = models
+        .list()?
+        .into_iter()
+        .filter_map(|listed| listed.record.ok())
+        .find(|record| record.sha256 == library.model_sha256);
+    match twin {
+        Some(record) => Ok(models.find(&record.name)?),
+        None => Err(Failure::new(format!(
+            "the library's model {} (sha256 {}) is not here",
+            library.model_name,
+            &library.model_sha256[..library.model_sha256.len().min(12)]
+        ))
+        .hint("add the same model with `haul model add DIR`; `haul model list` shows what is here")),
+    }
+}

@@ -1,0 +1,150 @@
+//! `haul embed`: lines of stdin to vectors, as a NumPy file or as JSONL on stdout.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use haul_encoder::model_dir::ModelDir;
+use haul_jobs::embed::{self, Outcome, Parts};
+use haul_jobs::models::Models;
+use haul_pipeline::batch::BatchLimits;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::stage::{Stages, Stop};
+use serde_json::json;
+
+use crate::cli::{EmbedArgs, RoleArg};
+use crate::commands::Machine;
+use crate::failure::Failure;
+use crate::output::{Output, closed_is_fine};
+use crate::settings::{Compute, Settings};
+use crate::{Exit, signals_unix, summary};
+
+/// Takes one row after the other.
+type Rows<'a> = &'a mut (dyn FnMut(&[f32]) -> io::Result<()> + Send);
+
+/// Runs the command.
+pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    if output.json() && args.out.is_none() {
+        return Err(Failure::new(
+            "without --out, stdout has one line a vector and no room for a JSON document",
+        )
+        .hint("give --out FILE.npy to have the vectors in a file and a summary as JSON"));
+    }
+    let machine = Machine::resolve(settings.device(&args.compute.device)?, output)?;
+    let compute = settings.compute(&args.compute, &machine.cpu)?;
+    let Some(name) = settings.model(args.model.as_deref()) else {
+        return Err(
+            Failure::new("no model is named").hint("give --model NAME; `haul model list` shows what is here")
+        );
+    };
+    let (model, _) = Models::open(&settings.models()).find(&name)?;
+    let job = job(args, &model, compute)?;
+    let stop = signals_unix::stop_on_signals()?;
+    let embedder = machine.load(&model, compute.threads)?;
+    let input = BufReader::new(io::stdin());
+    let stages = Stages::start();
+    let progress = Progress::default();
+    let parts =
+        Parts { model: &model, embedder: &embedder, stages: &stages, progress: &progress, stop: &stop };
+    let run = |write: Rows<'_>| Ok(embed::run(&job, &parts, input, write)?);
+    let outcome = match &args.out {
+        Some(path) => to_npy(path, model.dim(), run)?,
+        None => to_stdout(&stop, run)?,
+    };
+    let seconds = stages.elapsed().as_secs_f64();
+    if outcome.truncated.items > 0 {
+        output.note(&summary::truncated(&outcome.truncated));
+    }
+    if output.json() {
+        output.json_document(&json!({
+            "texts": outcome.texts, "dim": model.dim(), "tokens": outcome.tokens, "seconds": seconds,
+            "truncated": outcome.truncated, "device": machine.verdict,
+        }))?;
+    }
+    Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Ok })
+}
+
+fn job(args: &EmbedArgs, model: &ModelDir, compute: Compute) -> Result<embed::Settings, Failure> {
+    let smallest = model.tokenizer.special_tokens() + 1;
+    let max_tokens = args.max_tokens.unwrap_or(model.max_tokens);
+    if !(smallest..=model.max_tokens).contains(&max_tokens) {
+        return Err(Failure::new(format!(
+            "--max-tokens {max_tokens} is outside {smallest}..={}, what {} takes",
+            model.max_tokens, model.name
+        )));
+    }
+    let prompt = match args.role {
+        Some(RoleArg::Query) => model.prompts.query(),
+        Some(RoleArg::Document) => model.prompts.document(),
+        None => model.prompts.default_prompt(),
+    };
+    Ok(embed::Settings {
+        max_tokens,
+        prompt: prompt.to_owned(),
+        batch: BatchLimits { tokens: compute.batch_tokens, items: compute.batch_tokens },
+        compute_threads: compute.threads.get(),
+    })
+}
+
+/// A `{"embedding":[..]}` line for each vector. A reader that goes away ends the run quietly.
+fn to_stdout(
+    stop: &Stop,
+    run: impl FnOnce(Rows<'_>) -> Result<Outcome, Failure>,
+) -> Result<Outcome, Failure> {
+    let mut stdout = BufWriter::new(io::stdout());
+    let mut closed = false;
+    let mut write = |row: &[f32]| {
+        let written = serde_json::to_writer(&mut stdout, &json!({ "embedding": row }))
+            .map_err(io::Error::from)
+            .and_then(|()| stdout.write_all(b"\n"));
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            closed = true;
+            stop.request();
+        }
+        closed_is_fine(written)
+    };
+    let mut outcome = run(&mut write)?;
+    closed_is_fine(stdout.flush())
+        .map_err(|error| Failure::new(format!("cannot write to stdout: {error}")))?;
+    outcome.interrupted &= !closed;
+    Ok(outcome)
+}
+
+/// A NumPy array of shape `[texts, dim]` and type f32, beside `path` until it is whole.
+fn to_npy(
+    path: &Path,
+    dim: usize,
+    run: impl FnOnce(Rows<'_>) -> Result<Outcome, Failure>,
+) -> Result<Outcome, Failure> {
+    let failed = |error: io::Error| Failure::io("write", path, &error);
+    let temporary = path.with_added_extension("tmp");
+    let mut file = BufWriter::new(File::create(&temporary).map_err(failed)?);
+    file.write_all(&npy_header(0, dim)).map_err(failed)?;
+    let mut write = |row: &[f32]| row.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()));
+    let outcome = match run(&mut write) {
+        Ok(outcome) => outcome,
+        Err(failure) => {
+            if let Err(error) = std::fs::remove_file(&temporary) {
+                tracing::warn!(%error, "{} could not be removed", temporary.display());
+            }
+            return Err(failure);
+        }
+    };
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    file.write_all(&npy_header(outcome.texts, dim)).map_err(failed)?;
+    file.flush().map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)?;
+    Ok(outcome)
+}
+
+/// NPY format 1.0; padded to a fixed length, so that the number of rows can be filled in at the end.
+fn npy_header(rows: u64, dim: usize) -> Vec<u8> {
+    const HEADER_BYTES: usize = 128;
+    let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}");
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend_from_slice(&(HEADER_BYTES as u16 - 10).to_le_bytes());
+    header.extend_from_slice(dictionary.as_bytes());
+    header.resize(HEADER_BYTES - 1, b' ');
+    header.push(b'\n');
+    header
+}

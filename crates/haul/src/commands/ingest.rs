@@ -1,0 +1,328 @@
+//! `haul ingest`: resolves everything, runs the job, writes the receipt.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use haul_corpus::limits::Limits;
+use haul_encoder::NUMERICS_VERSION;
+use haul_encoder::embedder::LoadError;
+use haul_encoder::model_dir::ModelDir;
+use haul_encoder::weights::Weights;
+use haul_jobs::ingest::{self, Chunking, Gone, Inputs, Outcome, Parts, WorkerProgram};
+use haul_jobs::models::{ModelRecord, Models};
+use haul_machine::{clock, memory, roof};
+use haul_pipeline::batch::BatchLimits;
+use haul_pipeline::cache::Cache;
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::receipt::{CacheUse, MemoryUse, ModelUse, Rate, Receipt, RunState, SCHEMA, Work};
+use haul_pipeline::stage::Stages;
+use haul_store::library::{IngestCost, Library, LibrarySettings};
+use serde_json::json;
+
+use crate::cli::{ChunkerArg, IngestArgs};
+use crate::commands::{Machine, model_of};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::settings::{Compute, Settings};
+use crate::{Exit, live, signals_unix, summary};
+
+const JOB: &str = "ingest";
+/// The exact arithmetic, and for now the only one.
+const DTYPE: &str = "f32";
+
+/// Runs the command.
+pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    let started = SystemTime::now();
+    let stages = Stages::start();
+    let machine = Machine::resolve(settings.device(&args.compute.device)?, output)?;
+    let compute = settings.compute(&args.compute, &machine.cpu)?;
+    let store = settings.store(&args.store)?;
+    let stop = signals_unix::stop_on_signals()?;
+    let inputs = Inputs::list(&args.paths)?;
+    if !store.exists() {
+        // Nothing to read is said before a library is made for it.
+        inputs.refuse_empty()?;
+    }
+    let (mut library, model, record) = open_library(args, settings, &store)?;
+    let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
+    let run_folder = run_folder(&store)?;
+    let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
+    let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
+    let job = job_settings(args, library.settings(), compute, &machine);
+    let progress = Progress::default();
+
+    let worker = parse_worker()?;
+    let load = || machine.load(&model, compute.threads);
+    let parts = Parts {
+        library: &mut library,
+        model: &model,
+        load: &load,
+        compute_threads: compute.threads.get(),
+        worker: &worker,
+        limits: &Limits::DEFAULT,
+        cache: &cache,
+        journal,
+        stages: &stages,
+        progress: &progress,
+        stop: &stop,
+    };
+    let progress_file = run_folder.join("progress.json");
+    let outcome =
+        live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))??;
+
+    let run = Run { args, compute, machine, record, roofs, started, store: &store };
+    let receipt = run.receipt(&outcome, &stages, &library, &cache);
+    if let Some(path) = &args.receipt {
+        receipt.write(path)?;
+    }
+    if output.json() {
+        output.json_document(&receipt)?;
+    } else {
+        output.data(&summary::ingest(&receipt, &outcome, &store))?;
+    }
+    Ok(exit(&outcome))
+}
+
+fn exit(outcome: &Outcome) -> Exit {
+    if outcome.interrupted {
+        Exit::Interrupted
+    } else if outcome.items.ok < outcome.items.total {
+        Exit::SomeNotOk
+    } else {
+        Exit::Ok
+    }
+}
+
+/// Opens the library with the model it was made with, or makes one with the model asked for.
+fn open_library(
+    args: &IngestArgs,
+    settings: &Settings,
+    store: &Path,
+) -> Result<(Library, ModelDir, ModelRecord), Failure> {
+    let asked = settings.model(args.model.as_deref());
+    if store.exists() {
+        let library = Library::open(store)?;
+        let stored = library.settings();
+        let (model, record) = match &asked {
+            Some(name) => Models::open(&settings.models()).find(name)?,
+            None => model_of(stored, settings)?,
+        };
+        let wanted = library_settings(args, &model, &record, Some(stored))?;
+        refuse_differences(store, stored, &wanted)?;
+        return Ok((library, model, record));
+    }
+    let Some(name) = asked else {
+        return Err(Failure::new(format!("{} is a new library and no model is named", store.display()))
+            .hint("give --model NAME; `haul model list` shows the models that are here"));
+    };
+    let (model, record) = Models::open(&settings.models()).find(&name)?;
+    let wanted = library_settings(args, &model, &record, None)?;
+    // A library keeps the identity of its model, so none is made with weights that do not open.
+    Weights::open(model.weights_file()).map_err(LoadError::from)?;
+    Ok((Library::create(store, &wanted)?, model, record))
+}
+
+/// A library keeps the settings it was made with.
+fn refuse_differences(
+    store: &Path,
+    stored: &LibrarySettings,
+    wanted: &LibrarySettings,
+) -> Result<(), Failure> {
+    let differences: Vec<String> = stored
+        .differences(wanted)
+        .iter()
+        .map(|difference| {
+            format!("{} is {}, asked for {}", difference.name, difference.stored, difference.asked)
+        })
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} was made with other settings: {}", store.display(), differences.join("; ")))
+        .hint("leave the flags out to use the library's settings, or ingest into a new library"))
+}
+
+/// What the flags ask for; what they leave open is taken from the library, else from the model.
+fn library_settings(
+    args: &IngestArgs,
+    model: &ModelDir,
+    record: &ModelRecord,
+    stored: Option<&LibrarySettings>,
+) -> Result<LibrarySettings, Failure> {
+    let max_tokens = args.max_tokens.or(stored.map(|s| s.max_tokens)).unwrap_or(model.max_tokens);
+    let special_tokens = model.tokenizer.special_tokens();
+    let smallest = special_tokens + 1;
+    if !(smallest..=model.max_tokens).contains(&max_tokens) {
+        return Err(Failure::new(format!(
+            "--max-tokens {max_tokens} is outside {smallest}..={}, what {} takes",
+            model.max_tokens, record.name
+        )));
+    }
+    let room_tokens = max_tokens - special_tokens;
+    let chunk_tokens = args.chunk_tokens.or(stored.map(|s| s.chunk_tokens)).unwrap_or(room_tokens);
+    // What the library has is compared with what is asked for, not judged.
+    if args.chunk_tokens.is_some() && !(1..=room_tokens).contains(&chunk_tokens) {
+        return Err(Failure::new(format!("--chunk-tokens {chunk_tokens} is outside 1..={room_tokens}"))
+            .hint(format!("{max_tokens} tokens less {special_tokens} special ones leave {room_tokens}")));
+    }
+    let chunker = match (args.chunker, stored) {
+        (Some(ChunkerArg::Tokens), _) | (None, None) => "tokens".to_owned(),
+        (Some(ChunkerArg::Whole), _) => "whole".to_owned(),
+        (None, Some(stored)) => stored.chunker.clone(),
+    };
+    if chunker == "whole" && (args.overlap.is_some() || args.chunk_tokens.is_some()) {
+        return Err(Failure::new(
+            "--chunker whole cuts nothing, so --chunk-tokens and --overlap say nothing",
+        )
+        .hint("use --max-tokens to say how much of each document the model sees"));
+    }
+    Ok(LibrarySettings {
+        model_name: record.name.clone(),
+        model_sha256: record.sha256.clone(),
+        dim: model.dim(),
+        dtype: DTYPE.to_owned(),
+        pooling: model.pooling.modes.iter().map(|mode| mode.name()).collect::<Vec<_>>().join("+"),
+        normalize: model.normalize,
+        max_tokens,
+        chunker,
+        chunk_tokens,
+        overlap_sentences: args.overlap.or(stored.map(|s| s.overlap_sentences)).unwrap_or(0),
+        query_prompt: model.prompts.query().to_owned(),
+        document_prompt: model.prompts.document().to_owned(),
+        parser_version: haul_corpus::parse::VERSION,
+        chunker_version: haul_corpus::chunk::VERSION,
+        numerics_version: NUMERICS_VERSION,
+    })
+}
+
+fn job_settings(
+    args: &IngestArgs,
+    library: &LibrarySettings,
+    compute: Compute,
+    machine: &Machine,
+) -> ingest::Settings {
+    let chunking = match library.chunker.as_str() {
+        "whole" => Chunking::Whole,
+        _ => Chunking::Tokens {
+            chunk_tokens: library.chunk_tokens,
+            overlap_sentences: library.overlap_sentences,
+        },
+    };
+    ingest::Settings {
+        collection: args.collection.clone(),
+        chunking,
+        max_tokens: library.max_tokens,
+        document_prompt: library.document_prompt.clone(),
+        gone: if args.prune { Gone::Prune } else { Gone::Keep },
+        threads: compute.threads.get(),
+        batch: BatchLimits { tokens: compute.batch_tokens, items: compute.batch_tokens },
+        cost: IngestCost {
+            hostname: clock::hostname(),
+            device: machine.verdict.used.clone(),
+            batch_size: compute.batch_tokens as u64,
+            ..IngestCost::default()
+        },
+    }
+}
+
+/// This program again, as a parse worker.
+#[expect(clippy::disallowed_methods, reason = "the binary knows where it is; libraries are told")]
+fn parse_worker() -> Result<WorkerProgram, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot find this program to start parse workers: {error}")))?;
+    Ok(WorkerProgram { program, args: vec!["parse-worker".to_owned()] })
+}
+
+/// `X.haul.run` beside the library: the journal and the live progress of its runs.
+fn run_folder(store: &Path) -> Result<PathBuf, Failure> {
+    let folder = store.with_added_extension("run");
+    std::fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
+    Ok(folder)
+}
+
+/// What a receipt is made of besides the outcome.
+struct Run<'a> {
+    args: &'a IngestArgs,
+    compute: Compute,
+    machine: Machine,
+    record: ModelRecord,
+    roofs: roof::Roofs,
+    started: SystemTime,
+    store: &'a Path,
+}
+
+impl Run<'_> {
+    fn receipt(self, outcome: &Outcome, stages: &Stages, library: &Library, cache: &Cache) -> Receipt {
+        let seconds = stages.elapsed().as_secs_f64();
+        let settings = self.settings_shown(library.settings());
+        let rate = self.rate(outcome, seconds);
+        let device = match outcome.tokens {
+            0 => self.machine.verdict,
+            _ => self.machine.verdict.with_measured_rate(rate.gflops, &self.roofs),
+        };
+        let stored = library.settings();
+        let (hits, misses) = cache.hits_and_misses();
+        Receipt {
+            schema: SCHEMA.to_owned(),
+            job: JOB.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: clock::hostname(),
+            state: if outcome.interrupted { RunState::Interrupted } else { RunState::Finished },
+            started: clock::rfc3339_utc(self.started),
+            finished: clock::rfc3339_utc(SystemTime::now()),
+            seconds,
+            settings,
+            device,
+            model: Some(ModelUse {
+                id: self.record.name,
+                sha256: stored.model_sha256.clone(),
+                dtype: stored.dtype.clone(),
+                pooling: stored.pooling.clone(),
+                dim: stored.dim,
+                max_tokens: stored.max_tokens,
+                loads: outcome.loads,
+            }),
+            items: outcome.items.clone(),
+            work: Work { tokens: outcome.tokens, flops: outcome.flops, bytes_read: outcome.bytes_read },
+            calls: None,
+            rate,
+            stages: stages.accounts(),
+            quality: None,
+            truncated: outcome.truncated,
+            cache: CacheUse { hits, misses },
+            memory: MemoryUse { peak_rss: memory::peak_rss_bytes(), device_peak: None },
+            forecast: None,
+            failures: outcome.failures.clone(),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "rates are for people; exact to 2^53")]
+    fn rate(&self, outcome: &Outcome, seconds: f64) -> Rate {
+        // Compute threads run side by side: their summed time over their number is the device's time.
+        let device_s = outcome.compute_s / self.compute.threads.get() as f64;
+        let gflops = if device_s > 0.0 { outcome.flops as f64 / device_s / 1e9 } else { 0.0 };
+        let roof = self.roofs.f32_gflops;
+        Rate {
+            items_per_s: outcome.chunks as f64 / seconds,
+            unit: "chunk".to_owned(),
+            tokens_per_s: outcome.tokens as f64 / seconds,
+            gflops,
+            roof_gflops: [(DTYPE.to_owned(), roof)].into(),
+            percent_of_roof: 100.0 * gflops / roof,
+        }
+    }
+
+    fn settings_shown(&self, library: &LibrarySettings) -> serde_json::Value {
+        json!({
+            "paths": self.args.paths,
+            "store": self.store,
+            "collection": self.args.collection,
+            "prune": self.args.prune,
+            "threads": self.compute.threads,
+            "batch_tokens": self.compute.batch_tokens,
+            "limits": Limits::DEFAULT,
+            "library": library,
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! What ends a command: one line that says what, where and the numbers, and what to do next.
+
+use std::fmt;
+use std::path::Path;
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// An error of this binary's own.
+    pub(crate) fn new(message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
+        Self { error: anyhow::Error::msg(message), hint: None }
+    }
+
+    /// A file that could not be read or written.
+    pub(crate) fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::new(format!("cannot {doing} {}: {error}", path.display()))
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.error)
+    }
+}
+
+/// Errors of the libraries keep their own words and bring their own hints.
+macro_rules! from_library {
+    ($($error:ty => $hint:expr;)*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                let hint: fn(&$error) -> Option<String> = $hint;
+                let hint = hint(&error);
+                Failure { error: error.into(), hint }
+            }
+        }
+    )*};
+}
+
+from_library! {
+    haul_machine::verdict::DeviceError => |e| Some(e.hint().to_owned());
+    haul_machine::roof::RoofError => |e| Some(e.hint().to_owned());
+    haul_store::library::OpenError => |e| e.hint().map(str::to_owned);
+    haul_store::library::ReadError => |e| e.hint().map(str::to_owned);
+    haul_jobs::models::ModelsError => |e| e.hint();
+    haul_encoder::embedder::LoadError => |e| e.hint().map(str::to_owned);
+    haul_jobs::ingest::IngestError => |e| e.hint();
+    haul_jobs::embed::EmbedJobError => |e| e.hint().map(str::to_owned);
+    haul_jobs::search::SearchError => |e| e.hint();
+    haul_jobs::search::evaluate::InputError => |_| None;
+    haul_pipeline::cache::CacheError => |_| None;
+    haul_pipeline::journal::JournalError => |e| e.hint().map(str::to_owned);
+    haul_pipeline::receipt::ReceiptError => |_| None;
+    haul_corpus::worker::WorkerError => |e| e.hint().map(str::to_owned);
+}
