@@ -68,8 +68,8 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     stages(&mut text, receipt);
     let failures = receipt.failures.iter().map(|f| format!("{}: {} ({})", f.item, f.verdict, f.why));
     list(&mut text, "not ok", &failures.collect::<Vec<_>>());
-    list(&mut text, "files gone, documents kept (--prune removes them)", &outcome.gone);
-    list(&mut text, "files gone, documents removed", &outcome.pruned);
+    list(&mut text, "files gone, documents kept (--prune removes them)", &items.gone);
+    list(&mut text, "files gone, documents removed", &items.pruned);
     text
 }
 

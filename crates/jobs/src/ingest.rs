@@ -156,10 +156,6 @@ pub struct Outcome {
     pub items: Items,
     /// Every input that is not ok.
     pub failures: Vec<Failure>,
-    /// Documents in the library whose files are gone, and were kept.
-    pub gone: Vec<String>,
-    /// Documents removed because their files are gone.
-    pub pruned: Vec<String>,
     /// What was cut off.
     pub truncated: Truncated,
     /// Chunks committed in this run.
@@ -471,6 +467,7 @@ fn finish(
         loads: shared.loads(),
         truncated: tally.truncated,
         interrupted,
+        items: tally.items(),
         ..Outcome::default()
     };
     // A folder that could not be listed may hold what seems gone.
@@ -485,11 +482,10 @@ fn finish(
         library.remove_documents(&remove)?;
         let shown = documents.iter().map(|row| select::shown(row)).collect();
         match shared.settings.gone {
-            Gone::Prune => outcome.pruned = shown,
-            Gone::Keep => outcome.gone = shown,
+            Gone::Prune => outcome.items.pruned = shown,
+            Gone::Keep => outcome.items.gone = shown,
         }
     }
-    outcome.items = tally.items();
     outcome.failures = tally.failures;
     outcome.failures.sort_by(|a, b| a.item.cmp(&b.item));
     Ok(outcome)
@@ -572,6 +568,7 @@ impl Tally {
             ok: self.by_verdict.get("ok").copied().unwrap_or(0),
             by_verdict: self.by_verdict.clone(),
             reused: self.reused,
+            ..Items::default()
         }
     }
 }

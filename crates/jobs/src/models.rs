@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use haul_encoder::identity::identity;
 use haul_encoder::model_dir::{ModelDir, ModelError};
+use haul_encoder::weights::{Weights, WeightsError};
 
 pub use check::{Change, CheckReport, CheckedFile, FileVerdict};
 pub use checksum::Checksum;
@@ -107,6 +108,8 @@ impl Models {
         placement: Placement,
     ) -> Result<ModelRecord, ModelsError> {
         let model = ModelDir::open(source)?;
+        // Reads the header alone; a cut file is found here, not at the first use.
+        Weights::open(model.weights_file())?;
         let name = name.unwrap_or(&model.name);
         check_name(name)?;
         if let Some(record) = self.added(name)? {
@@ -370,6 +373,9 @@ pub enum ModelsError {
     /// The directory is not a model that runs.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Its weights do not open.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A file could not be copied or linked.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -408,6 +414,7 @@ impl ModelsError {
                 Some(format!("delete {}, and add the model again", error.dir().display()))
             }
             ModelsError::Model(error) => error.hint().map(Into::into),
+            ModelsError::Weights(error) => error.hint().map(Into::into),
             ModelsError::Hub(error) => error.hint().map(Into::into),
             _ => None,
         }

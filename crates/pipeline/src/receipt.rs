@@ -106,6 +106,12 @@ pub struct Items {
     pub by_verdict: BTreeMap<String, u64>,
     /// Inputs that were unchanged and not touched.
     pub reused: u64,
+    /// Inputs of earlier runs that are gone, and whose results were kept; left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<String>,
+    /// Inputs of earlier runs that are gone, and whose results were removed; likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pruned: Vec<String>,
 }
 
 /// What was computed in this run; reused results count nothing.

@@ -4,6 +4,7 @@
 use rusqlite::Connection;
 
 use crate::dense::ChunkSet;
+use crate::search::TERMS_MAX;
 
 /// A chunk and how well it answers; larger is better.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +47,6 @@ pub(crate) fn terms(text: &str) -> impl Iterator<Item = &str> {
 
 /// Every term quoted, so nothing in it is syntax, and joined by OR.
 fn expression(text: &str) -> Option<String> {
-    let quoted: Vec<String> = terms(text).map(|term| format!("\"{term}\"")).collect();
+    let quoted: Vec<String> = terms(text).take(TERMS_MAX).map(|term| format!("\"{term}\"")).collect();
     (!quoted.is_empty()).then(|| quoted.join(" OR "))
 }

@@ -64,7 +64,7 @@ pub const LIMIT_MAX: usize = 10_000;
 /// Most neighbours of a hit, on each side.
 pub const CONTEXT_MAX: usize = 100;
 
-/// Most terms of a query's text.
+/// Terms of a query's text that are ranked; those beyond are counted in the outcome.
 pub const TERMS_MAX: usize = 1024;
 
 /// `k` of reciprocal rank fusion (Cormack, Clarke, Buettcher 2009).
@@ -101,6 +101,8 @@ pub struct Hit {
     pub point_id: Uuid,
     /// File of the document.
     pub path: String,
+    /// The same below its root, `/` between its parts.
+    pub relative_path: String,
     /// Id inside a file of many documents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<String>,
@@ -121,6 +123,8 @@ pub struct Outcome {
     pub scan_ms: f64,
     /// Where the vectors were read.
     pub vectors: VectorSource,
+    /// Terms of the query beyond [`TERMS_MAX`], which BM25 did not rank.
+    pub unranked_terms: usize,
 }
 
 /// Where a search read vectors.
@@ -181,7 +185,11 @@ pub fn search(library: &Library, request: &Request<'_>) -> Result<Outcome, Searc
         .map(|(chunk_id, score)| hit(&snapshot, chunk_id, score, request.context))
         .collect::<rusqlite::Result<_>>()
         .map_err(error)?;
-    Ok(Outcome { hits, scan_ms, vectors })
+    let unranked_terms = match request.mode {
+        Mode::Dense => 0,
+        Mode::Bm25 | Mode::Hybrid => fulltext::terms(request.text).skip(TERMS_MAX).count(),
+    };
+    Ok(Outcome { hits, scan_ms, vectors, unranked_terms })
 }
 
 /// Sum over rankings of 1 / (k + rank), ranks from 1: best first, among equals the lower id first.
@@ -262,11 +270,7 @@ impl SearchError {
 
 /// The query to scan vectors with, if the mode wants one.
 fn check_request(library: &Library, request: &Request<'_>) -> Result<Option<Query>, SearchError> {
-    let bounds = [
-        ("limit", request.limit, LIMIT_MAX),
-        ("context", request.context, CONTEXT_MAX),
-        ("the number of terms in the query", fulltext::terms(request.text).count(), TERMS_MAX),
-    ];
+    let bounds = [("limit", request.limit, LIMIT_MAX), ("context", request.context, CONTEXT_MAX)];
     if let Some((what, asked, most)) = bounds.into_iter().find(|(_, asked, most)| asked > most) {
         return Err(SearchError::TooMany { what, asked, most });
     }
@@ -489,6 +493,7 @@ fn hit(db: &Connection, chunk_id: i64, score: f64, context: usize) -> rusqlite::
             doc_id: Uuid::from_bytes(row.get(6)?),
             point_id: Uuid::from_bytes(row.get(4)?),
             path: format!("{}/{relative_path}", root.trim_end_matches('/')),
+            relative_path,
             part: row.get(12)?,
             before: texts(db, document_id, number - span, number - 1)?,
             after: texts(db, document_id, number + 1, number + span)?,

@@ -121,13 +121,15 @@ fn to_npy(
     let mut file = BufWriter::new(File::create(&temporary).map_err(failed)?);
     file.write_all(&npy_header(0, dim)).map_err(failed)?;
     let mut write = |row: &[f32]| row.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()));
-    let outcome = match run(&mut write) {
-        Ok(outcome) => outcome,
-        Err(failure) => {
+    let ended = run(&mut write);
+    let outcome = match ended {
+        Ok(outcome) if !outcome.interrupted => outcome,
+        // Half an array under the name of a whole one would be taken for it.
+        ended => {
             if let Err(error) = std::fs::remove_file(&temporary) {
                 tracing::warn!(%error, "{} could not be removed", temporary.display());
             }
-            return Err(failure);
+            return ended;
         }
     };
     file.seek(SeekFrom::Start(0)).map_err(failed)?;

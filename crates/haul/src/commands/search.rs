@@ -31,6 +31,12 @@ pub(crate) fn run(args: &SearchArgs, settings: &Settings, output: &Output) -> Re
         output
             .note(&format!("the question is too long: its last {} tokens were cut", answer.truncated_tokens));
     }
+    if answer.outcome.unranked_terms > 0 {
+        output.note(&format!(
+            "the question is too long: its last {} words were not ranked",
+            answer.outcome.unranked_terms
+        ));
+    }
     if output.json() {
         output.json_document(&json!({
             "query": args.query,
@@ -38,6 +44,7 @@ pub(crate) fn run(args: &SearchArgs, settings: &Settings, output: &Output) -> Re
             "scan_ms": answer.outcome.scan_ms,
             "vectors": answer.outcome.vectors,
             "truncated_tokens": answer.truncated_tokens,
+            "unranked_terms": answer.outcome.unranked_terms,
             "hits": answer.outcome.hits,
         }))?;
     } else {

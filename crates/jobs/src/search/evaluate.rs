@@ -142,8 +142,8 @@ fn ranked_gains(hits: &[Hit], gains: &HashMap<String, f64>) -> Vec<f64> {
 
 fn names(hit: &Hit) -> Vec<String> {
     match &hit.part {
-        Some(part) => vec![part.clone(), format!("{}#{part}", hit.path)],
-        None => vec![hit.path.clone()],
+        Some(part) => vec![part.clone(), format!("{}#{part}", hit.relative_path)],
+        None => vec![hit.relative_path.clone()],
     }
 }
 

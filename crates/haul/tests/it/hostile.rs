@@ -1,0 +1,503 @@
+//! Files, models and libraries that are broken, lie or attack. Each ends in its verdict or a one-line error, at a
+//! bounded price, and harms nothing beside it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Cursor, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use crate::fixtures::{Home, copy_tree, samples, tiny_model};
+
+const MIB: usize = 1 << 20;
+/// All hostile files of the table together.
+const TIME_MAX: Duration = Duration::from_secs(180);
+/// Stands in a file beside the corpus; entities of hostile books point there.
+const SECRET: &str = "xyzzysecretxyzzy";
+
+type Entries = Vec<(String, Vec<u8>)>;
+
+fn archive(entries: &Entries) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in entries {
+        writer.start_file(name, SimpleFileOptions::default()).unwrap();
+        writer.write_all(content).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+/// A book of these pages; `doctype` and `title` go into its package file.
+fn book(doctype: &str, title: &str, pages: &[&str]) -> Entries {
+    let item =
+        |no: usize| format!(r#"<item id="p{no}" href="p{no}.xhtml" media-type="application/xhtml+xml"/>"#);
+    let items: String = (0..pages.len()).map(item).collect();
+    let spine: String = (0..pages.len()).map(|no| format!(r#"<itemref idref="p{no}"/>"#)).collect();
+    let package = format!(
+        r#"<?xml version="1.0"?>{doctype}<package version="3.0"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/">
+        <dc:title>{title}</dc:title></metadata><manifest>{items}</manifest><spine>{spine}</spine></package>"#
+    );
+    let container = r#"<?xml version="1.0"?><container><rootfiles><rootfile full-path="content.opf"
+        media-type="application/oebps-package+xml"/></rootfiles></container>"#;
+    let mut entries = vec![
+        ("mimetype".to_owned(), b"application/epub+zip".to_vec()),
+        ("META-INF/container.xml".to_owned(), container.into()),
+        ("content.opf".to_owned(), package.into()),
+    ];
+    entries.extend(
+        pages.iter().enumerate().map(|(no, page)| (format!("p{no}.xhtml"), page.as_bytes().to_vec())),
+    );
+    entries
+}
+
+fn with(mut entries: Entries, name: &str, content: &str) -> Entries {
+    entries.push((name.to_owned(), content.into()));
+    entries
+}
+
+const PAGE: &str = "<html><body><p>The lamp in the north window.</p></body></html>";
+
+fn plain_book() -> Entries {
+    book("", "A plain book", &[PAGE])
+}
+
+/// 1 GiB of blanks as one page.
+fn bomb() -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in book("", "A bomb", &[PAGE]).into_iter().filter(|(name, _)| name != "p0.xhtml") {
+        writer.start_file(name, SimpleFileOptions::default()).unwrap();
+        writer.write_all(&content).unwrap();
+    }
+    writer.start_file("p0.xhtml", SimpleFileOptions::default()).unwrap();
+    let blanks = vec![b' '; MIB];
+    (0..1024).for_each(|_| writer.write_all(&blanks).unwrap());
+    let bomb = writer.finish().unwrap().into_inner();
+    assert!(bomb.len() < 2 * MIB, "{} bytes", bomb.len());
+    bomb
+}
+
+/// Pages of which none is large and all together are.
+fn many_pages() -> Vec<u8> {
+    let page = format!("<p>{}</p>", "salt ".repeat(MIB / 5));
+    archive(&book("", "Many pages", &[page.as_str(); 80]))
+}
+
+/// <https://en.wikipedia.org/wiki/Billion_laughs_attack>
+fn laughs() -> String {
+    let mut entities = String::from("<!ENTITY lol0 \"lollollol\">");
+    for level in 1..12 {
+        let before = format!("&lol{};", level - 1).repeat(10);
+        entities.push_str(&format!("<!ENTITY lol{level} \"{before}\">"));
+    }
+    entities
+}
+
+fn page_with(doctype: &str, body: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\"?>{doctype}<html xmlns=\"http://www.w3.org/1999/xhtml\"><body>{body}</body></html>"
+    )
+}
+
+struct Case {
+    name: &'static str,
+    content: Vec<u8>,
+    verdict: &'static str,
+    /// Part of the reason.
+    why: &'static str,
+}
+
+fn case(name: &'static str, content: impl Into<Vec<u8>>, verdict: &'static str, why: &'static str) -> Case {
+    Case { name, content: content.into(), verdict, why }
+}
+
+fn cases(secret: &Path) -> Vec<Case> {
+    let mut cases = archives();
+    cases.extend(entities(secret));
+    cases.extend(nesting());
+    cases.extend(texts());
+    cases
+}
+
+fn archives() -> Vec<Case> {
+    let good = fs::read(samples().join("library/the-slow-loaf.epub")).unwrap();
+    let encrypted = with(plain_book(), "META-INF/license.lcpl", "{}");
+    vec![
+        case("truncated.epub", &good[..good.len() / 2], "corrupt", ""),
+        case("one-byte.epub", "P", "corrupt", ""),
+        case("header.epub", &good[..40], "unsupported", "no EPUB"),
+        case("zero.epub", "", "empty", "zero bytes"),
+        case("text.epub", "just words", "corrupt", "not a zip archive"),
+        case("page.epub", PAGE, "unsupported", "HTML"),
+        case("paper.epub", "%PDF-1.7 and so on", "unsupported", "a PDF"),
+        case("archive.txt", archive(&plain_book()), "unsupported", "a zip archive"),
+        case("other.zip", archive(&plain_book()), "unsupported", "extension: zip"),
+        case("office.epub", archive(&vec![("word/document.xml".into(), b"x".to_vec())]), "unsupported", ""),
+        case("bomb.epub", bomb(), "too_large", "inflate"),
+        case("many-pages.epub", many_pages(), "too_large", ""),
+        case("encrypted.epub", archive(&encrypted), "drm", ""),
+        case("scans.epub", archive(&book("", "Scans", &["<img src='1.png'/>"])), "needs_ocr", "1 images"),
+        case("blank.epub", archive(&book("", "Blank", &["<p>&nbsp;</p>"])), "empty", ""),
+        case("no-pages.epub", archive(&book("", "None", &[])), "corrupt", ""),
+        case("escaping.epub", archive(&with(plain_book(), "../../../escaped.xhtml", PAGE)), "ok", ""),
+    ]
+}
+
+fn entities(secret: &Path) -> Vec<Case> {
+    let doctype = |name: &str, entities: &str| format!("<!DOCTYPE {name} [{entities}]>");
+    let external = format!(
+        "<!ENTITY own SYSTEM \"file://{0}\"><!ENTITY users SYSTEM \"file:///etc/passwd\"><!ENTITY % more SYSTEM \"file://{0}\">%more;",
+        secret.display()
+    );
+    let laughing = page_with(&doctype("html", &laughs()), "<p>Ha: &lol11;</p>");
+    let leaking = page_with(&doctype("html", &external), "<p>Read: &own; &users;</p>");
+    let included = format!(
+        "<p>In: </p><xi:include href=\"file://{0}\" parse=\"text\"/><iframe src=\"file://{0}\"></iframe>",
+        secret.display()
+    );
+    let old = page_with(
+        "<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.1//EN\" \"http://www.w3.org/TR/xhtml11/DTD/xhtml11.dtd\">",
+        "<p>Caf&eacute; by the sea.</p>",
+    );
+    vec![
+        case("doctype.epub", archive(&book("<!DOCTYPE package>", "Plain", &[&old])), "ok", ""),
+        case(
+            "laughs-package.epub",
+            archive(&book(&doctype("package", &laughs()), "&lol11;", &[PAGE])),
+            "ok",
+            "",
+        ),
+        case("laughs-page.epub", archive(&book("", "Laughs", &[&laughing])), "ok", ""),
+        case("laughs.html", laughing.clone(), "ok", ""),
+        case(
+            "leak-package.epub",
+            archive(&book(&doctype("package", &external), "&own;&users;", &[PAGE])),
+            "ok",
+            "",
+        ),
+        case("leak-page.epub", archive(&book("", "Leak", &[&leaking])), "ok", ""),
+        case("leak.html", leaking.clone(), "ok", ""),
+        case("include.html", page_with("", &included), "ok", ""),
+        case("include.md", included.clone(), "ok", ""),
+    ]
+}
+
+fn nesting() -> Vec<Case> {
+    const DEEP: usize = 100_000;
+    let nested = |open: &str, close: &str| format!("{}The lamp.{}", open.repeat(DEEP), close.repeat(DEEP));
+    let divisions = nested("<div>", "</div>");
+    // Numbered, so that it does not compress like a bomb.
+    let numbered: String =
+        (0..DEEP).map(|no| format!("<div id=\"{no}\">")).chain(["The lamp.".to_owned()]).collect();
+    let contents = format!(
+        "<html><body><nav epub:type=\"toc\">{}</nav></body></html>",
+        nested("<ol><li><a href=\"p0.xhtml\">x</a>", "</li></ol>")
+    );
+    let mut navigated = plain_book();
+    let package = String::from_utf8(navigated[2].1.clone()).unwrap();
+    let item = "<manifest><item id=\"nav\" href=\"nav.xhtml\" properties=\"nav\" media-type=\"application/xhtml+xml\"/>";
+    navigated[2].1 = package.replace("<manifest>", item).into();
+    let mut metadata = plain_book();
+    let package = String::from_utf8(metadata[2].1.clone()).unwrap();
+    metadata[2].1 = package.replace("A plain book", &nested("<i>", "</i>")).into();
+    vec![
+        case("deep.html", divisions.clone(), "ok", ""),
+        case("deep-tables.html", nested("<table><tr><td>", ""), "ok", ""),
+        case("deep-bold.html", nested("<b>", ""), "ok", ""),
+        case("deep.epub", archive(&book("", "Deep", &[&numbered])), "ok", ""),
+        case("deep-contents.epub", archive(&with(navigated, "nav.xhtml", &contents)), "too_large", ""),
+        case("deep-package.epub", archive(&metadata), "too_large", "100000 elements"),
+        case("deep-quotes.md", nested("> ", ""), "ok", ""),
+        case("deep-lists.md", nested("- ", ""), "ok", ""),
+        case("deep-brackets.md", nested("[", "](x)"), "ok", ""),
+    ]
+}
+
+fn texts() -> Vec<Case> {
+    let mut wide = vec![0xff, 0xfe];
+    wide.extend("The lamp.".encode_utf16().flat_map(u16::to_le_bytes));
+    vec![
+        case("zero.txt", "", "empty", "zero bytes"),
+        case("blank.md", " \n\t\n", "empty", ""),
+        case("only-tags.html", "<html><head><title>t</title></head><body></body></html>", "empty", ""),
+        case("binary.txt", [b"words".as_slice(), &[0; 64], b"\x01\x02"].concat(), "unsupported", "NUL bytes"),
+        case("program.md", [b"\x7fELF".as_slice(), &[1; 64]].concat(), "unsupported", "a program"),
+        case("latin.txt", b"Caf\xe9 by the sea.".as_slice(), "ok", ""),
+        case("wide.txt", wide, "ok", ""),
+        case("one-word.txt", "a".repeat(4 * MIB), "ok", ""),
+        case("large.txt", "salt \n".repeat(65 * MIB / 6), "too_large", ""),
+        case("picture.png", b"\x89PNG\r\n\x1a\n".as_slice(), "unsupported", "extension: png"),
+    ]
+}
+
+/// All of it in one folder with two good books, as a thoughtless user has it.
+#[test]
+fn hostile_files_end_in_their_verdicts() {
+    let home = Home::new();
+    let secret = home.write("secret.txt", SECRET);
+    let mut cases = cases(&secret);
+    for case in &cases {
+        home.write(&format!("books/{}", case.name), &case.content);
+    }
+    let books = home.path("books");
+    cases.push(case("dangling.txt", "", "failed", "os error 2"));
+    symlink("nowhere", books.join("dangling.txt")).unwrap();
+    cases.push(case("memory.txt", "", "failed", "cannot be read"));
+    symlink("/proc/self/mem", books.join("memory.txt")).unwrap();
+    cases.push(case("pipe.txt", "", "unsupported", "not a regular file"));
+    mknodat(CWD, books.join("pipe.txt"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    cases.push(case("caf\u{fffd}.txt", "", "unsupported", "the name is not UTF-8"));
+    fs::write(books.join(OsStr::from_bytes(b"caf\xe9.txt")), "The lamp.").unwrap();
+    cases.push(case("r\u{fffd}/a.txt", "", "unsupported", "the name is not UTF-8"));
+    fs::create_dir(books.join(OsStr::from_bytes(b"r\xe9"))).unwrap();
+    fs::write(books.join(OsStr::from_bytes(b"r\xe9/a.txt")), "The lamp.").unwrap();
+    for good in ["the-slow-loaf.epub", "the-skarnholm-light.epub"] {
+        fs::copy(samples().join("library").join(good), books.join(good)).unwrap();
+        cases.push(case(good, "", "ok", ""));
+    }
+
+    let started = Instant::now();
+    let (receipt, code) = home.ingest(&["books"]);
+    let took = started.elapsed();
+    println!("{} hostile files took {took:.1?}", cases.len());
+    assert_eq!((code, receipt["items"]["total"].as_u64()), (1, Some(cases.len() as u64)));
+    let wrong: Vec<String> = cases.iter().filter_map(|case| mismatch(case, &receipt)).collect();
+    assert!(wrong.is_empty(), "{} of {} verdicts are wrong:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(took < TIME_MAX, "{took:?}");
+
+    home.assert_sound();
+    for path in ["lib.haul", "lib.haul-wal"] {
+        let bytes = fs::read(home.path(path)).unwrap_or_default();
+        for leak in [SECRET, "root:x:0:0"] {
+            assert!(
+                !bytes.windows(leak.len()).any(|window| window == leak.as_bytes()),
+                "{leak} is in {path}"
+            );
+        }
+    }
+    let hits = home.json(&["search", "lollollol", "--store", "lib.haul", "--mode", "bm25"]);
+    assert_eq!(hits["hits"], json!([]), "no entity was expanded");
+    let made =
+        fs::read_dir(home.path("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut made: Vec<String> = made.filter(|name| !name.starts_with("lib.haul")).collect();
+    made.sort();
+    assert_eq!(made, ["books", "home", "secret.txt"]);
+    assert_eq!(home.run(&["ingest", "books", "--store", "lib.haul"]).code, 1, "the rerun goes the same way");
+}
+
+/// What a case should have been and was, if they differ.
+fn mismatch(case: &Case, receipt: &Value) -> Option<String> {
+    let ending = format!("/books/{}", case.name);
+    let failure = receipt["failures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|failure| failure["item"].as_str().unwrap().ends_with(&ending));
+    let (verdict, why) = match failure {
+        Some(failure) => (failure["verdict"].as_str().unwrap(), failure["why"].as_str().unwrap()),
+        None => ("ok", ""),
+    };
+    let Case { name, verdict: expected, why: expected_why, .. } = case;
+    let as_expected = verdict == *expected && why.contains(expected_why);
+    (!as_expected).then(|| format!("{name}: {verdict} ({why}), not {expected} ({expected_why})"))
+}
+
+#[test]
+fn hostile_lines_of_a_jsonl() {
+    let home = Home::new();
+    let deep = format!(
+        "{{\"id\":\"deep\",\"text\":\"The lamp.\",\"more\":{}{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let lines = [
+        r#"{"id":"good","text":"The lamp in the north window."}"#,
+        "not json",
+        r#"{"id":"no-text","title":"T"}"#,
+        r#"{"id":"number","text":7}"#,
+        r#"{"id":"good","text":"The same id again."}"#,
+        r#"{"id":["list"],"text":"x"}"#,
+        r#"{"id":"blank","text":"  "}"#,
+        r#"["not an object"]"#,
+        r#"{"id":"half","text":"\ud800"}"#,
+        &deep,
+        r#"{"id":"last","text":"Honey and salt."}"#,
+    ];
+    home.write("books/lines.jsonl", lines.join("\n"));
+    let (receipt, code) = home.ingest(&["books"]);
+    assert_eq!(code, 1);
+    assert_eq!(receipt["items"]["by_verdict"], json!({"corrupt": 8, "empty": 1, "ok": 2}), "{receipt:#}");
+    home.assert_sound();
+}
+
+/// Writes over part of a file.
+fn patch(path: &Path, at: usize, bytes: &[u8]) {
+    let mut content = fs::read(path).unwrap();
+    content[at..at + bytes.len()].copy_from_slice(bytes);
+    fs::write(path, content).unwrap();
+}
+
+/// What is wrong with a model directory, and what a refusal of it names.
+type BreakModel = (&'static str, fn(&Path));
+
+const BROKEN_MODELS: &[BreakModel] = &[
+    ("model.safetensors", |dir| fs::remove_file(dir.join("model.safetensors")).unwrap()),
+    ("model.safetensors", |dir| fs::write(dir.join("model.safetensors"), "").unwrap()),
+    ("model.safetensors", |dir| {
+        let whole = fs::read(dir.join("model.safetensors")).unwrap();
+        fs::write(dir.join("model.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    }),
+    ("model.safetensors", |dir| patch(&dir.join("model.safetensors"), 0, &u64::MAX.to_le_bytes())),
+    ("model.safetensors", |dir| patch(&dir.join("model.safetensors"), 8, b"\0\0\0\0")),
+    ("tokenizer.json", |dir| fs::remove_file(dir.join("tokenizer.json")).unwrap()),
+    ("tokenizer.json", |dir| fs::write(dir.join("tokenizer.json"), "{}").unwrap()),
+    ("config.json", |dir| fs::remove_file(dir.join("config.json")).unwrap()),
+    ("config.json", |dir| fs::write(dir.join("config.json"), "{\"model_type\": \"llama\"}").unwrap()),
+    ("config.json", |dir| fs::write(dir.join("config.json"), "words").unwrap()),
+    ("hidden_size 4096", |dir| {
+        let config = fs::read_to_string(dir.join("config.json")).unwrap();
+        fs::write(dir.join("config.json"), config.replace("\"hidden_size\": 32", "\"hidden_size\": 4096"))
+            .unwrap();
+    }),
+];
+
+/// Runs the program on each broken model, as `./model`; what was not refused by name with exit 2 comes back.
+fn not_refused(home: &Home, args: &[&str]) -> Vec<String> {
+    let mut wrong = vec![];
+    for (number, (says, broken)) in BROKEN_MODELS.iter().enumerate() {
+        let dir = home.path("model");
+        copy_tree(&tiny_model(), &dir);
+        broken(&dir);
+        let ran = home.run(args);
+        if ran.code != 2 || !ran.stderr.contains(says) || ran.stderr.contains("panicked") {
+            wrong.push(format!("model {number}, haul {args:?} should exit 2 and name {says}: {ran:#?}"));
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
+    wrong
+}
+
+#[test]
+fn a_broken_model_is_not_added() {
+    let home = Home::new();
+    let wrong = not_refused(&home, &["model", "add", "./model"]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(home.json(&["model", "list"])["models"].as_array().unwrap().len(), 1, "only `tiny` is there");
+}
+
+/// And no library is made with it, which the sound model would then not fit.
+#[test]
+fn a_broken_model_makes_no_library() {
+    let home = Home::new();
+    home.write("books/a.txt", "The lamp in the north window.");
+    let wrong = not_refused(&home, &["ingest", "books", "--store", "lib.haul", "--model", "./model"]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(!home.path("lib.haul").exists());
+    home.write("line.txt", "lamp");
+    let wrong = not_refused(&home, &["embed", "--model", "./model"]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A model that changes after it was added would make other vectors for the same library.
+#[test]
+fn a_model_that_changed_is_refused() {
+    let home = Home::empty();
+    copy_tree(&tiny_model(), &home.path("mine"));
+    home.ok(&["model", "add", "mine"]);
+    home.write("books/a.txt", "The lamp in the north window.");
+    let weights = home.path("home/models/mine/model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 4]).unwrap();
+    let ran = home.run(&["ingest", "books", "--store", "lib.haul", "--model", "mine"]);
+    assert!(ran.code == 2 && ran.stderr.contains("model.safetensors"), "{ran:#?}");
+    assert!(ran.stderr.contains("hint: see what changed with `haul model check mine`"), "{ran:#?}");
+    let check = home.run(&["model", "check", "mine"]);
+    assert!(check.code == 1 && check.stdout.contains("changed"), "{check:#?}");
+    fs::write(&weights, whole).unwrap();
+    home.ok(&["model", "check", "mine"]);
+    home.ok(&["ingest", "books", "--store", "lib.haul", "--model", "mine"]);
+}
+
+#[test]
+fn broken_libraries_are_refused_and_left_alone() {
+    const VERSION_AT: usize = 60;
+    const APPLICATION_ID_AT: usize = 68;
+    let home = Home::new();
+    copy_tree(&samples().join("library"), &home.path("books"));
+    home.ingest(&["books"]);
+    let log_bytes = home.path("lib.haul-wal").metadata().map_or(0, |facts| facts.len());
+    assert_eq!(log_bytes, 0, "the last to close the library empties its log");
+    type Break = (&'static str, &'static str, fn(Vec<u8>) -> Vec<u8>);
+    let breaks: &[Break] = &[
+        ("text.haul", "not a Haul library", |_| b"words, words, words".to_vec()),
+        ("zero.haul", "not a Haul library (an empty file)", |_| vec![]),
+        ("short.haul", "not a Haul library", |bytes| bytes[..50].to_vec()),
+        ("other.haul", "an SQLite file of another program", |mut bytes| {
+            bytes[APPLICATION_ID_AT..APPLICATION_ID_AT + 4].fill(0);
+            bytes
+        }),
+        ("newer.haul", "library of version 99", |mut bytes| {
+            bytes[VERSION_AT..VERSION_AT + 4].copy_from_slice(&99_u32.to_be_bytes());
+            bytes
+        }),
+        ("truncated.haul", "truncated.haul", |bytes| bytes[..bytes.len() / 2].to_vec()),
+        ("one-page.haul", "one-page.haul", |bytes| bytes[..8192].to_vec()),
+    ];
+    let whole = fs::read(home.path("lib.haul")).unwrap();
+    let mut wrong = vec![];
+    for (name, says, broken) in breaks {
+        let bytes = broken(whole.clone());
+        home.write(name, &bytes);
+        for args in [
+            &["store", "info", "--store", name][..],
+            &["store", "verify", "--store", name],
+            &["search", "honey", "--store", name],
+            &["ingest", "books", "--store", name],
+        ] {
+            let ran = home.run(args);
+            // Of a library that opens and is damaged inside, `verify` says what it finds.
+            let refused = ran.code == 2 && ran.stderr.contains(says);
+            let examined = args[1] == "verify" && ran.code == 1 && !ran.stdout.is_empty();
+            if !(refused || examined) || ran.stderr.contains("panicked") {
+                wrong.push(format!("haul {args:?} should exit 2 and say {says:?}: {ran:#?}"));
+            }
+        }
+        if fs::read(home.path(name)).unwrap() != bytes {
+            wrong.push(format!("{name} was changed"));
+        }
+    }
+    home.write("folder.haul/a.txt", "x");
+    let ran = home.run(&["ingest", "books", "--store", "folder.haul"]);
+    assert!(ran.code == 2 && ran.stderr.contains("not a Haul library (a folder)"), "{ran:#?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// One flipped byte anywhere inside is found by `verify` or harmless: it never panics and never passes for sound with
+/// another digest.
+#[test]
+fn a_flipped_byte_is_found() {
+    let home = Home::new();
+    copy_tree(&samples().join("library"), &home.path("books"));
+    home.ingest(&["books"]);
+    let digest = home.digest();
+    let whole = fs::read(home.path("lib.haul")).unwrap();
+    let mut random = crate::fixtures::Random(11);
+    for _ in 0..12 {
+        let at = 100 + random.below(whole.len() as u64 - 100) as usize;
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        home.write("bent.haul", &bytes);
+        let verified = home.run(&["store", "verify", "--store", "bent.haul"]);
+        let info = home.run(&["store", "info", "--store", "bent.haul", "--json"]);
+        let story = format!("byte {at}: {verified:#?} {info:#?}");
+        assert!([0, 1, 2].contains(&verified.code) && !story.contains("panicked"), "{story}");
+        if verified.code == 0 && info.code == 0 {
+            assert_eq!(info.json()["digest"], json!(digest), "{story}");
+        }
+    }
+}

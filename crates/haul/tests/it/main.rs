@@ -1,0 +1,17 @@
+//! The program as its users meet it: every test runs the built binary.
+//!
+//! What a test lacks (a model, shared data) it says in the file named by HAUL_TEST_SKIPS and returns; see
+//! `fixtures::Needs`. HAUL_TEST_FULL=1 runs the fault suites at their full size.
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fixtures cannot do fails the test; the lint knows `#[test]` functions only"
+)]
+
+mod cli;
+mod embed;
+mod fixtures;
+mod hostile;
+mod house;
+mod ingest;
+mod kill;
+mod search;
