@@ -15,9 +15,11 @@ use crate::verdict::{ParseFailure, Verdict};
 use crate::{language, text};
 
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
+const LINE_PREFIX: &str = "line ";
+const ID_PREFIX: &str = "id ";
 
 /// Hands each line's document to `emit`. A bad line is one failed document and the next line goes on.
-/// A document is named by its `id`, or its line number, counted from 1, where it has none.
+/// A document's part is its `id` (see [`id_part`]), or `line 2` where line 2 has none or cannot be read.
 pub(crate) fn read(
     file: File,
     limits: &Limits,
@@ -76,8 +78,8 @@ fn parse_line(content: &[u8], number: usize, seen: &mut HashSet<String>) -> Pars
         Err(error) => return failed(number, Verdict::Corrupt, format!("line {number}: {error}")),
     };
     let part = match fields.shift_remove("id") {
-        None | Some(Value::Null) => number.to_string(),
-        Some(Value::String(id)) => id,
+        None | Some(Value::Null) => line_part(number),
+        Some(Value::String(id)) => id_part(id),
         Some(Value::Number(id)) => id.to_string(),
         Some(other) => {
             let why = format!("line {number}: the id is neither text nor a number: {}", kind(&other));
@@ -120,8 +122,21 @@ fn document(mut fields: Map<String, Value>) -> Result<Document, ParseFailure> {
     Ok(document)
 }
 
+/// The part of a line without an id, counted from 1.
+fn line_part(number: usize) -> String {
+    format!("{LINE_PREFIX}{number}")
+}
+
+/// The part of a line with that id: the id itself, but `id line 2` for the id `line 2`, `id id line 2` for
+/// `id line 2` and so on. So no two ids, and no id and a nameless line, share a part.
+fn id_part(id: String) -> String {
+    let number = id.trim_start_matches(ID_PREFIX).strip_prefix(LINE_PREFIX);
+    let is_like_line = number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    if is_like_line { format!("{ID_PREFIX}{id}") } else { id }
+}
+
 fn failed(number: usize, verdict: Verdict, why: String) -> Parsed {
-    Parsed { part: Some(number.to_string()), document: Err(ParseFailure { verdict, why }) }
+    Parsed { part: Some(line_part(number)), document: Err(ParseFailure { verdict, why }) }
 }
 
 fn kind(value: &Value) -> &'static str {

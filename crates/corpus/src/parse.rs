@@ -13,13 +13,13 @@ use crate::verdict::{ParseFailure, Verdict};
 use crate::{encoding, epub, html, json_lines, language, markdown, sniff, text};
 
 /// Changes when the same file gives other documents; part of the pipeline fingerprint.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parsed {
-    /// Which document of the file: the `id` of a JSONL line, or its line number; none where a file is one
-    /// document.
+    /// Which document of the file: the `id` of a JSONL line, or `line 2` where line 2 has none or cannot be
+    /// read (an id that itself reads so becomes `id line 2`); none where a file is one document.
     pub part: Option<String>,
     /// The document, or why there is none.
     pub document: Result<Document, ParseFailure>,

@@ -1,6 +1,7 @@
 //! Sentence boundaries inside a block, by UAX #29.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use icu_segmenter::SentenceSegmenter;
 use icu_segmenter::options::SentenceBreakInvariantOptions;
@@ -14,14 +15,22 @@ const ABBREVIATIONS: [&str; 14] = [
     "i.e.",
 ];
 
-/// Appends the offset in `text` of each sentence of `block` but the first, which starts where the block does.
-pub(crate) fn inner_starts(text: &str, block: &Block, starts: &mut Vec<usize>) {
-    let content = &text[block.start..block.end];
+/// Appends the offset in `text` of each sentence of `block` that starts inside `range`, after its first byte.
+/// Only what lies in both the block and `range` is segmented.
+pub(crate) fn inner_starts(text: &str, block: &Block, range: Range<usize>, starts: &mut Vec<usize>) {
+    let (from, to) = (block.start.max(range.start), block.end.min(range.end));
+    let content = &text[from..to];
     let breaks = SentenceSegmenter::new(SentenceBreakInvariantOptions::default());
+    let mut previous = 0;
+    let mut is_abbreviated = false;
     for offset in breaks.segment_str(&unwrapped(content, block.kind)) {
-        let inside = offset > 0 && offset < content.len();
-        if inside && !ends_in_abbreviation(&content[..offset]) {
-            starts.push(block.start + offset);
+        // After whitespace alone the words before are the same: looking back over it each time is quadratic.
+        if !content[previous..offset].trim_start().is_empty() {
+            is_abbreviated = ends_in_abbreviation(&text[block.start..from + offset]);
+        }
+        previous = offset;
+        if offset > 0 && offset < content.len() && !is_abbreviated {
+            starts.push(from + offset);
         }
     }
 }
@@ -39,16 +48,22 @@ fn unwrapped(content: &str, kind: BlockKind) -> Cow<'_, str> {
 
 fn ends_in_abbreviation(before: &str) -> bool {
     let before = before.trim_end();
-    let word = before.rsplit(char::is_whitespace).next().unwrap_or(before);
-    let word = word.trim_start_matches(|c: char| !c.is_alphanumeric());
-    ABBREVIATIONS.contains(&word) || is_initial(word)
+    let abbreviation = ABBREVIATIONS.into_iter().find(|abbreviation| before.ends_with(abbreviation));
+    let length = abbreviation.map(str::len).or_else(|| initial_bytes(before));
+    length.is_some_and(|length| is_word_start(&before[..before.len() - length]))
 }
 
-/// `J.` as in "J. Watson", but not `I.`, which ends many a sentence.
-fn is_initial(word: &str) -> bool {
-    let mut characters = word.chars();
-    let first = characters.next();
-    characters.as_str() == "." && first.is_some_and(|c| c.is_uppercase() && c != 'I')
+/// Bytes of a `J.` as in "J. Watson" at the end, but not of an `I.`, which ends many a sentence.
+fn initial_bytes(before: &str) -> Option<usize> {
+    let letter = before.strip_suffix('.')?.chars().next_back()?;
+    (letter.is_uppercase() && letter != 'I').then_some(letter.len_utf8() + 1)
+}
+
+/// Whether only punctuation stands between the last whitespace and the end. Looks back no further than the
+/// character that says so: a text without spaces would be read from its start for each of its sentences.
+fn is_word_start(before: &str) -> bool {
+    let last = before.chars().rev().find(|c| c.is_whitespace() || c.is_alphanumeric());
+    last.is_none_or(char::is_whitespace)
 }
 
 #[cfg(test)]
@@ -57,7 +72,8 @@ mod tests {
 
     fn sentences(text: &str, kind: BlockKind) -> Vec<&str> {
         let mut starts = vec![0];
-        inner_starts(text, &Block { kind, start: 0, end: text.len(), chapter: 0 }, &mut starts);
+        let block = Block { kind, start: 0, end: text.len(), chapter: 0 };
+        inner_starts(text, &block, 0..text.len(), &mut starts);
         starts.push(text.len());
         starts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
     }
@@ -78,6 +94,17 @@ mod tests {
             sentences(text, BlockKind::Paragraph),
             ["I met Mr. Holmes and J. Watson. ", "So did I. ", "They left."]
         );
+    }
+
+    #[test]
+    fn abbreviations_are_whole_words_behind_any_punctuation() {
+        let text = "So (“Mr. Holmes” and —J. W.) it was. It weighed 5 g. XMr. Two left. —. End.";
+        let expected =
+            ["So (“Mr. Holmes” and —J. W.) it was. ", "It weighed 5 g. ", "XMr. ", "Two left. —. ", "End."];
+        assert_eq!(sentences(text, BlockKind::Paragraph), expected);
+        // Line breaks after an abbreviation start no sentence either, however many they are.
+        let text = "St.\n\n\nIves. \n\nYes";
+        assert_eq!(sentences(text, BlockKind::Preformatted), ["St.\n\n\nIves. \n", "\n", "Yes"]);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Compute")]
 pub(crate) struct DeviceArgs {
-    /// auto, cpu, gpu, cuda[:N], vulkan[:N] or metal; obeyed, or the run stops before it starts
+    /// auto, cpu, gpu, cuda, cuda:N, vulkan, vulkan:N or metal; obeyed, or the run stops before it starts
     #[arg(long, env = "HAUL_DEVICE", value_name = "DEVICE", hide_env_values = true)]
     pub(crate) device: Option<DeviceRequest>,
 }

@@ -52,24 +52,21 @@ pub(crate) fn model_of(
     settings: &Settings,
 ) -> Result<(ModelDir, ModelRecord), Failure> {
     let models = Models::open(&settings.models());
-    let same = |found: &(ModelDir, ModelRecord)| found.1.sha256 == library.model_sha256;
-    if let Ok(found) = models.find(&library.model_name)
-        && same(&found)
-    {
-        return Ok(found);
+    let listed = models.list()?;
+    let is_it = |record: &&ModelRecord| record.sha256 == library.model_sha256;
+    let records = listed.iter().filter_map(|listed| listed.record.as_ref().ok());
+    let named = records.clone().find(|record| record.name == library.model_name).filter(is_it);
+    if let Some(record) = named.or_else(|| records.clone().find(is_it)) {
+        return Ok(models.find(&record.name)?);
     }
-    let twin = models
-        .list()?
-        .into_iter()
-        .filter_map(|listed| listed.record.ok())
-        .find(|record| record.sha256 == library.model_sha256);
-    match twin {
-        Some(record) => Ok(models.find(&record.name)?),
-        None => Err(Failure::new(format!(
-            "the library's model {} (sha256 {}) is not here",
-            library.model_name,
-            &library.model_sha256[..library.model_sha256.len().min(12)]
-        ))
-        .hint("add the same model with `haul model add DIR`; `haul model list` shows what is here")),
+    // A model of that name that is damaged says more than that it is missing.
+    if listed.iter().any(|listed| listed.name == library.model_name && listed.record.is_err()) {
+        models.find(&library.model_name)?;
     }
+    Err(Failure::new(format!(
+        "the library's model {} (sha256 {}) is not here",
+        library.model_name,
+        &library.model_sha256[..library.model_sha256.len().min(12)]
+    ))
+    .hint("add the same model with `haul model add DIR`; `haul model list` shows what is here"))
 }

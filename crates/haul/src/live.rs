@@ -7,7 +7,6 @@ use haul_pipeline::progress::{Progress, ProgressError, Snapshot, TICK, write_sna
 use haul_pipeline::stage::Stop;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::failure::Failure;
 use crate::output::Output;
 use crate::summary::{duration, thousands};
 
@@ -19,7 +18,7 @@ pub(crate) fn watch<T, E>(
     output: &Output,
     stop: &Stop,
     work: impl FnOnce() -> Result<T, E>,
-) -> Result<Result<T, E>, Failure> {
+) -> Result<T, E> {
     let line = line(output);
     let (done, waiting) = closing_channel();
     let (result, reported) = thread::scope(|scope| {
@@ -30,14 +29,16 @@ pub(crate) fn watch<T, E>(
         (result, reporter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     line.finish_and_clear();
-    reported.map_err(|error| Failure::new(error.to_string()))?;
     let state = match &result {
         Err(_) => "failed",
         Ok(_) if stop.requested() => "interrupted",
         Ok(_) => "finished",
     };
-    write_snapshot(file, &progress.snapshot(job, state)).map_err(|error| Failure::new(error.to_string()))?;
-    Ok(result)
+    // Whoever watches the file is told, and the work does not suffer.
+    if let Err(error) = reported.and_then(|()| write_snapshot(file, &progress.snapshot(job, state))) {
+        output.note(&format!("the live progress is not up to date: {error}"));
+    }
+    result
 }
 
 fn report(

@@ -27,6 +27,10 @@ use settings::Settings;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
+    // A worker is told everything by the process that starts it, and reads nobody's settings.
+    if let Command::ParseWorker = cli.command {
+        return ExitCode::from(commands::parse_worker::run(&output).code());
+    }
     let exit = match Settings::resolve(&cli.global).and_then(|settings| run(cli.command, &settings, &output))
     {
         Ok(exit) => exit,
@@ -47,7 +51,7 @@ fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, F
         Command::Store(command) => commands::store::run(&command, settings, output),
         Command::Model(command) => commands::model::run(&command, settings, output),
         Command::Doctor(args) => commands::doctor::run(&args, settings, output),
-        Command::ParseWorker => commands::parse_worker::run(),
+        Command::ParseWorker => Ok(commands::parse_worker::run(output)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! stdout and stderr. Data goes to stdout; notes, warnings and errors to stderr. A reader that goes away ends
 //! nothing: what cannot be written to a closed stream is dropped.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use tracing::Level;
@@ -33,8 +34,13 @@ impl Output {
         !self.quiet && io::stderr().is_terminal()
     }
 
-    /// Data, with a newline at its end.
+    /// An answer for people. Titles, passages and paths come from documents: what could steer a terminal is
+    /// shown as U+FFFD.
     pub(crate) fn data(&self, text: &str) -> Result<(), Failure> {
+        self.write(&printable(text))
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         let written = stdout
             .write_all(text.as_bytes())
@@ -47,7 +53,7 @@ impl Output {
     pub(crate) fn json_document(&self, document: &impl serde::Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(document)
             .map_err(|error| Failure::new(format!("cannot encode the answer as JSON: {error}")))?;
-        self.data(&text)
+        self.write(&text)
     }
 
     /// A line for the user that is not data.
@@ -66,9 +72,14 @@ impl Output {
     }
 }
 
+fn printable(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n';
+    if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
+}
+
 /// A closed stderr is nobody's error, and there is nowhere left to say so.
 fn to_stderr(text: &str) {
-    if writeln!(io::stderr(), "{text}").is_err() {
+    if writeln!(io::stderr(), "{}", printable(text)).is_err() {
         tracing::trace!("stderr is closed");
     }
 }

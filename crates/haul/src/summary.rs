@@ -37,7 +37,7 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     let items = &receipt.items;
     line!(
         text,
-        "{state}{} of {} documents ok in {}",
+        "{state}{} of {} inputs ok in {}",
         thousands(items.ok),
         thousands(items.total),
         store.display()
@@ -45,7 +45,7 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     let seconds = receipt.seconds;
     line!(
         text,
-        "  {} chunks, {} tokens in {}; {} documents unchanged",
+        "  {} chunks, {} tokens in {}; {} inputs unchanged",
         thousands(outcome.chunks),
         thousands(receipt.work.tokens),
         duration(seconds),
@@ -68,6 +68,8 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     stages(&mut text, receipt);
     let failures = receipt.failures.iter().map(|f| format!("{}: {} ({})", f.item, f.verdict, f.why));
     list(&mut text, "not ok", &failures.collect::<Vec<_>>());
+    let notes = receipt.notes.iter().map(|note| format!("{}: {}", note.item, note.says));
+    list(&mut text, "ok, but", &notes.collect::<Vec<_>>());
     list(&mut text, "files gone, documents kept (--prune removes them)", &items.gone);
     list(&mut text, "files gone, documents removed", &items.pruned);
     text
@@ -95,7 +97,8 @@ fn list(text: &mut String, title: &str, items: &[String]) {
     }
     line!(text, "\n{title}:");
     for item in items.iter().take(LISTED_MAX) {
-        line!(text, "  {item}");
+        // A name may hold a line break, and must not pass for an item of its own.
+        line!(text, "  {}", item.replace('\n', "\u{fffd}"));
     }
     if items.len() > LISTED_MAX {
         line!(text, "  and {} more; the receipt lists all", thousands((items.len() - LISTED_MAX) as u64));
@@ -236,7 +239,7 @@ pub(crate) fn doctor(machine: &Machine, memory: &Memory, roofs: &Roofs) -> Strin
     let limit = memory.limit_bytes.map_or_else(String::new, |limit| format!(", limited to {}", bytes(limit)));
     line!(text, "memory     {} of {} free{limit}", bytes(memory.available_bytes), bytes(memory.total_bytes));
     line!(text, "f32 roof   {:.0} GFLOP/s, all cores together", roofs.f32_gflops);
-    line!(text, "memory roof {:.1} GB/s reading", roofs.read_gb_per_s);
+    line!(text, "read roof  {:.1} GB/s from memory, all cores together", roofs.read_gb_per_s);
     line!(text, "measured   {}", roofs.measured);
     line!(text, "{}", machine.verdict.line());
     text

@@ -224,6 +224,10 @@ fn read(meter: &mut Meter, shared: &Shared<'_>, mut input: impl BufRead) -> Resu
     let mut number = 0;
     while !shared.parts.stop.requested() && meter.blocked(|| shared.window.wait_for(number)) {
         let Some(text) = meter.starved(|| next_line(&mut input, number + 1))? else { break };
+        if shared.parts.stop.requested() {
+            // What came may be half a line.
+            break;
+        }
         let text = text_of(text, number + 1)?;
         let prompted = format!("{}{text}", shared.settings.prompt);
         let tokenizer = &shared.parts.model.tokenizer;

@@ -10,22 +10,23 @@ mod select;
 mod sink;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use haul_corpus::document::Furniture;
 use haul_corpus::limits::Limits;
 use haul_corpus::source::{self, Listing};
 use haul_corpus::worker::WorkerError;
 use haul_encoder::embedder::{Embedder, LoadError};
 use haul_encoder::model_dir::ModelDir;
 use haul_pipeline::batch::{BatchLimits, TokenQueue};
-use haul_pipeline::cache::{Cache, CacheError};
+use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::{Journal, JournalError, JournalKey};
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{Failure, Items, Truncated};
+use haul_pipeline::receipt::{Failure, Items, Note, Truncated};
 use haul_pipeline::stage::{Meter, Stages, Stop, channel};
 use haul_store::library::{
     DocumentRecord, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError, VectorKey,
@@ -156,6 +157,8 @@ pub struct Outcome {
     pub items: Items,
     /// Every input that is not ok.
     pub failures: Vec<Failure>,
+    /// What was lost or guessed in inputs that are ok.
+    pub notes: Vec<Note>,
     /// What was cut off.
     pub truncated: Truncated,
     /// Chunks committed in this run.
@@ -180,7 +183,7 @@ pub(crate) enum Arrival {
     FileEnd { file_no: u64, documents: u64 },
     Verdict { file_no: u64, row: ManifestRow },
     Unchanged { file_no: u64, row: ManifestRow },
-    Document { file_no: u64, record: Box<DocumentRecord>, begun: Instant },
+    Document { file_no: u64, record: Box<DocumentRecord>, furniture: Furniture, begun: Instant },
     Vectors(Vec<Encoded<VectorKey>>),
 }
 
@@ -214,15 +217,9 @@ pub enum IngestError {
     /// The library cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The cache of parsed text cannot be used.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A parsed document cannot be encoded for the cache.
-    #[error("cannot encode a parsed document: {0}")]
-    Encode(#[source] serde_json::Error),
     /// All stages ended and documents still lack vectors: a defect of this program.
     #[error("{documents} documents are left without all of their vectors")]
     VectorsMissing {
@@ -246,7 +243,7 @@ impl IngestError {
             Self::NoFiles { .. } => Some(
                 "give files, or a folder that holds EPUB, HTML, Markdown, text or JSONL files".to_owned(),
             ),
-            Self::Cache(_) | Self::Encode(_) | Self::VectorsMissing { .. } => None,
+            Self::VectorsMissing { .. } => None,
         }
     }
 }
@@ -470,22 +467,31 @@ fn finish(
         items: tally.items(),
         ..Outcome::default()
     };
-    // A folder that could not be listed may hold what seems gone.
-    if !interrupted && shared.listing.failures.is_empty() {
-        let gone = shared.known.gone(paths, &tally);
+    if !interrupted {
+        let mut gone = shared.known.gone(paths, &tally);
+        // A folder that could not be listed may hold what seems gone.
+        let unlisted = |row: &&ManifestRow| {
+            let path = Path::new(&row.root).join(&row.relative_path);
+            shared.listing.failures.iter().any(|failure| path.starts_with(&failure.path))
+        };
+        gone.retain(|row| !unlisted(row));
         // Without chunks it is a note on a file that is no more.
         let (notes, documents): (Vec<_>, Vec<_>) = gone.into_iter().partition(|row| row.chunks == 0);
         let remove = match shared.settings.gone {
             Gone::Prune => notes.iter().chain(&documents).map(|row| row.doc_id).collect(),
             Gone::Keep => notes.iter().map(|row| row.doc_id).collect::<Vec<_>>(),
         };
-        library.remove_documents(&remove)?;
+        if !remove.is_empty() {
+            library.remove_documents(&remove)?;
+        }
         let shown = documents.iter().map(|row| select::shown(row)).collect();
         match shared.settings.gone {
             Gone::Prune => outcome.items.pruned = shown,
             Gone::Keep => outcome.items.gone = shown,
         }
     }
+    outcome.notes = tally.notes;
+    outcome.notes.sort_by(|a, b| a.item.cmp(&b.item));
     outcome.failures = tally.failures;
     outcome.failures.sort_by(|a, b| a.item.cmp(&b.item));
     Ok(outcome)
@@ -496,6 +502,7 @@ fn finish(
 pub(crate) struct Tally {
     by_verdict: BTreeMap<String, u64>,
     failures: Vec<Failure>,
+    notes: Vec<Note>,
     /// Documents that their files still have.
     seen: HashSet<Uuid>,
     /// Files that could not be read to their end: what they no longer showed is not gone.
@@ -529,6 +536,23 @@ impl Tally {
         self.failures.push(Failure { item, verdict: verdict.to_owned(), why: why.to_owned() });
     }
 
+    /// Says what a reader had to leave out or guess, if it bears on the text.
+    fn note(&mut self, record: &DocumentRecord, furniture: &Furniture) {
+        let losses = [
+            (furniture.missing_documents, "pages that its contents name are not in the file"),
+            (furniture.replaced_characters, "characters could not be decoded and were replaced"),
+            (
+                furniture.guessed_encodings,
+                "texts neither name their encoding nor are UTF-8; read as windows-1252",
+            ),
+        ];
+        let path = Path::new(&record.root).join(&record.relative_path).display().to_string();
+        let item = record.part.as_ref().map_or_else(|| path.clone(), |part| format!("{path}#{part}"));
+        for (count, what) in losses.into_iter().filter(|(count, _)| *count > 0) {
+            self.notes.push(Note { item: item.clone(), says: format!("{count} {what}") });
+        }
+    }
+
     fn count_reused(&mut self, row: &ManifestRow) {
         self.reused += 1;
         self.count(row);
@@ -547,6 +571,7 @@ impl Tally {
             *self.by_verdict.entry(verdict).or_default() += count;
         }
         self.failures.extend(other.failures);
+        self.notes.extend(other.notes);
         self.seen.extend(other.seen);
         self.unread.extend(other.unread);
         self.reused += other.reused;

@@ -75,7 +75,7 @@ impl Models {
 
     /// Opens a model by its name here, or by a path (anything with a slash in it, or `.`) to a directory that was
     /// never added, which is read whole to find out its identity. A named model is taken only if its files are as
-    /// long and as old as recorded.
+    /// long and as old as recorded; one of another time, as a copy has it, is read, and its sum decides.
     pub fn find(&self, name_or_path: &str) -> Result<(ModelDir, ModelRecord), ModelsError> {
         if is_path(name_or_path) {
             return open_path(Path::new(name_or_path));
@@ -107,7 +107,7 @@ impl Models {
         name: Option<&str>,
         placement: Placement,
     ) -> Result<ModelRecord, ModelsError> {
-        let model = ModelDir::open(source)?;
+        let model = open_dir(source)?;
         // Reads the header alone; a cut file is found here, not at the first use.
         Weights::open(model.weights_file())?;
         let name = name.unwrap_or(&model.name);
@@ -308,10 +308,22 @@ fn place_all(model: &ModelDir, staged: &Path, placement: Placement) -> Result<()
 }
 
 fn open_path(path: &Path) -> Result<(ModelDir, ModelRecord), ModelsError> {
-    let model = ModelDir::open(path)?;
+    let model = open_dir(path)?;
     let source = model.dir().display().to_string();
     let record = ModelRecord::new(model.dir(), &model.name, identity(&model)?, source)?;
     Ok((model, record))
+}
+
+/// Opens a directory that the user named.
+fn open_dir(path: &Path) -> Result<ModelDir, ModelsError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(ModelDir::open(path)?),
+        Ok(_) => Err(ModelsError::NoFolder { path: path.into() }),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(ModelsError::NoFolder { path: path.into() })
+        }
+        Err(error) => Err(io_at(path)(error)),
+    }
 }
 
 /// What cannot be removed now does no harm, and is not why the model cannot be used.
@@ -352,6 +364,9 @@ pub enum ModelsError {
     /// No model of this name.
     #[error("there is no model named {name}; {}", list_known(known))]
     Unknown { name: String, known: Vec<String> },
+    /// Nothing, or no folder, at a path.
+    #[error("there is no model folder at {}", path.display())]
+    NoFolder { path: PathBuf },
     /// Another model has the name.
     #[error("a model named {name} is there already (sha256 {sha256}), and differs from {other}")]
     Taken { name: String, sha256: String, other: String },
@@ -404,6 +419,10 @@ impl ModelsError {
                 "add it with `haul model add FOLDER` or `haul model get ORGANISATION/NAME`; a folder that is not to be \
                  added is written with a slash: ./{name}"
             )),
+            ModelsError::NoFolder { .. } => Some(
+                "give the path of a folder in Hugging Face layout; `haul model list` shows the models that have a name"
+                    .into(),
+            ),
             ModelsError::Taken { .. } => {
                 Some("give the new one another name, or delete the folder of the old one".into())
             }

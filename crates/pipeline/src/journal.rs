@@ -1,14 +1,14 @@
 //! The journal: what was tried, how often, and what came of it, in one SQLite file with one owner.
 //!
-//! Results are grouped into one transaction for up to [`GROUP_COMMIT`], so that a kill loses at most that much
-//! and a job of a million calls does not wait a million times for the disk.
+//! Results are grouped into one transaction, which the first write after [`GROUP_COMMIT`] or a flush closes: a job
+//! of a million calls does not wait a million times for the disk, and a kill loses the open group.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-/// Finished entries reach the disk at the latest this long after they were written.
+/// A group of writes is closed by the first write this long after its first one.
 pub const GROUP_COMMIT: Duration = Duration::from_secs(1);
 const APPLICATION_ID: i32 = 0x4861_756a; // "Hauj"
 const SCHEMA_VERSION: i32 = 1;

@@ -72,6 +72,12 @@ impl Progress {
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Counts items that need no work: they are done, and say nothing about the time of the others.
+    pub fn skipped(&self, items: u64, bytes: u64) {
+        self.items_done.fetch_add(items, Ordering::Relaxed);
+        self.bytes_total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Counts tokens that the model computed.
     pub fn computed(&self, tokens: u64) {
         self.tokens_done.fetch_add(tokens, Ordering::Relaxed);

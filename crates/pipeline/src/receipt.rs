@@ -62,6 +62,9 @@ pub struct Receipt {
     pub forecast: Option<Forecast>,
     /// Every input that is not ok, with the reason.
     pub failures: Vec<Failure>,
+    /// What was lost or guessed in inputs that are ok; left out when there is nothing to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
 }
 
 /// How a run ended.
@@ -182,6 +185,14 @@ pub struct CacheUse {
     pub hits: u64,
     /// Entries not found.
     pub misses: u64,
+    /// Entries that could not be read or written; the work was done again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Memory at its highest.
@@ -202,6 +213,15 @@ pub struct Forecast {
     pub high_s: f64,
     /// (measured - middle) / middle.
     pub error: f64,
+}
+
+/// Something to know about an input that is ok.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Which.
+    pub item: String,
+    /// What was lost or guessed, with numbers.
+    pub says: String,
 }
 
 /// One input that is not ok.

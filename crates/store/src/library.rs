@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub use crate::records::{
     ChapterRecord, ChunkRecord, DocumentRecord, IngestCost, ManifestRow, VERDICTS, VectorName,
 };
 pub use crate::settings::{Difference, LibrarySettings};
-pub use crate::write::{Removed, WriteError};
+pub use crate::write::{Removed, VectorFault, WriteError, storable};
 
 /// A library on disk, open for one writer or for reading.
 #[derive(Debug)]
@@ -142,6 +142,14 @@ pub enum OpenError {
         /// The file asked for.
         path: PathBuf,
     },
+    /// `create` found no folder to put the file into.
+    #[error("{path}: there is no folder {folder}", path = .path.display(), folder = .folder.display())]
+    NoFolder {
+        /// The file to make.
+        path: PathBuf,
+        /// Where it was to stand: missing, or no folder.
+        folder: PathBuf,
+    },
     /// Something else than a library.
     #[error("{path}: not a Haul library ({what})", path = .path.display())]
     NotALibrary {
@@ -177,6 +185,14 @@ pub enum OpenError {
         path: PathBuf,
         /// `pid N on host`.
         holder: String,
+    },
+    /// The lock that a writer holds cannot be had.
+    #[error("{path}: the lock file cannot be used: {source}", path = .path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
     },
     /// On a network file system.
     #[error("{path}: on a network file system ({file_system}), where SQLite's locks are not safe", path = .path.display())]
@@ -219,6 +235,7 @@ impl OpenError {
         match self {
             Self::Exists { .. } => Some("open it instead, or choose another name"),
             Self::Missing { .. } => Some("`haul ingest PATH... --store FILE --model M` makes a library"),
+            Self::NoFolder { .. } => Some("make the folder first, or choose another place"),
             Self::NotALibrary { .. } => {
                 Some("--store takes a file that `haul ingest` made; nothing was changed")
             }
@@ -227,6 +244,10 @@ impl OpenError {
                 Some("open it once for writing (`haul ingest`), which brings it up to date")
             }
             Self::Busy { .. } => Some("wait for it to finish; searching is possible meanwhile"),
+            Self::Lock { .. } => Some(
+                "writing needs a lock file of that name beside the library: make the folder writable, or move \
+                 away what has the name",
+            ),
             Self::Network { .. } => Some("put the library on a local disk and copy the finished file"),
             Self::Damaged { .. } => Some("restore a backup, or ingest again into a new library"),
             Self::Io { .. } | Self::Sqlite { .. } => None,
@@ -244,14 +265,22 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Follows links: the lock, the log and the segment stand beside the real file, whatever name it was asked by.
 fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     path.canonicalize().map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => OpenError::Missing { path: path.into() },
+        ErrorKind::NotFound | ErrorKind::NotADirectory => OpenError::Missing { path: path.into() },
         _ => io_error(path, source),
     })
 }
 
 /// As [`resolve`], for a file that is not there yet.
 fn resolve_new(path: &Path) -> Result<PathBuf, OpenError> {
-    let folder = folder_of(path).canonicalize().map_err(|source| io_error(path, source))?;
+    let asked = folder_of(path);
+    let no_folder = || OpenError::NoFolder { path: path.into(), folder: asked.into() };
+    let folder = asked.canonicalize().map_err(|source| match source.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => no_folder(),
+        _ => io_error(path, source),
+    })?;
+    if folder.is_file() {
+        return Err(no_folder());
+    }
     let name = path.file_name().ok_or_else(|| OpenError::NotALibrary {
         path: path.into(),
         what: "a path without a file name".to_owned(),
@@ -289,7 +318,7 @@ fn check_header(path: &Path) -> Result<(), OpenError> {
 fn refuse_existing(path: &Path) -> Result<(), OpenError> {
     match path.symlink_metadata() {
         Ok(_) => Err(OpenError::Exists { path: path.into() }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(source) => Err(io_error(path, source)),
     }
 }
@@ -305,7 +334,7 @@ fn refuse_network(path: &Path) -> Result<(), OpenError> {
 fn take_lock(path: &Path) -> Result<WriterLock, OpenError> {
     lock::take(path).map_err(|refusal| match refusal {
         lock::Refusal::Held(holder) => OpenError::Busy { path: path.into(), holder },
-        lock::Refusal::Io(source) => io_error(path, source),
+        lock::Refusal::Io(source) => OpenError::Lock { path: lock::path_of(path), source },
     })
 }
 
@@ -321,7 +350,7 @@ fn remove_draft(draft: &Path) -> Result<(), OpenError> {
     for leftover in [draft.to_owned(), with_suffix(draft, "-wal"), with_suffix(draft, "-shm")] {
         match std::fs::remove_file(&leftover) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(io_error(&leftover, error)),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::host_unix;
 use crate::library::with_suffix;
@@ -40,7 +40,7 @@ pub(crate) fn take(library: &Path) -> Result<WriterLock, Refusal> {
         .write(true)
         .create(true)
         .truncate(false)
-        .open(with_suffix(library, ".lock"))
+        .open(path_of(library))
         .map_err(Refusal::Io)?;
     match file.try_lock() {
         Ok(()) => write_holder(&mut file).map_err(Refusal::Io)?,
@@ -48,6 +48,10 @@ pub(crate) fn take(library: &Path) -> Result<WriterLock, Refusal> {
         Err(TryLockError::Error(error)) => return Err(Refusal::Io(error)),
     }
     Ok(WriterLock(file))
+}
+
+pub(crate) fn path_of(library: &Path) -> PathBuf {
+    with_suffix(library, ".lock")
 }
 
 fn write_holder(file: &mut File) -> std::io::Result<()> {

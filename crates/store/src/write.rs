@@ -23,7 +23,7 @@ impl Library {
     /// is: equal keys are equal vectors.
     ///
     /// # Errors
-    /// A row is not `dim` long, or not finite as f16, or zero: then no row of this call is stored.
+    /// A row is not [`storable`]: then no row of this call is stored.
     pub fn put_vectors(&mut self, name: VectorName, rows: &[(VectorKey, &[f32])]) -> Result<(), WriteError> {
         let dim = self.settings.dim;
         self.transact("storing vectors", |at, _| {
@@ -32,7 +32,7 @@ impl Library {
                 ON CONFLICT DO NOTHING",
             )?;
             for (key, row) in rows {
-                let row = encode_row(key, row, dim)?;
+                let row = encode_row(row, dim).map_err(|fault| WriteError::BadVector { key: *key, fault })?;
                 let check = check_of(blake3::hash(&row).as_bytes());
                 put.execute(params![key.0, name.as_str(), check, row])?;
             }
@@ -90,7 +90,8 @@ impl Library {
     /// Takes documents out, with their manifest rows, and every vector that no chunk uses any more. Not while
     /// an ingest of this process has stored vectors it has not committed documents for.
     ///
-    /// Ids that are not there are not counted.
+    /// Ids that are not there are not counted. Where nothing is taken out nothing is written, and the library's
+    /// generation stays what it was.
     ///
     /// # Errors
     /// The disk's own.
@@ -105,7 +106,9 @@ impl Library {
             let unused = "DELETE FROM vectors
                 WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = vectors.vector_id)";
             removed.vectors = at.execute(unused, [])? as u64;
-            next_generation(at, removed.chunks)?;
+            if removed != Removed::default() {
+                next_generation(at, removed.chunks)?;
+            }
             Ok(removed)
         })
     }
@@ -177,23 +180,13 @@ pub enum WriteError {
         /// Bytes free beside the library.
         free_bytes: u64,
     },
-    /// A vector of another length than the library's.
-    #[error("vector {key}: {found} numbers, the library's vectors have {expected}")]
-    Dimension {
-        /// The vector.
-        key: VectorKey,
-        /// Numbers in it.
-        found: usize,
-        /// Numbers the library wants.
-        expected: usize,
-    },
-    /// NaN, infinite, beyond f16, or zero.
-    #[error("vector {key}: {what}")]
+    /// A vector that is not [`storable`].
+    #[error("vector {key}: {fault}")]
     BadVector {
         /// The vector.
         key: VectorKey,
-        /// What is wrong with it, with the place.
-        what: String,
+        /// What is wrong with it.
+        fault: VectorFault,
     },
     /// A document came before one of its vectors.
     #[error("document {doc_id}, chunk {chunk_no}: its vector {key} is not in the library")]
@@ -233,8 +226,44 @@ impl WriteError {
             Self::Full { .. } => {
                 Some("free some space and run the same command again: it goes on where it was")
             }
-            Self::BadVector { .. } => Some("the model gave this vector; try --dtype f32"),
+            Self::BadVector { fault, .. } => fault.hint(),
             _ => None,
+        }
+    }
+}
+
+/// Why a row of numbers cannot be a vector of a library.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VectorFault {
+    /// Another length than the library's.
+    #[error("{found} numbers, the library's vectors have {expected}")]
+    Dimension {
+        /// Numbers in it.
+        found: usize,
+        /// Numbers the library wants.
+        expected: usize,
+    },
+    /// NaN, infinite, or beyond f16.
+    #[error("number {place} is {number}, f16 holds up to {}", f16::MAX)]
+    Number {
+        /// Index of the first such number.
+        place: usize,
+        /// The number.
+        number: f32,
+    },
+    /// It has no direction.
+    #[error("all numbers are zero as f16")]
+    Zero,
+}
+
+impl VectorFault {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Dimension { .. } => None,
+            Self::Number { .. } | Self::Zero => Some("the model gave this vector; try --dtype f32"),
         }
     }
 }
@@ -257,26 +286,30 @@ impl From<WriteError> for Refusal {
     }
 }
 
-/// `dim` f16 numbers, little-endian.
-fn encode_row(key: &VectorKey, row: &[f32], dim: usize) -> Result<Vec<u8>, WriteError> {
+/// Whether [`Library::put_vectors`] takes `row` into a library of vectors of `dim` numbers. It refuses all rows of a
+/// call for one that is not, so a caller who is to go on without that one asks first.
+///
+/// # Errors
+/// The row is not `dim` long, or a number of it is not finite as f16, or all are zero as f16.
+pub fn storable(row: &[f32], dim: usize) -> Result<(), VectorFault> {
     if row.len() != dim {
-        return Err(WriteError::Dimension { key: *key, found: row.len(), expected: dim });
+        return Err(VectorFault::Dimension { found: row.len(), expected: dim });
     }
-    let bad = |what: String| WriteError::BadVector { key: *key, what };
-    let mut bytes = Vec::with_capacity(dim * 2);
     let mut zero = true;
     for (place, &number) in row.iter().enumerate() {
         let half = f16::from_f32(number);
         if !half.is_finite() {
-            return Err(bad(format!("number {place} is {number}, f16 holds up to {}", f16::MAX)));
+            return Err(VectorFault::Number { place, number });
         }
         zero &= half == f16::ZERO;
-        bytes.extend_from_slice(&half.to_le_bytes());
     }
-    if zero {
-        return Err(bad("all numbers are zero as f16".to_owned()));
-    }
-    Ok(bytes)
+    if zero { Err(VectorFault::Zero) } else { Ok(()) }
+}
+
+/// `dim` f16 numbers, little-endian.
+fn encode_row(row: &[f32], dim: usize) -> Result<Vec<u8>, VectorFault> {
+    storable(row, dim)?;
+    Ok(row.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect())
 }
 
 /// Milliseconds since 1970; a clock before that counts as 1970.

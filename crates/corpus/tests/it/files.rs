@@ -96,7 +96,7 @@ fn summary(documents: &[Parsed]) -> Vec<(String, String)> {
 fn each_line_of_jsonl_is_a_document() {
     let content = "\u{feff}{\"id\":\"a\",\"title\":\"T\",\"text\":\"one\",\"year\":1950,\"tags\":[\"x\"]}\r\n\n{\"text\":\"two\"}\n{\"id\":7,\"text\":\"three\"}";
     let documents = json_lines(content.as_bytes(), &Limits::DEFAULT);
-    assert_eq!(summary(&documents), pairs(&[("a", "one"), ("3", "two"), ("7", "three")]));
+    assert_eq!(summary(&documents), pairs(&[("a", "one"), ("line 3", "two"), ("7", "three")]));
     let first = documents[0].document.as_ref().unwrap();
     assert_eq!(first.title.as_deref(), Some("T"));
     assert_eq!(
@@ -122,19 +122,36 @@ fn a_bad_line_is_one_failed_document_and_the_others_go_on() {
     let found = summary(&documents);
     let reasons = [
         ("a", "good"),
-        ("2", "corrupt: line 2: expected value"),
-        ("3", "corrupt: line 3: invalid type: sequence"),
-        ("4", "corrupt: line 4: the id is neither text nor a number: a list"),
-        ("5", "corrupt: line 5: \"text\" is not text but a number"),
+        ("line 2", "corrupt: line 2: expected value"),
+        ("line 3", "corrupt: line 3: invalid type: sequence"),
+        ("line 4", "corrupt: line 4: the id is neither text nor a number: a list"),
+        ("line 5", "corrupt: line 5: \"text\" is not text but a number"),
         ("b", "corrupt: line 6: no \"text\""),
-        ("7", "corrupt: line 7: the id \"a\" is already that of an earlier line"),
-        ("8", "corrupt: line 8: invalid unicode"),
+        ("line 7", "corrupt: line 7: the id \"a\" is already that of an earlier line"),
+        ("line 8", "corrupt: line 8: invalid unicode"),
         ("d", "empty: line 9: no text"),
     ];
     assert_eq!(found.len(), reasons.len());
     for ((part, text), (expected_part, expected)) in found.iter().zip(reasons) {
         assert!(part == expected_part && text.starts_with(expected), "{part}: {text}");
     }
+}
+
+/// A bad line 2 had the part "2", as a good line with the id 2 has: in a library one overwrote the other.
+#[test]
+fn no_id_is_the_part_of_a_nameless_line() {
+    let content = r#"{"id": 2, "text": "two"}
+oops
+{"text": "nameless"}
+{"id": "line 2", "text": "like line 2"}
+{"id": "id line 2", "text": "like an id like line 2"}
+{"id": "line of duty", "text": "a film"}
+{"id": "line 3", "text": "like line 3"}"#;
+    let documents = json_lines(content.as_bytes(), &Limits::DEFAULT);
+    let found: Vec<_> = documents.iter().map(|parsed| parsed.part.as_deref().unwrap()).collect();
+    let expected = ["2", "line 2", "line 3", "id line 2", "id id line 2", "line of duty", "id line 3"];
+    assert_eq!(found, expected);
+    assert_eq!(documents.iter().filter(|parsed| parsed.document.is_err()).count(), 1);
 }
 
 #[test]
@@ -144,7 +161,8 @@ fn a_line_over_the_limit_is_skipped_to_its_end() {
     let content = format!("{{\"text\":\"a\"}}\n{long}\n{{\"text\":\"b\"}}\n{long}");
     let found = summary(&json_lines(content.as_bytes(), &limits));
     let why = |line| format!("too_large: line {line} has more than 20 bytes");
-    let expected = [("1", "a".to_owned()), ("2", why(2)), ("3", "b".to_owned()), ("4", why(4))];
+    let expected =
+        [("line 1", "a".to_owned()), ("line 2", why(2)), ("line 3", "b".to_owned()), ("line 4", why(4))];
     assert_eq!(found, expected.map(|(part, text)| (part.to_owned(), text)));
 }
 

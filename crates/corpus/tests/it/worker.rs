@@ -294,7 +294,7 @@ fn a_reply_over_the_limit_is_too_large_and_the_process_lives() {
         ControlFlow::Continue(())
     };
     room.worker.parse(&path, Format::JsonLines, &mut emit).unwrap();
-    let expected = [(Some("1".to_owned()), Verdict::TooLarge), (Some("b".to_owned()), Verdict::Ok)];
+    let expected = [(Some("line 1".to_owned()), Verdict::TooLarge), (Some("b".to_owned()), Verdict::Ok)];
     assert_eq!(verdicts, expected);
     assert_eq!(room.pid(), pid);
 }

@@ -1,8 +1,11 @@
 //! `haul embed`: lines of stdin to vectors, as a NumPy file or as JSONL on stdout.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use haul_encoder::model_dir::ModelDir;
 use haul_jobs::embed::{self, Outcome, Parts};
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Res
     let job = job(args, &model, compute)?;
     let stop = signals_unix::stop_on_signals()?;
     let embedder = machine.load(&model, compute.threads)?;
-    let input = BufReader::new(io::stdin());
+    let input = BufReader::new(Stdin::start(stop.clone()));
     let stages = Stages::start();
     let progress = Progress::default();
     let parts =
@@ -149,4 +152,55 @@ fn npy_header(rows: u64, dim: usize) -> Vec<u8> {
     header.resize(HEADER_BYTES - 1, b' ');
     header.push(b'\n');
     header
+}
+
+/// How often a wait for input looks whether a stop was asked for.
+const POLL: Duration = Duration::from_millis(100);
+const BLOCK_BYTES: usize = 64 << 10;
+const BLOCKS_MAX: usize = 4;
+
+/// stdin, read by a thread of its own: a read that waits for input cannot be interrupted, this one ends with a
+/// stop. The thread ends with the process.
+struct Stdin {
+    blocks: Receiver<io::Result<Vec<u8>>>,
+    block: io::Cursor<Vec<u8>>,
+    stop: Stop,
+}
+
+impl Stdin {
+    fn start(stop: Stop) -> Self {
+        let (send, blocks) = sync_channel(BLOCKS_MAX);
+        thread::spawn(move || {
+            let mut stdin = io::stdin().lock();
+            loop {
+                let mut block = vec![0; BLOCK_BYTES];
+                let read = stdin.read(&mut block).map(|bytes| {
+                    block.truncate(bytes);
+                    block
+                });
+                let last = !matches!(&read, Ok(block) if !block.is_empty());
+                if send.send(read).is_err() || last {
+                    break;
+                }
+            }
+        });
+        Self { blocks, block: io::Cursor::default(), stop }
+    }
+}
+
+impl Read for Stdin {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let bytes = self.block.read(buffer)?;
+            if bytes > 0 || buffer.is_empty() {
+                return Ok(bytes);
+            }
+            match self.blocks.recv_timeout(POLL) {
+                Ok(block) => self.block = io::Cursor::new(block?),
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+                Err(RecvTimeoutError::Timeout) if self.stop.requested() => return Ok(0),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
 }

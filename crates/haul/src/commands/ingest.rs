@@ -38,6 +38,7 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     let machine = Machine::resolve(settings.device(&args.compute.device)?, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
     let store = settings.store(&args.store)?;
+    check_receipt_folder(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
     let inputs = Inputs::list(&args.paths)?;
     if !store.exists() {
@@ -69,19 +70,34 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     };
     let progress_file = run_folder.join("progress.json");
     let outcome =
-        live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))??;
+        live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))?;
 
     let run = Run { args, compute, machine, record, roofs, started, store: &store };
     let receipt = run.receipt(&outcome, &stages, &library, &cache);
-    if let Some(path) = &args.receipt {
-        receipt.write(path)?;
+    if let Some(first) = cache.failures().first {
+        output.note(&format!("the cache of parsed text failed {} times: {first}", receipt.cache.failures));
     }
     if output.json() {
         output.json_document(&receipt)?;
     } else {
         output.data(&summary::ingest(&receipt, &outcome, &store))?;
     }
+    if let Some(path) = &args.receipt {
+        receipt.write(path)?;
+    }
     Ok(exit(&outcome))
+}
+
+/// Said before hours of work, not after them.
+fn check_receipt_folder(receipt: Option<&Path>) -> Result<(), Failure> {
+    let Some(folder) = receipt.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("--receipt: there is no folder {}", folder.display()))
+        .hint("make the folder first"))
 }
 
 fn exit(outcome: &Outcome) -> Exit {
@@ -290,10 +306,11 @@ impl Run<'_> {
             stages: stages.accounts(),
             quality: None,
             truncated: outcome.truncated,
-            cache: CacheUse { hits, misses },
+            cache: CacheUse { hits, misses, failures: cache.failures().count },
             memory: MemoryUse { peak_rss: memory::peak_rss_bytes(), device_peak: None },
             forecast: None,
             failures: outcome.failures.clone(),
+            notes: outcome.notes.clone(),
         }
     }
 
@@ -315,8 +332,8 @@ impl Run<'_> {
 
     fn settings_shown(&self, library: &LibrarySettings) -> serde_json::Value {
         json!({
-            "paths": self.args.paths,
-            "store": self.store,
+            "paths": self.args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+            "store": self.store.display().to_string(),
             "collection": self.args.collection,
             "prune": self.args.prune,
             "threads": self.compute.threads,

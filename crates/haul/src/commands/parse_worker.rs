@@ -5,10 +5,15 @@ use std::io;
 use haul_corpus::worker;
 
 use crate::Exit;
-use crate::failure::Failure;
+use crate::output::Output;
 
 /// Serves requests on stdin until it ends.
-pub(crate) fn run() -> Result<Exit, Failure> {
-    worker::serve(io::stdin().lock(), io::stdout().lock())?;
-    Ok(Exit::Ok)
+pub(crate) fn run(output: &Output) -> Exit {
+    match worker::serve(io::stdin().lock(), io::stdout().lock()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            output.failure(&error.into());
+            Exit::CouldNotRun
+        }
+    }
 }

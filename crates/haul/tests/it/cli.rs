@@ -430,8 +430,8 @@ fn summaries() {
     assert_ran!(home, home.run(&["ingest", "books", "--store", "lib.haul", "--threads", "1"]), @r#"
     exit 1
     --- stdout
-    1 of 2 documents ok in lib.haul
-      0 chunks, 0 tokens in [TIME]; 1 documents unchanged
+    1 of 2 inputs ok in lib.haul
+      0 chunks, 0 tokens in [TIME]; 1 inputs unchanged
 
       stage    threads     busy  starved  blocked    items
       list           1 [TIMES]        2

@@ -569,3 +569,86 @@ fn read_state(file: &Path) -> Option<String> {
     let snapshot: Value = serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}: {bytes:?}"));
     Some(snapshot["state"].as_str().unwrap().to_owned())
 }
+
+/// The cache of parsed text ended a run when it was full, or when two threads parsed equal files at once.
+#[test]
+fn a_full_cache_ends_no_run() {
+    let home = Home::new();
+    home.write("haul.toml", "cache_bytes = 20000");
+    for n in 0..300 {
+        home.write(&format!("books/{n}.html"), format!("<p>{}", n % 100));
+    }
+    let (receipt, code) = home.ingest(&["books", "--threads", "4"]);
+    assert_eq!((code, count(&receipt, "/items/ok")), (0, 300));
+    assert!(receipt.pointer("/cache/failures").is_none(), "{}", receipt["cache"]);
+}
+
+/// The words of another version were kept under the hash of the first, for good: a file is hashed, then read, and
+/// may change in between.
+#[test]
+fn a_file_that_changes_between_hash_and_parse_poisons_nothing() {
+    let home = Home::new();
+    for n in 0..8 {
+        home.write(&format!("books/a{n}.html"), "<b>".repeat(2_000_000) + "word");
+    }
+    home.write("books/z.txt", "The old words are of giraffes.");
+    let args = ["ingest", "books", "--store", "lib.haul", "--model", "tiny", "--threads", "1", "--json"];
+    let mut live = Live::start(home.haul(&args).stdout(Stdio::null()));
+    // By the end of the first file all are hashed, and the last is far from being read.
+    assert!(live.wait_for("end"), "the run ended before a file was read");
+    home.write("books/z.txt", "The brand new words are of walruses.");
+    live.finish();
+    home.write("books/z.txt", "The old words are of giraffes.");
+    home.ingest(&["books"]);
+    let hits = home.json(&["search", "giraffes walruses", "--store", "lib.haul", "--mode", "bm25"]);
+    let texts: Vec<&str> =
+        hits["hits"].as_array().unwrap().iter().filter_map(|hit| hit["text"].as_str()).collect();
+    assert_eq!(texts, ["The old words are of giraffes."]);
+}
+
+/// A link to nowhere switched the report of removed files off, and with it --prune.
+#[test]
+fn a_dangling_link_hides_no_removed_file() {
+    let home = Home::new();
+    home.write("books/a.txt", "The lamp in the north window.");
+    home.write("books/b.txt", "Honey and salt under the bridge.");
+    home.ingest(&["books"]);
+    fs::remove_file(home.path("books/b.txt")).unwrap();
+    std::os::unix::fs::symlink("/nowhere", home.path("books/link.txt")).unwrap();
+    let (receipt, code) = home.ingest(&["books", "--prune"]);
+    assert_eq!((code, receipt["items"]["pruned"].as_array().map(Vec::len)), (1, Some(1)));
+}
+
+/// A book without half of its pages was plain `ok`; what a reader leaves out or guesses is said for each input.
+#[test]
+fn what_was_lost_in_an_input_that_is_ok_is_said() {
+    let home = Home::new();
+    home.write("books/old.txt", b"caf\xe9 and cr\xe8me in the north window");
+    let (receipt, code) = home.ingest(&["books"]);
+    assert_eq!(code, 0);
+    let says = receipt["notes"][0]["says"].as_str().unwrap();
+    assert!(says.contains("windows-1252"), "{says}");
+}
+
+/// A path that is not UTF-8 ended the run in a panic after all work was done.
+#[test]
+fn a_folder_whose_name_is_not_utf8_is_a_verdict() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    let folder = home.path(std::ffi::OsStr::from_bytes(b"nu\xff"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.txt"), "The lamp in the north window.").unwrap();
+    let mut command = home.haul(&["ingest", "--store", "lib.haul", "--model", "tiny", "--json"]);
+    let ran = crate::fixtures::ran(command.arg(&folder), b"");
+    assert_eq!(ran.code, 1, "{ran:#?}");
+    assert_eq!(ran.json()["failures"][0]["verdict"], "unsupported");
+}
+
+#[test]
+fn a_receipt_that_cannot_be_written_is_said_before_the_work() {
+    let home = Home::new();
+    home.write("books/a.txt", "The lamp in the north window.");
+    let args = ["ingest", "books", "--store", "lib.haul", "--model", "tiny", "--receipt", "nowhere/r.json"];
+    assert_eq!(home.run(&args).code, 2);
+    assert!(!home.path("lib.haul").exists());
+}

@@ -335,3 +335,13 @@ fn eval(home: &Home, queries: &Path, judgments: &Path, mode: &str) -> Value {
 fn assert_at_least(scores: &Value, ndcg: f64) {
     assert!(scores["ndcg@10"].as_f64().unwrap() >= ndcg, "{scores:#}");
 }
+
+/// Control characters of a document reached the terminal, where they can clear the screen or set its title.
+#[test]
+fn passages_cannot_steer_the_terminal() {
+    let home = Home::new();
+    home.write("books/a.txt", "An octopus \u{1b}[2J\u{1b}]0;title\u{7} in the harbour.");
+    home.ingest(&["books"]);
+    let ran = home.ok(&["search", "octopus", "--store", "lib.haul", "--mode", "bm25"]);
+    assert!(ran.stdout.contains("octopus") && !ran.stdout.contains(['\u{1b}', '\u{7}']), "{ran:#?}");
+}

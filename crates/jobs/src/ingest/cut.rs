@@ -1,13 +1,14 @@
 //! The chunk stage: documents to chunks, and chunks without a vector to the token queue.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::PoisonError;
 
 use crossbeam_channel::{Receiver, Sender};
 use haul_corpus::chunk::{self, Chunk, ChunkSettings};
 use haul_corpus::document::Document;
 use haul_corpus::verdict::{ParseFailure, Verdict};
-use haul_encoder::tokenizer::TokenizeError;
+use haul_encoder::tokenizer::{TokenizeError, Tokenizer};
 use haul_pipeline::batch::Lane;
 use haul_pipeline::stage::Meter;
 use haul_store::library::{
@@ -19,6 +20,9 @@ use super::parse::Uncut;
 use super::select::NamedFile;
 use super::{Arrival, Chunking, IngestError, Shared};
 use crate::encode::Sequence;
+
+/// Text that is tokenized at once; chunks of every model are far shorter.
+const WINDOW_BYTES: usize = 256 << 10;
 
 /// Cuts documents until there are no more.
 pub(crate) fn run(
@@ -34,7 +38,7 @@ pub(crate) fn run(
         }
         let item = piece.file.shown();
         debug!(stage = "chunk", item, "begin");
-        let (arrival, sequences) = cut(shared, piece);
+        let Some((arrival, sequences)) = cut(shared, piece) else { break };
         meter.finished(1);
         // The document goes first: the sink must know who waits for a vector before it arrives.
         if meter.send(arrivals, arrival).is_err() {
@@ -77,28 +81,31 @@ fn enqueue(
     Ok(true)
 }
 
-/// A document record and the sequences it needs, or the verdict of a document without text.
-fn cut(shared: &Shared<'_>, piece: Uncut) -> (Arrival, Vec<Sequence<VectorKey>>) {
+/// A document record and the sequences it needs, or the verdict of a document without text; `None` when a
+/// stop was asked for meanwhile.
+fn cut(shared: &Shared<'_>, piece: Uncut) -> Option<(Arrival, Vec<Sequence<VectorKey>>)> {
     let Uncut { file_no, file, part, content_hash, document, begun } = piece;
     let row = |failure: Option<&ParseFailure>| file.row(shared, part.as_deref(), content_hash, failure);
     let settled = row(None);
     let known = |row: &ManifestRow| row.doc_id == settled.doc_id && row.revision == settled.revision;
     if shared.known.rows(&file).iter().any(|row| row.verdict == "ok" && known(row)) {
-        return (Arrival::Unchanged { file_no, row: settled }, vec![]);
+        return Some((Arrival::Unchanged { file_no, row: settled }, vec![]));
     }
-    let cuts = document.and_then(|document| {
-        let failed = |error: TokenizeError| ParseFailure::new(Verdict::Failed, error.to_string());
-        let cuts = cuts(shared, &document).map_err(failed)?;
-        if cuts.iter().all(|cut| cut.chunk.tokens == 0) {
-            return Err(ParseFailure::new(Verdict::Empty, "the text has no tokens"));
+    let cuts = document.and_then(|document| match cuts(shared, &document) {
+        Ok(None) => Ok(None),
+        Ok(Some(cuts)) if cuts.iter().all(|cut| cut.chunk.tokens == 0) => {
+            Err(ParseFailure::new(Verdict::Empty, "the text has no tokens"))
         }
-        Ok((document, cuts))
+        Ok(Some(cuts)) => Ok(Some((document, cuts))),
+        Err(error) => Err(ParseFailure::new(Verdict::Failed, error.to_string())),
     });
     match cuts {
-        Err(failure) => (Arrival::Verdict { file_no, row: row(Some(&failure)) }, vec![]),
-        Ok((document, cuts)) => {
+        Err(failure) => Some((Arrival::Verdict { file_no, row: row(Some(&failure)) }, vec![])),
+        Ok(None) => None,
+        Ok(Some((document, cuts))) => {
+            let furniture = document.furniture;
             let (record, sequences) = record(shared, settled, &file, document, cuts);
-            (Arrival::Document { file_no, record: Box::new(record), begun }, sequences)
+            Some((Arrival::Document { file_no, record: Box::new(record), furniture, begun }, sequences))
         }
     }
 }
@@ -110,51 +117,105 @@ struct Cut {
     truncated_tokens: usize,
 }
 
-/// Cuts a text, and asserts of every chunk that it fits the model when tokenized by itself.
-fn cuts(shared: &Shared<'_>, document: &Document) -> Result<Vec<Cut>, TokenizeError> {
-    let tokenizer = &shared.model.tokenizer;
-    let offsets = tokenizer.encode(&document.text)?.offsets;
-    let room_tokens = shared.settings.max_tokens - tokenizer.special_tokens();
-    let prompt_tokens = tokenizer.encode(&shared.settings.document_prompt)?.ids.len();
-    let encode = |chunk: &Chunk| {
-        let text = format!("{}{}", shared.settings.document_prompt, &document.text[chunk.start..chunk.end]);
-        tokenizer.encode(&shared.model.prepare(&text)).map(|encoding| encoding.ids)
-    };
+/// Cuts a text; `None` when a stop was asked for meanwhile.
+fn cuts(shared: &Shared<'_>, document: &Document) -> Result<Option<Vec<Cut>>, TokenizeError> {
     match &shared.settings.chunking {
-        Chunking::Whole => chunk::whole(document, &offsets)
-            .into_iter()
-            .map(|chunk| {
-                let ids = encode(&chunk)?;
-                let kept = &ids[..ids.len().min(room_tokens)];
-                let truncated_tokens = ids.len() - kept.len();
-                Ok(Cut { chunk, ids: tokenizer.frame(kept), truncated_tokens })
-            })
-            .collect(),
+        Chunking::Whole => whole(shared, document).map(Some),
         Chunking::Tokens { chunk_tokens, overlap_sentences } => {
+            let tokenizer = &shared.model.tokenizer;
+            let room_tokens = shared.settings.max_tokens - tokenizer.special_tokens();
+            let prompt_tokens = tokenizer.encode(&shared.settings.document_prompt)?.ids.len();
             let budget = (*chunk_tokens).min(room_tokens - prompt_tokens.min(room_tokens - 1));
             let settings = ChunkSettings { chunk_tokens: budget, overlap_sentences: *overlap_sentences };
-            let mut waiting = chunk::by_tokens(document, &offsets, &settings);
-            waiting.reverse();
-            let mut cuts = Vec::with_capacity(waiting.len());
-            while let Some(chunk) = waiting.pop() {
-                let ids = encode(&chunk)?;
-                if ids.len() <= room_tokens {
-                    cuts.push(Cut { chunk, ids: tokenizer.frame(&ids), truncated_tokens: 0 });
-                    continue;
-                }
-                // A text cut out of its surroundings may tokenize a little longer than inside them.
-                match chunk::split(document, &offsets, &chunk) {
-                    Some(smaller) => waiting.extend(smaller.into_iter().rev()),
-                    None => {
-                        let truncated_tokens = ids.len() - room_tokens;
-                        let ids = tokenizer.frame(&ids[..room_tokens]);
-                        cuts.push(Cut { chunk, ids, truncated_tokens });
-                    }
-                }
-            }
-            Ok(cuts)
+            by_tokens(shared, document, room_tokens, &settings)
         }
     }
+}
+
+/// One chunk for the whole text, of which the model sees the beginning.
+fn whole(shared: &Shared<'_>, document: &Document) -> Result<Vec<Cut>, TokenizeError> {
+    let tokenizer = &shared.model.tokenizer;
+    let prompted = format!("{}{}", shared.settings.document_prompt, document.text);
+    let text = shared.model.prepare(&prompted);
+    let room_tokens = shared.settings.max_tokens - tokenizer.special_tokens();
+    let mut kept = Vec::new();
+    let mut tokens = 0;
+    for window in windows(&text) {
+        let ids = tokenizer.encode(&text[window])?.ids;
+        tokens += ids.len();
+        kept.extend(ids.into_iter().take(room_tokens - kept.len()));
+    }
+    let truncated_tokens = tokens - kept.len();
+    let end = document.text.len();
+    let chunk = Chunk { start: 0, end, overlap_bytes: 0, tokens, chapter: 0, truncated_tokens };
+    let cut = Cut { chunk, ids: tokenizer.frame(&kept), truncated_tokens };
+    Ok(if document.text.is_empty() { vec![] } else { vec![cut] })
+}
+
+/// Whole sentences up to the budget, and asserts of every chunk that it fits the model when tokenized by itself.
+fn by_tokens(
+    shared: &Shared<'_>,
+    document: &Document,
+    room_tokens: usize,
+    settings: &ChunkSettings,
+) -> Result<Option<Vec<Cut>>, TokenizeError> {
+    let tokenizer = &shared.model.tokenizer;
+    let offsets = token_offsets(tokenizer, &document.text)?;
+    let mut waiting = chunk::by_tokens(document, &offsets, settings);
+    waiting.reverse();
+    let mut cuts = Vec::with_capacity(waiting.len());
+    while let Some(chunk) = waiting.pop() {
+        if shared.stop.requested() {
+            return Ok(None);
+        }
+        let text = format!("{}{}", shared.settings.document_prompt, &document.text[chunk.start..chunk.end]);
+        let ids = tokenizer.encode(&shared.model.prepare(&text))?.ids;
+        if ids.len() <= room_tokens {
+            cuts.push(Cut { chunk, ids: tokenizer.frame(&ids), truncated_tokens: 0 });
+            continue;
+        }
+        // A text cut out of its surroundings may tokenize a little longer than inside them.
+        match chunk::split(document, &offsets, &chunk) {
+            Some(smaller) => waiting.extend(smaller.into_iter().rev()),
+            None => {
+                let truncated_tokens = ids.len() - room_tokens;
+                cuts.push(Cut { chunk, ids: tokenizer.frame(&ids[..room_tokens]), truncated_tokens });
+            }
+        }
+    }
+    Ok(Some(cuts))
+}
+
+/// Where every token of the text stands. A tokenizer takes some hundred bytes of memory for each byte of text,
+/// so a long text goes through it in windows.
+fn token_offsets(tokenizer: &Tokenizer, text: &str) -> Result<Vec<(u32, u32)>, TokenizeError> {
+    let mut offsets = Vec::new();
+    for window in windows(text) {
+        let base = index32(window.start);
+        let found = tokenizer.encode(&text[window])?.offsets;
+        offsets.extend(found.into_iter().map(|(start, end)| (base + start, base + end)));
+    }
+    Ok(offsets)
+}
+
+/// Cuts a text into pieces of at most [`WINDOW_BYTES`], after white space where there is any.
+fn windows(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        if start == text.len() {
+            return None;
+        }
+        let limit = text.floor_char_boundary(start + WINDOW_BYTES);
+        let in_window = &text[start..limit];
+        let after_space = in_window.char_indices().rev().find(|(_, c)| c.is_whitespace());
+        let end = match after_space {
+            Some((at, space)) if limit < text.len() => start + at + space.len_utf8(),
+            _ => limit,
+        };
+        let window = start..end;
+        start = end;
+        Some(window)
+    })
 }
 
 fn record(
@@ -217,4 +278,21 @@ fn record(
 /// Positions inside one document, whose text is bounded far below 4 GiB.
 fn index32(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_the_text_and_end_after_white_space() {
+        let word = "slowly ".repeat(WINDOW_BYTES / 5);
+        let solid = "走".repeat(WINDOW_BYTES);
+        for text in ["", "a", &word, &solid] {
+            let windows: Vec<_> = windows(text).collect();
+            assert_eq!(windows.iter().map(|w| &text[w.clone()]).collect::<String>(), text);
+            assert!(windows.iter().all(|w| !w.is_empty() && w.len() <= WINDOW_BYTES));
+        }
+        assert!(windows(&word).all(|window| word[window].ends_with(' ')));
+    }
 }

@@ -11,8 +11,8 @@ use haul_corpus::parse::{self, Parsed};
 use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_corpus::worker::Worker;
 use haul_pipeline::cache::{Cache, CacheKey};
-use haul_pipeline::stage::Meter;
-use tracing::debug;
+use haul_pipeline::stage::{Disconnected, Meter};
+use tracing::{debug, warn};
 
 use super::select::NamedFile;
 use super::{Arrival, IngestError, Shared, journal_key};
@@ -54,7 +54,8 @@ pub(crate) fn run(
     arrivals: &Sender<Arrival>,
 ) -> Result<(), IngestError> {
     let args: Vec<&str> = shared.worker.args.iter().map(String::as_str).collect();
-    let mut worker = Worker::spawn(&shared.worker.program, &args, shared.limits)?;
+    // Started at the first file: a thread that gets none needs no process.
+    let mut worker = None;
     while let Some(file) = meter.receive(unread) {
         if shared.stop.requested() {
             break;
@@ -62,9 +63,17 @@ pub(crate) fn run(
         debug!(stage = "parse", item = %file.file.shown(), "begin");
         let key = journal_key(shared, &file.file);
         shared.journal.lock().unwrap_or_else(PoisonError::into_inner).begin(&key)?;
-        let Some(documents) = read(meter, shared, &mut worker, &file, uncut)? else { break };
+        if worker.is_none() {
+            worker = Some(Worker::spawn(&shared.worker.program, &args, shared.limits)?);
+        }
+        let Some(worker) = &mut worker else { break };
+        let documents = match file.format {
+            Format::JsonLines => read_many(meter, worker, &file, uncut),
+            _ => read_one(meter, shared.cache, worker, &file, uncut),
+        };
         debug!(stage = "parse", item = %file.file.shown(), "end");
         meter.finished(1);
+        let Ok(documents) = documents else { break };
         if meter.send(arrivals, Arrival::FileEnd { file_no: file.no, documents }).is_err() {
             break;
         }
@@ -72,41 +81,64 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Sends every document of one file on and says how many there were; `None` when the next stage has ended.
-fn read(
+/// Sends on the one document of a file, from the cache if its bytes were read before.
+fn read_one(
     meter: &mut Meter,
-    shared: &Shared<'_>,
+    cache: &Cache,
     worker: &mut Worker,
     file: &Unread,
     uncut: &Sender<Uncut>,
-) -> Result<Option<u64>, IngestError> {
+) -> Result<u64, Disconnected> {
     let begun = Instant::now();
-    if let Some(document) = from_cache(shared.cache, file)? {
-        let sent = meter.send(uncut, file.uncut(None, file.content_hash, Ok(document), begun));
-        return Ok(sent.ok().map(|()| 1));
+    let document = from_cache(cache, file).map_or_else(|| parse_one(cache, worker, file), Ok);
+    meter.send(uncut, file.uncut(None, file.content_hash, document, begun))?;
+    Ok(1)
+}
+
+fn parse_one(cache: &Cache, worker: &mut Worker, file: &Unread) -> Result<Document, ParseFailure> {
+    let mut document = Err(ParseFailure::new(Verdict::Empty, "no document in the file"));
+    worker.parse(&file.file.file.path, file.format, &mut |parsed: Parsed| {
+        document = parsed.document;
+        ControlFlow::Continue(())
+    })?;
+    let document = document?;
+    // What was read must be what was hashed, or other bytes would be kept under this hash for good.
+    if !file.file.is_as_listed() {
+        return Err(ParseFailure::new(
+            Verdict::Failed,
+            "changed while it was read; the next run reads it again",
+        ));
     }
+    to_cache(cache, file, &document);
+    Ok(document)
+}
+
+/// Sends on the documents of a file of many, as they come; says how many there were. Each is hashed as it was
+/// read, and lines are quicker read again than found in a cache.
+fn read_many(
+    meter: &mut Meter,
+    worker: &mut Worker,
+    file: &Unread,
+    uncut: &Sender<Uncut>,
+) -> Result<u64, Disconnected> {
+    let begun = Instant::now();
     let mut sent = 0;
-    let mut cached = Ok(());
-    let mut heard = true;
+    let mut state = Ok(());
     let read = worker.parse(&file.file.file.path, file.format, &mut |parsed: Parsed| {
-        cached = to_cache(shared.cache, file, &parsed);
         let content_hash = content_hash(file, &parsed);
-        heard = meter.send(uncut, file.uncut(parsed.part, content_hash, parsed.document, begun)).is_ok();
+        state = meter.send(uncut, file.uncut(parsed.part, content_hash, parsed.document, begun));
         sent += 1;
-        if cached.is_ok() && heard { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if state.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    cached?;
+    state?;
     // The file itself is the document that failed, after those it gave.
     let failure = match read {
-        Err(failure) => Some(failure),
-        Ok(()) if sent == 0 => Some(ParseFailure::new(Verdict::Empty, "no documents in the file")),
-        Ok(()) => None,
+        Err(failure) => failure,
+        Ok(()) if sent == 0 => ParseFailure::new(Verdict::Empty, "no documents in the file"),
+        Ok(()) => return Ok(sent),
     };
-    if let (true, Some(failure)) = (heard, failure) {
-        heard = meter.send(uncut, file.uncut(None, file.content_hash, Err(failure), begun)).is_ok();
-        sent += 1;
-    }
-    Ok(heard.then_some(sent))
+    meter.send(uncut, file.uncut(None, file.content_hash, Err(failure), begun))?;
+    Ok(sent + 1)
 }
 
 impl Unread {
@@ -134,11 +166,6 @@ fn content_hash(file: &Unread, parsed: &Parsed) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Lines of a JSONL are quicker read again than found in a cache.
-fn cacheable(file: &Unread) -> bool {
-    file.format != Format::JsonLines
-}
-
 fn cache_key(file: &Unread) -> CacheKey {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"parsed document|");
@@ -148,18 +175,16 @@ fn cache_key(file: &Unread) -> CacheKey {
     hasher.finalize()
 }
 
-fn from_cache(cache: &Cache, file: &Unread) -> Result<Option<Document>, IngestError> {
-    if !cacheable(file) {
-        return Ok(None);
-    }
-    let Some(bytes) = cache.get(&cache_key(file))? else { return Ok(None) };
+fn from_cache(cache: &Cache, file: &Unread) -> Option<Document> {
+    let bytes = cache.get(&cache_key(file))?;
     // An entry that does not decode was written by another build; the file is read again.
     let document: Option<Document> = serde_json::from_slice(&bytes).ok();
-    Ok(document.filter(|document| document.check().is_ok()))
+    document.filter(|document| document.check().is_ok())
 }
 
-fn to_cache(cache: &Cache, file: &Unread, parsed: &Parsed) -> Result<(), IngestError> {
-    let (true, Ok(document)) = (cacheable(file), &parsed.document) else { return Ok(()) };
-    let bytes = serde_json::to_vec(document).map_err(IngestError::Encode)?;
-    Ok(cache.put(&cache_key(file), &bytes)?)
+fn to_cache(cache: &Cache, file: &Unread, document: &Document) {
+    match serde_json::to_vec(document) {
+        Ok(bytes) => cache.put(&cache_key(file), &bytes),
+        Err(error) => warn!(%error, "{} cannot be kept in the cache", file.file.shown()),
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) fn run(
         first_by_relative.insert(file.relative.clone(), file.file.path.clone());
         match decide(shared, &file, &mut tally)? {
             Decision::Nothing => {
-                shared.progress.done(1, size_bytes);
+                shared.progress.skipped(1, size_bytes);
                 continue;
             }
             Decision::Settle(arrival) => {
@@ -194,6 +194,14 @@ impl NamedFile {
             chunks: 0,
             attempts: 0,
         }
+    }
+
+    /// Whether size and time are still those of the listing.
+    pub(crate) fn is_as_listed(&self) -> bool {
+        self.file
+            .path
+            .metadata()
+            .is_ok_and(|now| now.len() == self.file.size_bytes && now.modified().ok() == self.file.modified)
     }
 
     /// The file's name without its extension.

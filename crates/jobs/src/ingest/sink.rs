@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use haul_pipeline::journal::{JournalKey, State};
 use haul_pipeline::stage::Meter;
-use haul_store::library::{DocumentRecord, Library, ManifestRow, VectorKey, VectorName};
+use haul_store::library::{DocumentRecord, Library, ManifestRow, VectorKey, VectorName, storable};
 use tracing::debug;
 
 use super::{Arrival, IngestError, Shared, Tally};
@@ -31,6 +31,8 @@ pub(crate) struct Sink<'a> {
     buffered: HashSet<VectorKey>,
     waiting: HashMap<u64, Waiting>,
     waiting_for: HashMap<VectorKey, Vec<u64>>,
+    /// Texts that the model gave no vector for. Their keys stay in flight, so that none is tried again.
+    failed: HashMap<VectorKey, String>,
     complete: Vec<Waiting>,
     oldest: Option<Instant>,
     files: HashMap<u64, FileState>,
@@ -66,6 +68,7 @@ impl<'a> Sink<'a> {
             buffered: HashSet::new(),
             waiting: HashMap::new(),
             waiting_for: HashMap::new(),
+            failed: HashMap::new(),
             complete: Vec::new(),
             oldest: None,
             files: HashMap::new(),
@@ -127,7 +130,10 @@ impl<'a> Sink<'a> {
                 meter.finished(1);
                 self.settle(file_no, 1)?;
             }
-            Arrival::Document { file_no, record, begun } => self.expect(file_no, *record, begun)?,
+            Arrival::Document { file_no, record, furniture, begun } => {
+                self.tally.note(&record, &furniture);
+                self.expect(file_no, *record, begun)?;
+            }
             Arrival::Vectors(encoded) => self.take_vectors(encoded)?,
         }
         Ok(())
@@ -143,8 +149,13 @@ impl<'a> Sink<'a> {
         for key in &missing {
             self.waiting_for.entry(*key).or_default().push(document);
         }
+        let failed = missing.iter().find_map(|key| self.failed.get(key)).cloned();
         let waiting = Waiting { file_no, record, begun, missing: missing.len(), embed_s: 0.0 };
-        if waiting.missing == 0 {
+        if let Some(why) = failed {
+            // Its text already went through the model for another document, which failed by it.
+            self.waiting.insert(document, waiting);
+            self.vector_failed(&[document], &why)?;
+        } else if waiting.missing == 0 {
             self.completed(waiting);
         } else {
             self.waiting.insert(document, waiting);
@@ -155,7 +166,12 @@ impl<'a> Sink<'a> {
     fn take_vectors(&mut self, encoded: Vec<Encoded<VectorKey>>) -> Result<(), IngestError> {
         for Encoded { key, row, seconds, .. } in encoded {
             let documents = self.waiting_for.remove(&key).unwrap_or_default();
-            match row {
+            let dim = self.library.settings().dim;
+            let storable = |row: Vec<f32>| match storable(&row, dim) {
+                Ok(()) => Ok(row),
+                Err(fault) => Err(fault.to_string()),
+            };
+            match row.and_then(storable) {
                 Ok(row) => {
                     self.vectors.push((key, row));
                     self.buffered.insert(key);
@@ -163,8 +179,8 @@ impl<'a> Sink<'a> {
                     self.vector_came(&documents, seconds);
                 }
                 Err(error) => {
-                    self.release(&[key]);
                     self.vector_failed(&documents, &error)?;
+                    self.failed.insert(key, error);
                 }
             }
         }

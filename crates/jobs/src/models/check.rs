@@ -12,7 +12,8 @@ use super::checksum::sha256;
 use super::record::{ModelFile, ModelRecord, metadata_modified_ns, modified_ns};
 use super::{ModelsError, io_at};
 
-/// Opens the model if its files are the recorded ones, as long and as old as recorded.
+/// Opens the model if its files are the recorded ones, as long and as old as recorded. A file of another time is
+/// read: copying a model changes times and not a byte.
 pub(super) fn quick_check(dir: &Path, record: &ModelRecord) -> Result<ModelDir, ModelsError> {
     let changed =
         |file: &str, how| ModelsError::Changed { name: record.name.clone(), file: file.into(), how };
@@ -29,7 +30,14 @@ pub(super) fn quick_check(dir: &Path, record: &ModelRecord) -> Result<ModelDir, 
             return Err(changed(&file.name, Change::Length { recorded: file.bytes, found: metadata.len() }));
         }
         if metadata_modified_ns(&metadata).map_err(io_at(&path))? != file.modified_ns {
-            return Err(changed(&file.name, Change::Time));
+            tracing::info!(
+                model = record.name,
+                file = file.name,
+                "its time is not the recorded one: reading it"
+            );
+            if sha256(&path).map_err(io_at(&path))?.1 != file.sha256 {
+                return Err(changed(&file.name, Change::Content));
+            }
         }
     }
     let model = ModelDir::open(dir)?;
@@ -132,9 +140,9 @@ pub enum Change {
         /// Now.
         found: u64,
     },
-    /// Another time of the last change.
+    /// The same length, another sum.
     #[error("was changed after the model was added")]
-    Time,
+    Content,
     /// It was not there.
     #[error("came after the model was added, and has a part in its vectors")]
     New,

@@ -143,7 +143,7 @@ pub enum RecordError {
     #[error("{}: longer than {RECORD_BYTES_MAX} bytes", path.display())]
     TooLarge { path: PathBuf },
     /// Damaged, or of another version.
-    #[error("{}: not a model record: {source}", path.display())]
+    #[error("{}: damaged, not a model record: {source}", path.display())]
     Json { path: PathBuf, source: serde_json::Error },
     /// The folder was renamed or copied.
     #[error("{}: is the record of a model named {name:?}", path.display())]

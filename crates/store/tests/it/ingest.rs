@@ -1,6 +1,6 @@
 //! Commits, verdicts, removals, and the digest over them.
 
-use haul_store::library::{Library, VectorKey, VectorName, WriteError};
+use haul_store::library::{Library, Removed, VectorFault, VectorKey, VectorName, WriteError, storable};
 
 use crate::fixture::{
     DIM, assert_sound, document, ingest, manifest_row, new_library, put_vectors, settings, vector,
@@ -88,14 +88,23 @@ fn vectors_without_a_direction_are_refused() {
         let rows = [(VectorKey([1; 32]), good.as_slice()), (key, row.as_slice())];
         let refused = library.put_vectors(VectorName::Dense, &rows).unwrap_err();
         assert!(
-            matches!(&refused, WriteError::BadVector { what, .. } if what.contains("number 5")),
+            matches!(refused, WriteError::BadVector { fault: VectorFault::Number { place: 5, .. }, .. }),
             "{refused}"
         );
+        assert!(matches!(storable(&row, DIM), Err(VectorFault::Number { place: 5, .. })));
     }
-    let refused = library.put_vectors(VectorName::Dense, &[(key, &[1e-9; DIM])]).unwrap_err();
-    assert!(matches!(refused, WriteError::BadVector { .. }), "{refused}");
-    let refused = library.put_vectors(VectorName::Dense, &[(key, &[1.0; 3])]).unwrap_err();
-    assert!(matches!(refused, WriteError::Dimension { found: 3, expected: DIM, .. }), "{refused}");
+    let rows: [(&[f32], _); 3] = [
+        (&[1e-9; DIM], VectorFault::Zero),
+        (&[-0.0; DIM], VectorFault::Zero),
+        (&[1.0; 3], VectorFault::Dimension { found: 3, expected: DIM }),
+    ];
+    for (row, expected) in rows {
+        let refused = library.put_vectors(VectorName::Dense, &[(key, row)]).unwrap_err();
+        assert!(matches!(refused, WriteError::BadVector { fault, .. } if fault == expected), "{refused}");
+        assert_eq!(storable(row, DIM), Err(expected));
+    }
+    assert_eq!(storable(&good, DIM), Ok(()));
+    assert_eq!(storable(&[65_504.0; DIM], DIM), Ok(()));
     assert_eq!(library.info().unwrap().vectors, 0);
 }
 
@@ -176,6 +185,28 @@ fn removal_takes_text_manifest_and_unused_vectors() {
     assert_eq!(library.digest().unwrap(), digest);
     assert_eq!(library.manifest().unwrap().len(), 1);
     assert_sound(&library);
+}
+
+/// Every ingest asks for this at its end, mostly with nothing to remove: that made a generation each time.
+#[test]
+fn removing_nothing_writes_nothing() {
+    let (_folder, path, mut library) = new_library();
+    ingest(&mut library, &document("a.txt", &["one", "two"]));
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let state = || {
+        let data_version: i64 = other.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap();
+        let newest = "SELECT max(generation) FROM generations";
+        (data_version, other.query_row(newest, [], |row| row.get::<_, i64>(0)).unwrap())
+    };
+    let before = state();
+    let absent = document("c.txt", &["x"]).doc_id;
+    for ids in [&[][..], &[absent]] {
+        assert_eq!(library.remove_documents(ids).unwrap(), Removed::default());
+        assert_eq!(state(), before);
+    }
+    put_vectors(&mut library, &document("b.txt", &["never committed"]));
+    assert_eq!(library.remove_documents(&[]).unwrap().vectors, 1);
+    assert_eq!(state().1, before.1 + 1);
 }
 
 #[test]

@@ -55,6 +55,34 @@ fn create_never_replaces_a_file() {
 }
 
 #[test]
+fn a_missing_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "no folder").unwrap();
+    for place in ["nope", "nope/dir", "file", "file/dir"] {
+        let place = folder.path().join(place);
+        let path = place.join("x.haul");
+        let refused = Library::create(&path, &settings()).unwrap_err();
+        assert!(matches!(&refused, OpenError::NoFolder { folder, .. } if *folder == place), "{refused}");
+        assert!(refused.hint().is_some());
+        assert!(matches!(Library::open(&path).unwrap_err(), OpenError::Missing { .. }));
+    }
+}
+
+/// The library was named: `x.haul: Is a directory`.
+#[test]
+fn a_lock_that_cannot_be_had_is_named() {
+    let (_folder, path, library) = new_library();
+    drop(library);
+    let lock = path.with_extension("haul.lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let refused = Library::open(&path).unwrap_err();
+    assert!(matches!(&refused, OpenError::Lock { path, .. } if *path == lock), "{refused}");
+    assert!(refused.hint().is_some());
+    Library::open_read_only(&path).unwrap();
+}
+
+#[test]
 fn what_is_no_library_is_refused_untouched() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

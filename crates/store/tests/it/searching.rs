@@ -64,6 +64,7 @@ fn a_hit_tells_where_it_is_from() {
         "doc_id": document("a/b.txt", &[]).doc_id,
         "point_id": outcome.hits[0].point_id,
         "path": "/srv/books/a/b.txt",
+        "relative_path": "a/b.txt",
         "before": ["zero", "one"],
         "after": ["three", "four"],
     }]);

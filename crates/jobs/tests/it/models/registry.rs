@@ -132,7 +132,44 @@ fn a_path_opens_a_model_that_was_never_added() {
     let (model, found) = models.find(tiny_bert().to_str().unwrap()).unwrap();
     assert_eq!((model.name.as_str(), found.name.as_str()), ("tiny-bert", "tiny-bert"));
     assert_eq!(found.sha256, record.sha256);
-    assert!(matches!(models.find("./nothing-here"), Err(ModelsError::Model(_))));
+}
+
+/// It said `./nothing-here: cannot be read`.
+#[test]
+fn a_path_without_a_folder_is_said_to_be_none() {
+    let (home, models, _) = home_with_tiny();
+    let file = home.path().join("tiny").join(RECORD_FILE);
+    for path in ["./nothing-here", file.to_str().unwrap(), file.join("deeper").to_str().unwrap()] {
+        let added = models.add(Path::new(path), Some("new"), Placement::Copy).unwrap_err();
+        for error in [models.find(path).err().unwrap(), added] {
+            let text = error_text(&error);
+            assert!(
+                text.starts_with(&format!("there is no model folder at {path}\nhint: give the path")),
+                "{text}"
+            );
+        }
+    }
+}
+
+/// A copied home lost its models: every file "was changed", though only the times were new.
+#[test]
+fn a_home_that_was_copied_without_times_has_its_models() {
+    let (home, _, record) = home_with_tiny();
+    let copy = tempfile::tempdir().unwrap();
+    for (name, bytes) in tree(home.path()) {
+        let path = copy.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        touch(&path, SystemTime::UNIX_EPOCH);
+    }
+    let models = Models::open(copy.path());
+    let before = tree(copy.path());
+    assert_eq!(models.find("tiny").unwrap().1, record);
+    assert_eq!(models.add(&tiny_bert(), Some("tiny"), Placement::Copy).unwrap(), record);
+    assert_eq!(tree(copy.path()), before, "the record is as it was");
+
+    assert!(models.check("tiny").unwrap().is_ok());
+    assert!(models.find("tiny").unwrap().1.files.iter().all(|file| file.modified_ns == 0));
 }
 
 #[test]
@@ -180,11 +217,13 @@ fn a_model_whose_files_changed_is_refused_and_check_tells_the_file() {
         .collect();
     assert_eq!(missing.len(), 1);
 
-    // Played back from a backup: the right bytes, a new time. `check` finds that out and heals the record.
+    // Played back from a backup: the right bytes, a new time. `check` records it.
     fs::write(&weights, &good).unwrap();
-    assert!(models.find("tiny").is_err());
+    assert_eq!(models.find("tiny").unwrap().1, record);
     assert!(models.check("tiny").unwrap().is_ok());
-    assert_eq!(models.find("tiny").unwrap().1.sha256, record.sha256);
+    let found = models.find("tiny").unwrap().1;
+    assert_eq!(found.sha256, record.sha256);
+    assert_ne!(found, record);
 }
 
 #[test]
@@ -228,6 +267,9 @@ fn damaged_records_are_listed_as_such() {
             Err(error) => assert!(error.to_string().contains(&name), "{error}"),
         }
     }
+    let text = error_text(&models.find("broken").err().unwrap());
+    assert!(text.contains("haul-model.json: damaged, not a model record: EOF"), "{text}");
+    assert!(text.contains("hint: delete"), "{text}");
     let text = error_text(&models.find("renamed").err().unwrap());
     assert!(text.contains("is the record of a model named \"tiny\"") && text.contains("delete"), "{text}");
     // A damaged model is not written over.
