@@ -1,6 +1,6 @@
 //! Tokens per second of a model on this processor, and what part of the measured peak that is.
 //!
-//! `cargo run --release -p haul-encoder --example speed -- MODEL_DIR [THREADS [TOKENS_A_TEXT [TEXTS_A_BATCH]]]`
+//! `cargo run --release -p haul-encoder --example speed -- MODEL_DIR [THREADS [TOKENS_A_TEXT [TEXTS_A_BATCH [DTYPE]]]]`
 #![expect(clippy::print_stdout, reason = "a measurement is for reading")]
 
 use std::collections::VecDeque;
@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use haul_encoder::device::cpu::CpuDevice;
 use haul_encoder::embedder::Embedder;
 use haul_encoder::model_dir::ModelDir;
+use haul_kernels::dtype::Dtype;
 use haul_kernels::isa::Isa;
-use haul_kernels::roof::f32_gflops;
+use haul_kernels::roof::gflops;
 
 const SLICES: u32 = 6;
-const SLICE: Duration = Duration::from_millis(1500);
+const SLICE: Duration = Duration::from_millis(500);
 const PEAK_SLICE: Duration = Duration::from_millis(500);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -26,8 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (threads, tokens, texts) = (number(2)?, number(256)?, number(8)?);
 
     let model = ModelDir::open(Path::new(&dir))?;
+    let dtype: Dtype = std::env::args().nth(5).map_or(Ok(Dtype::F32), |name| name.parse())?;
     let threads = NonZeroUsize::new(threads).ok_or("THREADS is 0")?;
-    let embedder = Embedder::load(&model, &CpuDevice::new(Isa::best(), threads))?;
+    let embedder = Embedder::load(&model, &CpuDevice::new(Isa::best(), dtype, threads))?;
     let vocabulary = model.config.vocabulary_size;
     let sequence =
         |text: usize| (0..tokens).map(|at| ((text * 7919 + at * 104_729) % vocabulary) as u32).collect();
@@ -37,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut batches, mut seconds, mut peaks) = (0, 0.0, 0.0);
     run(&embedder, &batch, SLICE)?;
     for _ in 0..SLICES {
-        peaks += peak_gflops(threads.get());
+        peaks += peak_gflops(threads.get(), dtype);
         let (done, took) = run(&embedder, &batch, SLICE)?;
         batches += done;
         seconds += took;
@@ -57,10 +59,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// f32 multiply-adds in registers, all threads together.
-fn peak_gflops(threads: usize) -> f64 {
+fn peak_gflops(threads: usize, dtype: Dtype) -> f64 {
     std::thread::scope(|scope| {
         let loops: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| f32_gflops(Isa::best(), PEAK_SLICE))).collect();
+            (0..threads).map(|_| scope.spawn(move || gflops(Isa::best(), dtype, PEAK_SLICE))).collect();
         loops.into_iter().filter_map(|peak| peak.join().ok()).sum()
     })
 }

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::bert::{BertConfig, ConfigError};
+use crate::model::{ConfigError, Head, ModelConfig};
 use crate::pooling::{PoolMode, Pooling};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -24,7 +24,7 @@ pub struct ModelDir {
     /// The folder's name; of a link, the link's.
     pub name: String,
     /// Sizes and numbers of the architecture.
-    pub config: BertConfig,
+    pub config: ModelConfig,
     /// How a sequence becomes one row.
     pub pooling: Pooling,
     /// Whether `modules.json` lists Normalize.
@@ -35,9 +35,12 @@ pub struct ModelDir {
     pub prompts: Prompts,
     /// The model's own tokenizer.
     pub tokenizer: Tokenizer,
+    /// Ids of the tokens that begin, end and fill a sequence or stand for an unknown one; they get no sparse weight.
+    pub special_ids: Vec<u32>,
     lowercase: bool,
     dir: PathBuf,
     weights: PathBuf,
+    heads: Vec<(Head, PathBuf)>,
     files: Vec<PathBuf>,
 }
 
@@ -84,6 +87,7 @@ impl ModelDir {
         let prompts = read_prompts(&mut reader)?;
         let pooling = read_pooling(&mut reader, &modules.pooling, transformer.config.hidden_size, &prompts)?;
         let weights = find_weights(&mut reader, &modules.transformer)?;
+        let heads = find_heads(&mut reader, &modules.transformer);
         Ok(ModelDir {
             name: name.as_deref().or(dir.file_name()).unwrap_or_default().to_string_lossy().into_owned(),
             config: transformer.config,
@@ -92,9 +96,11 @@ impl ModelDir {
             max_tokens: transformer.max_tokens,
             prompts,
             tokenizer: transformer.tokenizer,
+            special_ids: transformer.special_ids,
             lowercase: transformer.lowercase,
             dir,
             weights,
+            heads,
             files: reader.files,
         })
     }
@@ -119,6 +125,11 @@ impl ModelDir {
     /// The weights file.
     pub fn weights_file(&self) -> &Path {
         &self.weights
+    }
+
+    /// The file of a head's weights, if the model has it.
+    pub fn head_file(&self, wanted: Head) -> Option<&Path> {
+        self.heads.iter().find(|(head, _)| *head == wanted).map(|(_, path)| path.as_path())
     }
 
     /// Every file that has a part in the vectors, absolute, in the order they were read.
@@ -219,8 +230,9 @@ fn inside(modules_json: &Path, folder: &str) -> Result<PathBuf, ModelError> {
 }
 
 struct Transformer {
-    config: BertConfig,
+    config: ModelConfig,
     tokenizer: Tokenizer,
+    special_ids: Vec<u32>,
     max_tokens: usize,
     lowercase: bool,
 }
@@ -245,20 +257,15 @@ fn read_transformer(reader: &mut Reader, folder: &Path) -> Result<Transformer, M
     check_case(&reader.dir.join(folder), &tokenizer, &tokenizer_config)?;
     let sentence = read_sentence_config(reader, folder)?;
     let max_tokens = max_tokens(&reader.dir.join(folder), &config, &tokenizer, &tokenizer_config, &sentence)?;
-    Ok(Transformer { config, tokenizer, max_tokens, lowercase: sentence.do_lower_case })
+    let special_ids = special_ids(&tokenizer, &tokenizer_config);
+    Ok(Transformer { config, tokenizer, special_ids, max_tokens, lowercase: sentence.do_lower_case })
 }
 
-fn read_config(reader: &mut Reader, folder: &Path) -> Result<BertConfig, ModelError> {
+fn read_config(reader: &mut Reader, folder: &Path) -> Result<ModelConfig, ModelError> {
     let relative = folder.join("config.json");
     let json: serde_json::Value = reader.json(&relative, "it says what the architecture is")?;
     let path = reader.dir.join(&relative);
-    match json.get("model_type").and_then(|t| t.as_str()) {
-        Some("bert") => {}
-        other => {
-            return Err(ModelError::ModelType { path, found: other.unwrap_or("not given").into() });
-        }
-    }
-    BertConfig::from_json(json).map_err(|source| ModelError::Config { path, source })
+    ModelConfig::from_json(json).map_err(|source| ModelError::Config { path, source })
 }
 
 #[derive(Deserialize, Default)]
@@ -266,6 +273,45 @@ struct TokenizerConfig {
     /// "No limit" is written as 1e30.
     model_max_length: Option<f64>,
     do_lower_case: Option<bool>,
+    cls_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
+    pad_token: Option<SpecialToken>,
+    unk_token: Option<SpecialToken>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpecialToken {
+    Text(String),
+    Added { content: String },
+}
+
+impl SpecialToken {
+    fn text(&self) -> &str {
+        match self {
+            SpecialToken::Text(text) | SpecialToken::Added { content: text } => text,
+        }
+    }
+}
+
+/// What FlagEmbedding leaves out of sparse vectors: the tokens that `tokenizer_config.json` names, by the names that
+/// XLM-RoBERTa's tokenizer gives those which it does not, and whatever stands around every sequence.
+fn special_ids(tokenizer: &Tokenizer, config: &TokenizerConfig) -> Vec<u32> {
+    let named = [
+        (&config.cls_token, "<s>"),
+        (&config.pad_token, "<pad>"),
+        (&config.eos_token, "</s>"),
+        (&config.unk_token, "<unk>"),
+    ];
+    let text = |(token, otherwise)| {
+        let token: &Option<SpecialToken> = token;
+        token.as_ref().map_or(otherwise, SpecialToken::text)
+    };
+    let mut ids = tokenizer.frame(&[]);
+    ids.extend(named.into_iter().filter_map(|token| tokenizer.id_of(text(token))));
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// `transformers` obeys `tokenizer_config.json` over the normalizer in `tokenizer.json`; so a contradiction between
@@ -309,7 +355,7 @@ fn read_sentence_config(reader: &mut Reader, folder: &Path) -> Result<SentenceCo
 /// `max_seq_length` of the sentence configuration; else the smaller of positions and `model_max_length`.
 fn max_tokens(
     folder: &Path,
-    config: &BertConfig,
+    config: &ModelConfig,
     tokenizer: &Tokenizer,
     tokenizer_config: &TokenizerConfig,
     sentence: &SentenceConfig,
@@ -317,10 +363,11 @@ fn max_tokens(
     let max_tokens = sentence.max_seq_length.unwrap_or_else(|| {
         // A float saturates on its way to usize.
         let limit = tokenizer_config.model_max_length.map_or(usize::MAX, |limit| limit as usize);
-        limit.min(config.positions)
+        limit.min(config.max_tokens)
     });
-    if max_tokens > config.positions {
-        return Err(ModelError::Positions { path: folder.into(), max_tokens, positions: config.positions });
+    if max_tokens > config.max_tokens {
+        let positions = config.max_tokens;
+        return Err(ModelError::Positions { path: folder.into(), max_tokens, positions });
     }
     if max_tokens <= tokenizer.special_tokens() {
         return Err(ModelError::NoRoom {
@@ -427,19 +474,34 @@ fn pool_mode_names(file: PoolingFile) -> Vec<String> {
     }
 }
 
+/// `model.safetensors`, or else the file that torch writes.
 fn find_weights(reader: &mut Reader, folder: &Path) -> Result<PathBuf, ModelError> {
-    let relative = folder.join("model.safetensors");
-    let path = reader.dir.join(&relative);
-    if reader.exists(&relative) {
-        reader.files.push(path.clone());
-        return Ok(path);
+    for name in ["model.safetensors", "pytorch_model.bin"] {
+        let relative = folder.join(name);
+        if reader.exists(&relative) {
+            let path = reader.dir.join(relative);
+            reader.files.push(path.clone());
+            return Ok(path);
+        }
     }
-    for other in ["model.safetensors.index.json", "pytorch_model.bin"] {
+    let path = reader.dir.join(folder.join("model.safetensors"));
+    for other in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
         if reader.exists(&folder.join(other)) {
             return Err(ModelError::WeightsFormat { path, found: other });
         }
     }
     Err(ModelError::Missing { path, why: "it holds the weights" })
+}
+
+fn find_heads(reader: &mut Reader, folder: &Path) -> Vec<(Head, PathBuf)> {
+    let present = |head: &Head| reader.exists(&folder.join(head.file_name()));
+    let heads: Vec<_> = Head::ALL
+        .into_iter()
+        .filter(present)
+        .map(|head| (head, reader.dir.join(folder.join(head.file_name()))))
+        .collect();
+    reader.files.extend(heads.iter().map(|(_, path)| path.clone()));
+    heads
 }
 
 /// Why a model directory was refused. Each names the file.
@@ -458,9 +520,6 @@ pub enum ModelError {
     /// A file is not the JSON that it should be.
     #[error("{}: {source}", path.display())]
     Json { path: PathBuf, source: serde_json::Error },
-    /// An architecture that does not run.
-    #[error("{}: model_type {found:?} does not run; bert does", path.display())]
-    ModelType { path: PathBuf, found: String },
     /// A value in `config.json`.
     #[error("{}: {source}", path.display())]
     Config { path: PathBuf, source: ConfigError },
@@ -474,7 +533,7 @@ pub enum ModelError {
     #[error("{}: do_lower_case is {config}, the normalizer of tokenizer.json has lowercase {file}", path.display())]
     Case { path: PathBuf, file: bool, config: bool },
     /// The model claims to read more tokens than it has positions.
-    #[error("{}: max_seq_length {max_tokens} is more than max_position_embeddings {positions}", path.display())]
+    #[error("{}: max_seq_length {max_tokens} is more than the {positions} tokens that have a position", path.display())]
     Positions { path: PathBuf, max_tokens: usize, positions: usize },
     /// Special tokens alone fill a sequence.
     #[error("{}: a sequence of {max_tokens} tokens has no room beside {special} special tokens", path.display())]

@@ -20,22 +20,44 @@ pub struct Program {
     pub linears: Vec<Linear>,
     /// All other weights, by [`TensorId`].
     pub tensors: Vec<Tensor>,
-    /// The buffer of `[sequences, dim]` rows that a batch gives back.
-    pub output: BufferId,
+    /// Angles of the [`Op::Rotary`]s, by [`RotaryId`].
+    pub rotaries: Vec<Rotary>,
+    /// What a batch gives back.
+    pub outputs: OutputBuffers,
+}
+
+/// The buffers that a batch gives back.
+#[derive(Debug, Clone)]
+pub struct OutputBuffers {
+    /// `[sequences, dim]`: one vector a sequence.
+    pub dense: BufferId,
+    /// One weight for each distinct token of a sequence.
+    pub sparse: Option<SparseBuffer>,
+    /// `[tokens, width]`: one vector a token. The row of the first token of each sequence is left out.
+    pub colbert: Option<BufferId>,
+}
+
+/// Where the weights of the tokens stand, and whose are left out.
+#[derive(Debug, Clone)]
+pub struct SparseBuffer {
+    /// `[tokens, 1]`.
+    pub weights: BufferId,
+    /// Special tokens, which get no weight.
+    pub dropped_ids: Vec<u32>,
 }
 
 /// One coarse operation. The buffer `out` is written whole; no operation reads what it writes, except where it says
 /// "in place".
 #[derive(Debug, Clone)]
 pub enum Op {
-    /// `out = layer_norm(word[id] + token_type[0] + position[place in its own sequence])`.
+    /// `out = layer_norm(word[id] + token_type[0] + position[number of the token in its own sequence])`.
     EmbedNorm {
         /// `[vocabulary, width]`.
         word: TensorId,
-        /// `[positions, width]`.
-        position: TensorId,
+        /// Absent where the model turns queries and keys instead.
+        position: Option<Positions>,
         /// `[types, width]`; row 0 is added to every token.
-        token_type: TensorId,
+        token_type: Option<TensorId>,
         /// The norm after the sum.
         norm: LayerNorm,
         /// `[tokens, width]`.
@@ -64,15 +86,37 @@ pub enum Op {
         head_size: usize,
         /// Usually `1 / sqrt(head_size)`.
         scale: f32,
+        /// A token sees those at most so many places before and after it; all of its sequence where there is none.
+        window: Option<usize>,
         /// `[tokens, heads * head_size]`.
         out: BufferId,
     },
-    /// Layer norm of each row, in place.
+    /// Turns queries and keys by their token's place in its own sequence, in place.
+    Rotary {
+        /// `[tokens, 3 * heads * head_size]`: all of q, then k, then v, which stays.
+        qkv: BufferId,
+        /// Number of heads.
+        heads: usize,
+        /// The angles, for heads of one size.
+        rotary: RotaryId,
+    },
+    /// `out = activation(left half of x) * right half of x`.
+    Gate {
+        /// `[tokens, 2 * width]`.
+        x: BufferId,
+        /// Of the left half.
+        activation: Activation,
+        /// `[tokens, width]`.
+        out: BufferId,
+    },
+    /// Layer norm of each row.
     Norm {
         /// `[tokens, width]`.
         x: BufferId,
         /// Scale, shift and epsilon.
         norm: LayerNorm,
+        /// `[tokens, width]`; may be `x`, which is then normed in place.
+        out: BufferId,
     },
     /// One row a sequence.
     Pool {
@@ -83,11 +127,67 @@ pub enum Op {
         /// `[sequences, width * modes]`.
         out: BufferId,
     },
-    /// Each row divided by its Euclidean norm, in place.
-    L2 {
+    /// The first columns of each row.
+    Cut {
         /// `[sequences, width]`.
         x: BufferId,
+        /// `[sequences, fewer]`.
+        out: BufferId,
     },
+    /// Each row divided by its Euclidean norm, in place.
+    L2 {
+        /// `[sequences or tokens, width]`.
+        x: BufferId,
+    },
+}
+
+/// A table of positions and how the tokens of a sequence are numbered into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Positions {
+    /// `[positions, width]`.
+    pub table: TensorId,
+    /// Which row a token takes.
+    pub numbering: Numbering,
+}
+
+/// How the tokens of a sequence are numbered. Each sequence begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbering {
+    /// 0, 1, 2, ...
+    FromZero,
+    /// `id + 1, id + 2, ...`, and `id` for each token that is `id` itself (RoBERTa and its kin).
+    AfterPadding {
+        /// The padding token.
+        id: u32,
+    },
+}
+
+impl Numbering {
+    /// The row of each token of one sequence.
+    pub fn rows(self, ids: &[u32]) -> impl Iterator<Item = usize> {
+        let mut next = match self {
+            Numbering::FromZero => 0,
+            Numbering::AfterPadding { id } => id as usize + 1,
+        };
+        ids.iter().map(move |&token| match self {
+            Numbering::AfterPadding { id } if token == id => id as usize,
+            _ => {
+                next += 1;
+                next - 1
+            }
+        })
+    }
+}
+
+/// The angles by which [`Op::Rotary`] turns: position `p` and pair `i` of a head turn by `p * theta^(-2i / head_size)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rotary {
+    /// The base of the angles.
+    pub theta: f32,
+    /// Columns of a head.
+    pub head_size: usize,
+    /// The longest sequence.
+    pub positions: usize,
 }
 
 /// Scale and shift of a layer norm, `[width]` each, and what keeps the variance from zero.
@@ -95,8 +195,8 @@ pub enum Op {
 pub struct LayerNorm {
     /// The scale.
     pub gamma: TensorId,
-    /// The shift.
-    pub beta: TensorId,
+    /// The shift, if there is one.
+    pub beta: Option<TensorId>,
     /// Added to the variance.
     pub eps: f32,
 }
@@ -125,7 +225,7 @@ pub enum Rows {
 pub struct Linear {
     /// Names in the weights file, each a tensor `[out_features / weights.len(), in_features]`.
     pub weights: Vec<String>,
-    /// Names of as many biases.
+    /// Names of as many biases, or none.
     pub biases: Vec<String>,
     /// Columns of the output.
     pub out_features: usize,
@@ -140,9 +240,12 @@ impl Linear {
         read_stacked(&self.weights, &shape, weights)
     }
 
-    /// The whole bias `[out_features]`.
-    pub(crate) fn read_bias(&self, weights: &Weights) -> Result<Vec<f32>, WeightsError> {
-        read_stacked(&self.biases, &[self.out_features / self.biases.len()], weights)
+    /// The whole bias `[out_features]`, if the layer has one.
+    pub(crate) fn read_bias(&self, weights: &Weights) -> Result<Option<Vec<f32>>, WeightsError> {
+        if self.biases.is_empty() {
+            return Ok(None);
+        }
+        read_stacked(&self.biases, &[self.out_features / self.biases.len()], weights).map(Some)
     }
 }
 
@@ -173,6 +276,9 @@ pub struct LinearId(pub usize);
 /// Index into [`Program::tensors`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorId(pub usize);
+/// Index into [`Program::rotaries`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryId(pub usize);
 
 impl Program {
     /// Columns of a buffer.
@@ -180,23 +286,55 @@ impl Program {
         self.buffers[buffer.0].width
     }
 
-    /// Columns of the rows that a batch gives back.
+    /// Columns of the dense rows that a batch gives back.
     pub fn dim(&self) -> usize {
-        self.width(self.output)
+        self.width(self.outputs.dense)
     }
 
     /// Floating-point operations of one packed batch: 2 for each multiply-add of the linear layers and of
     /// attention's two products. Norms, activations and pooling are left out; they are below one percent.
     pub fn flops(&self, lengths_tokens: &[usize]) -> u64 {
         let tokens: u64 = lengths_tokens.iter().map(|&n| n as u64).sum();
-        let pairs: u64 = lengths_tokens.iter().map(|&n| (n as u64).pow(2)).sum();
         let flops_of = |op: &Op| match *op {
             Op::Linear { linear: LinearId(id), .. } => {
                 2 * tokens * self.linears[id].out_features as u64 * self.linears[id].in_features as u64
             }
-            Op::Attention { heads, head_size, .. } => 4 * pairs * heads as u64 * head_size as u64,
-            Op::EmbedNorm { .. } | Op::Norm { .. } | Op::Pool { .. } | Op::L2 { .. } => 0,
+            Op::Attention { heads, head_size, window, .. } => {
+                let pairs: u64 = lengths_tokens.iter().map(|&n| attended_pairs(n as u64, window)).sum();
+                4 * pairs * heads as u64 * head_size as u64
+            }
+            _ => 0,
         };
         self.ops.iter().map(flops_of).sum()
+    }
+}
+
+/// Pairs of a token and one that it sees, in a sequence of `n`.
+fn attended_pairs(n: u64, window: Option<usize>) -> u64 {
+    let beyond = window.map_or(0, |window| n.saturating_sub(window as u64 + 1));
+    n * n - beyond * (beyond + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attended_pairs_are_those_one_counts() {
+        for n in 0..12u64 {
+            assert_eq!(attended_pairs(n, None), n * n);
+            for window in 0..14usize {
+                let seen = |q: u64| (0..n).filter(|k| k.abs_diff(q) <= window as u64).count() as u64;
+                assert_eq!(attended_pairs(n, Some(window)), (0..n).map(seen).sum::<u64>(), "{n} {window}");
+            }
+        }
+    }
+
+    /// `transformers`: cumsum(ids != padding) * (ids != padding) + padding.
+    #[test]
+    fn padding_tokens_take_the_padding_row_and_do_not_count() {
+        let rows = |numbering: Numbering, ids: &[u32]| numbering.rows(ids).collect::<Vec<_>>();
+        assert_eq!(rows(Numbering::FromZero, &[1, 1, 9]), [0, 1, 2]);
+        assert_eq!(rows(Numbering::AfterPadding { id: 1 }, &[0, 1, 9, 1, 1, 2]), [2, 1, 3, 1, 1, 4]);
     }
 }

@@ -65,6 +65,11 @@ impl Tokenizer {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
     }
 
+    /// The id of a token by its text, if there is one.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// Whether a BERT normalizer lowercases; None where the file has no such normalizer.
     pub(crate) fn bert_lowercases(&self) -> Option<bool> {
         match self.inner.get_normalizer() {

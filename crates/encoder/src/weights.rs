@@ -1,59 +1,86 @@
-//! A safetensors file: mapped, its header checked before anything else is believed, tensors widened to f32.
+//! Weights files: mapped, checked before anything in them is believed, tensors widened to f32.
 //!
-//! The layout is 8 bytes of header length (little endian), a JSON header
-//! `{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {..}}`, then the data.
-//! The file may come from anywhere, so the header is checked against itself and against the file's length, and no
-//! number in it is added or multiplied unchecked.
+//! Two formats are read, told apart by their first bytes: safetensors, and the zip archives that torch saves. Either
+//! may come from anywhere.
+
+mod pickle;
+mod safetensors;
+mod torch_zip;
+mod zip;
 
 use std::collections::HashMap;
-use std::fmt;
+use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
 
-/// The format's own limit on the JSON header.
-pub const HEADER_BYTES_MAX: u64 = 100_000_000;
+pub use pickle::{PickleError, PickleFault};
+pub use safetensors::HEADER_BYTES_MAX;
+pub use torch_zip::TorchError;
+
 /// Far above any known encoder (24 layers have about 400), far below what could hurt.
 pub const TENSORS_MAX: usize = 50_000;
-const LENGTH_BYTES: u64 = 8;
 
-/// A mapped safetensors file whose header has been checked.
+/// Mapped weights files whose contents have been checked.
 #[derive(Debug)]
 pub struct Weights {
-    path: PathBuf,
-    map: Mmap,
-    data_start: usize,
+    /// The model's own file, then those of heads.
+    files: Vec<MappedFile>,
     tensors: HashMap<String, TensorInfo>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
+struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// Where a tensor stands.
+#[derive(Debug)]
 struct TensorInfo {
+    /// Index into [`Weights::files`].
+    file: usize,
+    /// As safetensors spells it.
     dtype: String,
     shape: Vec<u64>,
-    data_offsets: [u64; 2],
+    /// Of the mapped file; as long as shape and dtype say.
+    bytes: Range<usize>,
 }
 
 impl Weights {
-    /// Maps `path` and checks its header. Reads no tensor yet.
+    /// Maps `path` and checks what it says of its tensors. Reads no tensor yet.
     pub fn open(path: &Path) -> Result<Weights, WeightsError> {
+        let mut weights = Weights { files: vec![], tensors: HashMap::new() };
+        weights.add(path, "")?;
+        Ok(weights)
+    }
+
+    /// Adds the tensors of another file, with `prefix` before their names.
+    pub fn add(&mut self, path: &Path, prefix: &str) -> Result<(), WeightsError> {
         let map = map_file(path).map_err(|source| WeightsError::Open { path: path.into(), source })?;
-        let header_bytes = header_length(path, &map)?;
-        let data_start = (LENGTH_BYTES + header_bytes) as usize;
-        let tensors = parse_header(path, &map[LENGTH_BYTES as usize..data_start])?;
-        check_tensors(path, &tensors, (map.len() - data_start) as u64)?;
-        Ok(Weights { path: path.into(), map, data_start, tensors })
+        let file = self.files.len();
+        for (name, info) in read_tensors(path, &map)? {
+            match self.tensors.entry(format!("{prefix}{name}")) {
+                Entry::Vacant(entry) => {
+                    entry.insert(TensorInfo { file, ..info });
+                }
+                Entry::Occupied(entry) => {
+                    return Err(WeightsError::Twice { path: path.into(), tensor: entry.key().clone() });
+                }
+            }
+        }
+        self.files.push(MappedFile { path: path.into(), map });
+        Ok(())
     }
 
-    /// The file.
+    /// The model's own file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.files[0].path
     }
 
-    /// Whether the file holds a tensor of this name.
+    /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -63,46 +90,90 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// One tensor of the given shape as f32, row-major. F16 and BF16 are widened, which is exact.
-    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let info = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| WeightsError::Missing { path: self.path.clone(), tensor: name.into() })?;
-        if !info.shape.iter().copied().eq(shape.iter().map(|&n| n as u64)) {
-            return Err(WeightsError::Shape {
-                path: self.path.clone(),
-                tensor: name.into(),
-                found: info.shape.clone(),
-                expected: shape.to_vec(),
-            });
-        }
-        let [begin, end] = info.data_offsets.map(|offset| self.data_start + offset as usize);
-        let values = self.widen(name, &info.dtype, &self.map[begin..end])?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(index) => Err(WeightsError::NotFinite {
-                path: self.path.clone(),
-                tensor: name.into(),
-                index,
-                value: values[index],
-            }),
-        }
+    /// The shape of a tensor as its file says it.
+    pub fn shape(&self, name: &str) -> Result<&[u64], WeightsError> {
+        Ok(&self.info(name)?.shape)
     }
 
-    fn widen(&self, name: &str, dtype: &str, bytes: &[u8]) -> Result<Vec<f32>, WeightsError> {
-        let two = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        match dtype {
-            "F32" => {
-                Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-            }
-            "F16" => Ok(bytes.chunks_exact(2).map(|b| half::f16::from_bits(two(b)).to_f32()).collect()),
-            "BF16" => Ok(bytes.chunks_exact(2).map(|b| half::bf16::from_bits(two(b)).to_f32()).collect()),
-            _ => {
-                Err(WeightsError::Dtype { path: self.path.clone(), tensor: name.into(), dtype: dtype.into() })
-            }
-        }
+    /// One tensor of the given shape as f32, row-major. F16 and BF16 are widened, which is exact.
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let info = self.checked_info(name, shape)?;
+        self.widen(name, info, 0..info.bytes.len())
     }
+
+    /// Some rows of a tensor of the given shape, as [`Weights::read`] reads them all: what a device takes that keeps
+    /// a large table in another form than f32.
+    ///
+    /// # Panics
+    /// When `rows` is not a range of the first dimension.
+    pub fn read_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, WeightsError> {
+        let count = shape.first().copied().unwrap_or(0);
+        assert!(rows.start <= rows.end && rows.end <= count, "rows {rows:?} of {count}");
+        let info = self.checked_info(name, shape)?;
+        let row_bytes = info.bytes.len().checked_div(count).unwrap_or(0);
+        self.widen(name, info, rows.start * row_bytes..rows.end * row_bytes)
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| WeightsError::Missing { path: self.path().into(), tensor: name.into() })
+    }
+
+    fn checked_info(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo, WeightsError> {
+        let info = self.info(name)?;
+        if info.shape.iter().copied().eq(shape.iter().map(|&n| n as u64)) {
+            return Ok(info);
+        }
+        Err(WeightsError::Shape {
+            path: self.files[info.file].path.clone(),
+            tensor: name.into(),
+            found: info.shape.clone(),
+            expected: shape.to_vec(),
+        })
+    }
+
+    /// The numbers in `part` of a tensor's bytes.
+    fn widen(&self, name: &str, info: &TensorInfo, part: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        let MappedFile { path, map } = &self.files[info.file];
+        let bytes = &map[info.bytes.start + part.start..info.bytes.start + part.end];
+        let two = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+        let values: Vec<f32> = match info.dtype.as_str() {
+            "F32" => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            "F16" => bytes.chunks_exact(2).map(|b| half::f16::from_bits(two(b)).to_f32()).collect(),
+            "BF16" => bytes.chunks_exact(2).map(|b| half::bf16::from_bits(two(b)).to_f32()).collect(),
+            dtype => {
+                let (path, tensor, dtype) = (path.clone(), name.into(), dtype.into());
+                return Err(WeightsError::Dtype { path, tensor, dtype });
+            }
+        };
+        let Some(at) = values.iter().position(|v| !v.is_finite()) else { return Ok(values) };
+        let before = part.start / (bytes.len() / values.len());
+        Err(WeightsError::NotFinite {
+            path: path.clone(),
+            tensor: name.into(),
+            index: before + at,
+            value: values[at],
+        })
+    }
+}
+
+fn read_tensors(path: &Path, map: &[u8]) -> Result<HashMap<String, TensorInfo>, WeightsError> {
+    // The length of a safetensors header could begin with these bytes too, but not be so large.
+    let beyond_safetensors =
+        map.first_chunk().is_some_and(|length| u64::from_le_bytes(*length) > HEADER_BYTES_MAX);
+    if beyond_safetensors && map.starts_with(zip::MAGIC) {
+        return torch_zip::read(map).map_err(|source| WeightsError::Torch { path: path.into(), source });
+    }
+    if beyond_safetensors && map.starts_with(pickle::MAGIC) {
+        return Err(WeightsError::LegacyTorch { path: path.into() });
+    }
+    safetensors::read(path, map)
 }
 
 /// The one mapping of this crate.
@@ -115,147 +186,16 @@ fn map_file(path: &Path) -> std::io::Result<Mmap> {
     unsafe { Mmap::map(&file) }
 }
 
-fn header_length(path: &Path, map: &[u8]) -> Result<u64, WeightsError> {
-    let file_bytes = map.len() as u64;
-    let Some(prefix) = map.first_chunk::<{ LENGTH_BYTES as usize }>() else {
-        return Err(WeightsError::TooShort { path: path.into(), file_bytes });
+/// None where the dtype is unknown or the product of the shape does not fit 64 bits.
+fn bytes_needed(dtype: &str, shape: &[u64]) -> Option<u64> {
+    let bits: u64 = match dtype {
+        "F64" | "I64" | "U64" => 64,
+        "F32" | "I32" | "U32" => 32,
+        "F16" | "BF16" | "I16" | "U16" => 16,
+        "I8" | "U8" | "BOOL" | "F8_E4M3" | "F8_E5M2" => 8,
+        _ => return None,
     };
-    let header_bytes = u64::from_le_bytes(*prefix);
-    if header_bytes > HEADER_BYTES_MAX {
-        return Err(WeightsError::HeaderTooLong { path: path.into(), header_bytes });
-    }
-    if header_bytes > file_bytes - LENGTH_BYTES {
-        return Err(WeightsError::HeaderBeyondFile { path: path.into(), header_bytes, file_bytes });
-    }
-    Ok(header_bytes)
-}
-
-fn parse_header(path: &Path, json: &[u8]) -> Result<HashMap<String, TensorInfo>, WeightsError> {
-    serde_json::from_slice::<Header>(json)
-        .map(|header| header.0)
-        .map_err(|source| WeightsError::HeaderJson { path: path.into(), source })
-}
-
-struct Header(HashMap<String, TensorInfo>);
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-/// Reads the header's map by hand, because a map type would keep the last of two equal keys in silence.
-struct HeaderVisitor;
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut tensors = HashMap::new();
-        let mut metadata = None;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                if metadata.replace(map.next_value::<HashMap<String, String>>()?).is_some() {
-                    return Err(de::Error::custom("__metadata__ stands there twice"));
-                }
-                continue;
-            }
-            if tensors.len() == TENSORS_MAX {
-                return Err(de::Error::custom(format_args!("more than {TENSORS_MAX} tensors")));
-            }
-            let info = map.next_value::<TensorInfo>()?;
-            if tensors.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("tensor {name:?} stands there twice")));
-            }
-            tensors.insert(name, info);
-        }
-        Ok(Header(tensors))
-    }
-}
-
-/// Each tensor's bytes must be what its shape and dtype need, and together they must tile the data exactly.
-fn check_tensors(
-    path: &Path,
-    tensors: &HashMap<String, TensorInfo>,
-    data_bytes: u64,
-) -> Result<(), WeightsError> {
-    for (name, info) in tensors {
-        let [begin, end] = info.data_offsets;
-        let fail = |why| WeightsError::Offsets {
-            path: path.into(),
-            tensor: name.clone(),
-            begin,
-            end,
-            data_bytes,
-            why,
-        };
-        if begin > end {
-            return Err(fail("they run backwards"));
-        }
-        if end > data_bytes {
-            return Err(fail("they end beyond the file"));
-        }
-        let needed = info.bytes_needed().ok_or_else(|| WeightsError::Size {
-            path: path.into(),
-            tensor: name.clone(),
-            dtype: info.dtype.clone(),
-            shape: info.shape.clone(),
-        })?;
-        if needed != end - begin {
-            return Err(fail("they hold another number of bytes than shape and dtype need"));
-        }
-    }
-    check_tiling(path, tensors, data_bytes)
-}
-
-fn check_tiling(
-    path: &Path,
-    tensors: &HashMap<String, TensorInfo>,
-    data_bytes: u64,
-) -> Result<(), WeightsError> {
-    let mut spans: Vec<_> = tensors.iter().map(|(name, info)| (info.data_offsets, name)).collect();
-    spans.sort_unstable();
-    let mut covered = 0;
-    for ([begin, end], name) in spans {
-        let why = match begin.cmp(&covered) {
-            std::cmp::Ordering::Less => "they overlap another tensor",
-            std::cmp::Ordering::Greater => "they leave a hole before the tensor",
-            std::cmp::Ordering::Equal => {
-                covered = end;
-                continue;
-            }
-        };
-        return Err(WeightsError::Offsets {
-            path: path.into(),
-            tensor: name.clone(),
-            begin,
-            end,
-            data_bytes,
-            why,
-        });
-    }
-    if covered != data_bytes {
-        return Err(WeightsError::TrailingBytes { path: path.into(), covered, data_bytes });
-    }
-    Ok(())
-}
-
-impl TensorInfo {
-    /// None where the dtype is unknown or the product of the shape does not fit 64 bits.
-    fn bytes_needed(&self) -> Option<u64> {
-        let bits: u64 = match self.dtype.as_str() {
-            "F64" | "I64" | "U64" => 64,
-            "F32" | "I32" | "U32" => 32,
-            "F16" | "BF16" | "I16" | "U16" => 16,
-            "I8" | "U8" | "BOOL" | "F8_E4M3" | "F8_E5M2" => 8,
-            _ => return None,
-        };
-        self.shape.iter().try_fold(bits / 8, |bytes, &dimension| bytes.checked_mul(dimension))
-    }
+    shape.iter().try_fold(bits / 8, |bytes, &dimension| bytes.checked_mul(dimension))
 }
 
 /// Why a weights file was refused. Each names the file.
@@ -266,7 +206,7 @@ pub enum WeightsError {
     #[error("{}: cannot be read: {source}", path.display())]
     Open { path: PathBuf, source: std::io::Error },
     /// Not even a header length.
-    #[error("{}: {file_bytes} bytes are no safetensors file", path.display())]
+    #[error("{}: {file_bytes} bytes are no weights file", path.display())]
     TooShort { path: PathBuf, file_bytes: u64 },
     /// The header's length is beyond the format's limit.
     #[error("{}: the header claims {header_bytes} bytes, the format allows {HEADER_BYTES_MAX}", path.display())]
@@ -286,6 +226,15 @@ pub enum WeightsError {
     /// Data that belongs to no tensor.
     #[error("{}: the tensors cover {covered} of {data_bytes} bytes of data", path.display())]
     TrailingBytes { path: PathBuf, covered: u64, data_bytes: u64 },
+    /// A torch archive is not what torch writes, or holds more than tensors.
+    #[error("{}: {source}", path.display())]
+    Torch { path: PathBuf, source: TorchError },
+    /// What torch wrote before its archives.
+    #[error("{}: a pickle of the old torch format, which is not read", path.display())]
+    LegacyTorch { path: PathBuf },
+    /// A tensor of another file has this name already.
+    #[error("{}: tensor {tensor:?} stands in another file too", path.display())]
+    Twice { path: PathBuf, tensor: String },
     /// The model needs a tensor that is not there.
     #[error("{}: tensor {tensor:?} is missing", path.display())]
     Missing { path: PathBuf, tensor: String },
@@ -309,10 +258,15 @@ impl WeightsError {
         match self {
             WeightsError::Open { .. } => None,
             WeightsError::Missing { .. } | WeightsError::Shape { .. } | WeightsError::SurplusLayer { .. } => {
-                Some("config.json and model.safetensors must come from the same model")
+                Some("config.json and the weights must come from the same model")
             }
             WeightsError::Dtype { .. } => Some("take the model's f32, f16 or bf16 weights"),
-            _ => Some("the file is damaged or not a safetensors file; fetch it again"),
+            WeightsError::LegacyTorch { .. } => {
+                Some("load it with torch and save it again, or take the model's safetensors file")
+            }
+            WeightsError::Torch { source, .. } => source.hint(),
+            WeightsError::Twice { .. } => Some("the files must come from the same model"),
+            _ => Some("the file is damaged or not a weights file; fetch it again"),
         }
     }
 }

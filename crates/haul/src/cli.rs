@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
 
 /// Run open models over everything you have, on the hardware you own.
@@ -65,13 +66,16 @@ pub(crate) enum Command {
     Model(ModelCommand),
     /// Say what this machine can do, from measurement
     Doctor(DoctorArgs),
+    /// Measure speed beside the roof of this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Parse files for another haul process
     #[command(hide = true)]
     ParseWorker,
 }
 
 /// Flags of commands that embed one text at a time.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Compute")]
 pub(crate) struct DeviceArgs {
     /// auto, cpu, gpu, cuda, cuda:N, vulkan, vulkan:N or metal; obeyed, or the run stops before it starts
@@ -80,7 +84,7 @@ pub(crate) struct DeviceArgs {
 }
 
 /// Flags of commands that embed many.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Compute")]
 pub(crate) struct ComputeArgs {
     #[command(flatten)]
@@ -91,6 +95,16 @@ pub(crate) struct ComputeArgs {
     /// Tokens in one batch [default: 2048, and at least one sequence]
     #[arg(long, env = "HAUL_BATCH_TOKENS", value_name = "N", hide_env_values = true)]
     pub(crate) batch_tokens: Option<usize>,
+}
+
+/// What vectors are computed with.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Compute")]
+pub(crate) struct DtypeArg {
+    /// auto, f32 (exact), bf16, int16 or int8; auto is what the library has, else the fastest of bf16 and int16
+    /// where it gains on f32 [default: auto]
+    #[arg(long, env = "HAUL_DTYPE", value_name = "DTYPE", hide_env_values = true)]
+    pub(crate) dtype: Option<DtypeRequest>,
 }
 
 /// The library.
@@ -123,6 +137,9 @@ pub(crate) struct IngestArgs {
     /// Longest sequence given to the model [default: what the model's files say]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    /// Keep only the first N numbers of each vector, which needs a model trained for it (Matryoshka) [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) dim: Option<usize>,
     /// Namespace of document ids
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) collection: String,
@@ -132,6 +149,8 @@ pub(crate) struct IngestArgs {
     /// Also write the receipt here
     #[arg(long, value_name = "FILE")]
     pub(crate) receipt: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) dtype: DtypeArg,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
 }
@@ -222,11 +241,29 @@ pub(crate) struct EmbedArgs {
     /// Longest sequence given to the model [default: what the model's files say]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    /// Keep only the first N numbers of each vector, which needs a model trained for it (Matryoshka) [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) dim: Option<usize>,
+    /// What to print for each text, of what the model has
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "dense", value_name = "LIST")]
+    pub(crate) heads: Vec<HeadArg>,
     /// Write a NumPy array instead of JSONL on stdout
     #[arg(long, value_name = "FILE.npy")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HeadArg {
+    /// "embedding": one vector
+    Dense,
+    /// "sparse": a weight for each distinct token, by its id
+    Sparse,
+    /// "colbert": a vector for each token but the first
+    Colbert,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -273,7 +310,50 @@ pub(crate) enum ModelCommand {
     Check {
         /// The model's name
         name: String,
+        /// Also embed the texts of this file and compare with its vectors: lines of {"text","embedding"}, and
+        /// "role": "query" or "document" where the model's prompt stands before the text
+        #[arg(long, value_name = "FILE.jsonl")]
+        golden: Option<PathBuf>,
+        /// What to compute the vectors with, which says how near they must be [default: f32]
+        #[arg(long, value_name = "DTYPE", requires = "golden")]
+        dtype: Option<DtypeRequest>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Tokens/s, share of the measured roof and agreement with f32, by dtype and kind of text
+    Encoder(BenchEncoderArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchEncoderArgs {
+    /// A model's name or folder [default: the library's]
+    #[arg(long, env = "HAUL_MODEL", value_name = "NAME", hide_env_values = true)]
+    pub(crate) model: Option<String>,
+    /// Texts to embed, one a line, instead of texts that are made up
+    #[arg(long, value_name = "FILE")]
+    pub(crate) texts: Option<PathBuf>,
+    /// A library: its chunks are compared with f32, and embedded unless --texts is given
+    #[arg(long, value_name = "FILE.haul")]
+    pub(crate) store: Option<PathBuf>,
+    /// What to measure [default: f32,int16,bf16,int8]
+    #[arg(long, value_name = "DTYPE,...", value_delimiter = ',')]
+    pub(crate) dtype: Vec<DtypeRequest>,
+    /// How long the work of one row is repeated, at least once
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    const SECONDS_MAX: f64 = 86_400.0;
+    let within = |seconds: &f64| (0.0..=SECONDS_MAX).contains(seconds);
+    text.parse()
+        .ok()
+        .filter(within)
+        .ok_or_else(|| format!("not a number of seconds within 0..={SECONDS_MAX}"))
 }
 
 #[derive(Debug, Args)]

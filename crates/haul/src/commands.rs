@@ -1,5 +1,6 @@
 //! One file for each command, and what several of them need: the machine, and a library's model.
 
+pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod eval;
@@ -12,10 +13,12 @@ pub(crate) mod store;
 use std::num::NonZeroUsize;
 
 use haul_encoder::device::cpu::CpuDevice;
-use haul_encoder::embedder::{Embedder, LoadError};
+use haul_encoder::embedder::{Embedder, LoadError, LoadOptions};
 use haul_encoder::model_dir::ModelDir;
 use haul_jobs::models::{ModelRecord, Models};
-use haul_machine::cpu::{self, Cpu};
+use haul_machine::cpu::Cpu;
+use haul_machine::dtype::{self, Dtype, DtypeRequest};
+use haul_machine::roof;
 use haul_machine::verdict::{DeviceRequest, Verdict, resolve};
 use haul_store::library::LibrarySettings;
 
@@ -31,8 +34,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Obeys the request or fails before anything else is done; `auto` prints its one verdict line.
-    pub(crate) fn resolve(request: DeviceRequest, output: &Output) -> Result<Self, Failure> {
-        let cpu = cpu::probe();
+    pub(crate) fn resolve(
+        request: DeviceRequest,
+        settings: &Settings,
+        output: &Output,
+    ) -> Result<Self, Failure> {
+        let cpu = settings.cpu();
         let verdict = resolve(request, &cpu)?;
         if request == DeviceRequest::Auto {
             output.note(&verdict.line());
@@ -41,9 +48,53 @@ impl Machine {
     }
 
     /// Loads a model's weights onto the device.
-    pub(crate) fn load(&self, model: &ModelDir, threads: NonZeroUsize) -> Result<Embedder, LoadError> {
-        Embedder::load(model, &CpuDevice::new(self.cpu.isa, threads))
+    pub(crate) fn load(
+        &self,
+        model: &ModelDir,
+        options: &LoadOptions,
+        dtype: Dtype,
+        threads: NonZeroUsize,
+    ) -> Result<Embedder, LoadError> {
+        Embedder::load_with(model, &CpuDevice::new(self.cpu.isa, dtype, threads), options)
     }
+
+    /// The dtype asked for. `auto` goes by the roofs of this machine and prints its one line.
+    pub(crate) fn dtype(
+        &self,
+        request: DtypeRequest,
+        settings: &Settings,
+        output: &Output,
+    ) -> Result<Dtype, Failure> {
+        match request {
+            DtypeRequest::Named(dtype) => Ok(dtype),
+            DtypeRequest::Auto => {
+                let taken = dtype::auto(&roof::load_or_measure(&settings.profiles(), &self.cpu)?);
+                output.note(&taken.line());
+                Ok(taken.dtype)
+            }
+        }
+    }
+}
+
+/// The numbers of a vector that `--dim` asks for; all that the model has without it.
+pub(crate) fn dim_of(asked: Option<usize>, model: &ModelDir) -> Result<usize, Failure> {
+    let dim = asked.unwrap_or(model.dim());
+    if (1..=model.dim()).contains(&dim) {
+        return Ok(dim);
+    }
+    Err(Failure::new(format!("--dim {dim} is outside 1..={}, what {} gives", model.dim(), model.name)))
+}
+
+/// Dense vectors of so many numbers, as a library of that width has them.
+pub(crate) fn dense_of(dim: usize) -> LoadOptions {
+    LoadOptions { heads: vec![], dim: Some(dim) }
+}
+
+/// What a library's vectors were computed with, and its queries are.
+pub(crate) fn dtype_of(library: &LibrarySettings) -> Result<Dtype, Failure> {
+    library.dtype.parse().map_err(|error| {
+        Failure::new(format!("the library's dtype: {error}")).hint("install the haul that made the library")
+    })
 }
 
 /// The model that a library was made with: by name, else whatever model has the same identity.

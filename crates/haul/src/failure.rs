@@ -61,6 +61,8 @@ from_library! {
     haul_encoder::embedder::LoadError => |e| e.hint().map(str::to_owned);
     haul_jobs::ingest::IngestError => |e| e.hint();
     haul_jobs::embed::EmbedJobError => |e| e.hint().map(str::to_owned);
+    haul_jobs::bench::BenchError => |e| e.hint().map(str::to_owned);
+    haul_jobs::golden::GoldenError => |e| e.hint().map(str::to_owned);
     haul_jobs::search::SearchError => |e| e.hint();
     haul_jobs::search::evaluate::InputError => |_| None;
     haul_pipeline::cache::CacheError => |_| None;

@@ -50,6 +50,7 @@ fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, F
         Command::Embed(args) => commands::embed::run(&args, settings, output),
         Command::Store(command) => commands::store::run(&command, settings, output),
         Command::Model(command) => commands::model::run(&command, settings, output),
+        Command::Bench(command) => commands::bench::run(&command, settings, output),
         Command::Doctor(args) => commands::doctor::run(&args, settings, output),
         Command::ParseWorker => Ok(commands::parse_worker::run(output)),
     }

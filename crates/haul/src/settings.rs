@@ -3,20 +3,23 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use haul_machine::cpu::Cpu;
+use haul_machine::cpu::{self, Cpu, Isa};
+use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
 use serde::Deserialize;
 
-use crate::cli::{ComputeArgs, DeviceArgs, Global, StoreArg};
+use crate::cli::{ComputeArgs, DeviceArgs, DtypeArg, Global, StoreArg};
 use crate::failure::Failure;
 use crate::home_unix;
 
 /// Name of the settings file in the home folder.
 const FILE: &str = "haul.toml";
-/// Tokens in one batch: activations of small models stay in the cache of a core, and weights are read once for
-/// eight chunks of 256 tokens.
-const BATCH_TOKENS: usize = 2048;
+/// Tokens in one batch: the activations of small models stay in the cache of a core, and more rows would not read the
+/// weights less often.
+const BATCH_TOKENS: usize = 512;
 const BATCH_TOKENS_MAX: usize = 1 << 20;
+/// Forces an instruction set, so that tests run the kernels of each; no flag, for users have no use for it.
+const ISA: &str = "HAUL_ISA";
 const THREADS_MAX: usize = 1024;
 /// The cache of parsed text grows to this.
 const CACHE_BYTES: u64 = 4 << 30;
@@ -26,6 +29,7 @@ const CACHE_BYTES: u64 = 4 << 30;
 pub(crate) struct Settings {
     home: PathBuf,
     file: SettingsFile,
+    isa: Isa,
 }
 
 /// `haul.toml`. Every key has a flag or an environment variable that goes before it.
@@ -33,6 +37,7 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields)]
 struct SettingsFile {
     device: Option<String>,
+    dtype: Option<String>,
     threads: Option<usize>,
     batch_tokens: Option<usize>,
     store: Option<PathBuf>,
@@ -56,7 +61,12 @@ impl Settings {
                 .hint("set HAUL_HOME to a folder")
         })?;
         let file = read(&home.join(FILE))?;
-        Ok(Self { home, file })
+        Ok(Self { home, file, isa: isa()? })
+    }
+
+    /// The processor, with the instruction set that the kernels run with.
+    pub(crate) fn cpu(&self) -> Cpu {
+        cpu::probe(self.isa)
     }
 
     /// `HAUL_HOME/models`.
@@ -111,6 +121,17 @@ impl Settings {
         }
     }
 
+    /// The dtype asked for, if any was.
+    pub(crate) fn dtype(&self, flag: &DtypeArg) -> Result<Option<DtypeRequest>, Failure> {
+        match (flag.dtype, &self.file.dtype) {
+            (Some(dtype), _) => Ok(Some(dtype)),
+            (None, Some(name)) => {
+                name.parse().map(Some).map_err(|error| Failure::new(format!("{FILE}: dtype: {error}")))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
     pub(crate) fn compute(&self, args: &ComputeArgs, cpu: &Cpu) -> Result<Compute, Failure> {
         let threads = args.threads.or(self.file.threads).unwrap_or(cpu.cores);
         let batch_tokens = args.batch_tokens.or(self.file.batch_tokens).unwrap_or(BATCH_TOKENS);
@@ -126,6 +147,17 @@ impl Settings {
     }
 }
 
+/// The instruction set that was forced, else the widest of this processor.
+#[expect(clippy::disallowed_methods, reason = "settings are resolved here")]
+fn isa() -> Result<Isa, Failure> {
+    let Some(name) = std::env::var_os(ISA) else { return Ok(Isa::best()) };
+    name.to_str().and_then(Isa::from_name).ok_or_else(|| {
+        let known: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        Failure::new(format!("{ISA}={}: this machine has no such instruction set", name.display()))
+            .hint(format!("this machine has {}", known.join(", ")))
+    })
+}
+
 fn read(path: &Path) -> Result<SettingsFile, Failure> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -135,6 +167,6 @@ fn read(path: &Path) -> Result<SettingsFile, Failure> {
     toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         Failure::new(format!("{}:{line}: {}", path.display(), error.message()))
-            .hint("keys: device, threads, batch_tokens, store, model, hub, cache_bytes")
+            .hint("keys: device, dtype, threads, batch_tokens, store, model, hub, cache_bytes")
     })
 }

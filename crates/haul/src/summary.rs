@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+use std::num::NonZeroUsize;
+
+use haul_jobs::bench::{Report as BenchReport, Row};
+use haul_jobs::golden::Comparison;
 use haul_jobs::ingest::Outcome;
-use haul_jobs::models::{CheckReport, FileVerdict, Listed};
+use haul_jobs::models::{CheckReport, FileVerdict, Listed, ModelRecord};
 use haul_jobs::search::evaluate::Evaluation;
+use haul_machine::dtype::{self, Dtype};
 use haul_machine::memory::Memory;
 use haul_machine::roof::Roofs;
-use haul_pipeline::receipt::{Receipt, RunState, Truncated};
+use haul_pipeline::receipt::{Quality, Receipt, RunState, Truncated};
 use haul_store::library::{Info, Report};
 use haul_store::search::Hit;
 
@@ -55,12 +60,16 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
         let rate = &receipt.rate;
         line!(
             text,
-            "  {} tokens/s, {:.0} GFLOP/s on {}, {:.0} % of its measured roof",
+            "  {} tokens/s, {:.0} GFLOP/s on {}{}, {:.0} % of its measured roof",
             thousands(rate.tokens_per_s as u64),
             rate.gflops,
             receipt.device.used,
+            receipt.model.as_ref().map_or_else(String::new, |model| format!(" in {}", model.dtype)),
             rate.percent_of_roof
         );
+    }
+    if let Some(quality) = &receipt.quality {
+        line!(text, "  {}", agreement(quality));
     }
     if receipt.truncated.items > 0 {
         line!(text, "  {}", truncated(&receipt.truncated));
@@ -73,6 +82,25 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     list(&mut text, "files gone, documents kept (--prune removes them)", &items.gone);
     list(&mut text, "files gone, documents removed", &items.pruned);
     text
+}
+
+/// What a faster mode costs, on the run's own texts.
+fn agreement(quality: &Quality) -> String {
+    let overlap =
+        quality.top10_overlap.map_or_else(String::new, |share| format!(", top 10 {}", percent(share)));
+    format!(
+        "agrees with {}: {} {:.5}, worst {:.5}{overlap} ({} texts)",
+        quality.against,
+        quality.metric,
+        1.0 - quality.delta,
+        quality.cosine_min,
+        thousands(quality.texts)
+    )
+}
+
+/// A share of one.
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 fn stages(text: &mut String, receipt: &Receipt) {
@@ -238,10 +266,89 @@ pub(crate) fn doctor(machine: &Machine, memory: &Memory, roofs: &Roofs) -> Strin
     line!(text, "features   {}", wrapped(&features, "           ").trim_start());
     let limit = memory.limit_bytes.map_or_else(String::new, |limit| format!(", limited to {}", bytes(limit)));
     line!(text, "memory     {} of {} free{limit}", bytes(memory.available_bytes), bytes(memory.total_bytes));
-    line!(text, "f32 roof   {:.0} GFLOP/s, all cores together", roofs.f32_gflops);
+    for dtype in Dtype::ALL {
+        let gflops = roofs.of(dtype);
+        let times = gflops / roofs.of(Dtype::F32);
+        line!(
+            text,
+            "{:<10} {gflops:.0} GFLOP/s, all cores together, {times:.1}x f32",
+            format!("{dtype} roof")
+        );
+    }
     line!(text, "read roof  {:.1} GB/s from memory, all cores together", roofs.read_gb_per_s);
     line!(text, "measured   {}", roofs.measured);
     line!(text, "{}", machine.verdict.line());
+    line!(text, "{}", dtype::auto(roofs).line());
+    text
+}
+
+/// Rows of a benchmark as a table.
+pub(crate) fn bench_encoder(
+    report: &BenchReport,
+    machine: &Machine,
+    model: &ModelRecord,
+    threads: NonZeroUsize,
+) -> String {
+    let mut text = String::new();
+    let isa = machine.cpu.isa.name();
+    line!(
+        text,
+        "{}",
+        wrapped(&format!("{} on {}, {isa}, {threads} threads", model.name, machine.cpu.name), "")
+    );
+    line!(text);
+    let names = ["dtype", "mix", "tokens", "tokens/s", "GFLOP/s", "roof", "%", "cosine", "worst", "top 10"];
+    line!(text, "{}", bench_line(names.map(str::to_owned)));
+    for row in &report.rows {
+        line!(text, "{}", bench_line(bench_cells(row)));
+    }
+    text
+}
+
+fn bench_line(
+    [dtype, mix, tokens, speed, gflops, roof, share, cosine, worst, overlap]: [String; 10],
+) -> String {
+    let speed = format!("{tokens:>7} {speed:>9} {gflops:>8} {roof:>6} {share:>3}");
+    let line = format!("  {dtype:<5} {mix:<10} {speed}  {cosine:>7} {worst:>6} {overlap:>7}");
+    line.trim_end().to_owned()
+}
+
+/// What is compared with f32 stays empty for f32.
+fn bench_cells(row: &Row) -> [String; 10] {
+    let quality = row.quality.map(|q| {
+        let overlap = q.top10_overlap.map_or_else(|| "-".to_owned(), percent);
+        [format!("{:.5}", q.cosine_mean), format!("{:.4}", q.cosine_min), overlap]
+    });
+    let [cosine, worst, overlap] = quality.unwrap_or_default();
+    let whole = |number: f64| format!("{number:.0}");
+    let speed = thousands(row.tokens_per_s as u64);
+    let share = whole(row.percent_of_roof);
+    let (gflops, roof) = (whole(row.gflops), whole(row.roof_gflops));
+    let tokens = row.tokens.to_string();
+    [row.dtype.to_owned(), row.mix.clone(), tokens, speed, gflops, roof, share, cosine, worst, overlap]
+}
+
+/// A model's vectors against a golden.
+pub(crate) fn golden(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    let Comparison { dtype, texts, cosine_mean, cosine_min, difference_max, tolerance, .. } = comparison;
+    line!(text, "golden: {} texts in {dtype}", thousands(*texts as u64));
+    line!(text, "  worst cosine      {cosine_min:.6}, at least {}", tolerance.cosine_min);
+    line!(text, "  mean cosine       {cosine_mean:.6}, at least {}", tolerance.cosine_mean);
+    let allowed =
+        tolerance.difference_max.map_or_else(String::new, |allowed| format!(", at most {allowed:.0e}"));
+    line!(text, "  worst difference  {difference_max:.1e}{allowed}");
+    if comparison.truncated.items > 0 {
+        line!(text, "  {}", truncated(&comparison.truncated));
+    }
+    let failed = comparison.failed.iter().map(|row| {
+        format!(
+            "line {}: cosine {:.6}, off by {:.1e}: {}",
+            row.line, row.cosine, row.difference, row.first_words
+        )
+    });
+    list(&mut text, "not within", &failed.collect::<Vec<_>>());
+    line!(text, "{}", if comparison.is_ok() { "golden: ok" } else { "golden: not ok" });
     text
 }
 

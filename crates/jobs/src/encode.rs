@@ -1,8 +1,9 @@
-//! The compute step that `ingest` and `embed` share: one packed batch through the model.
+//! The compute step that jobs share: one packed batch through the model.
 
 use std::iter::Sum;
 use std::time::{Duration, Instant};
 
+use haul_encoder::device::{Outputs, SparseVector, Vectors};
 use haul_encoder::embedder::{EmbedError, Embedder};
 use tracing::debug;
 
@@ -14,14 +15,25 @@ pub(crate) struct Sequence<K> {
     pub(crate) ids: Vec<u32>,
 }
 
+/// What a model gives for one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextOutputs {
+    /// The vector.
+    pub dense: Vec<f32>,
+    /// Weights of its tokens, if the model was loaded with that head.
+    pub sparse: Option<SparseVector>,
+    /// A row a token, if the model was loaded with that head.
+    pub colbert: Option<Vectors>,
+}
+
 /// What one text became.
 pub(crate) struct Encoded<K> {
     /// As given.
     pub(crate) key: K,
-    /// Tokens computed for it.
-    pub(crate) tokens: usize,
-    /// The vector, or why there is none.
-    pub(crate) row: Result<Vec<f32>, String>,
+    /// The ids that were computed.
+    pub(crate) ids: Vec<u32>,
+    /// What the model made of it, or why there is nothing.
+    pub(crate) outputs: Result<TextOutputs, String>,
     /// This text's share of its batch's time, by tokens.
     pub(crate) seconds: f64,
 }
@@ -58,30 +70,75 @@ pub(crate) fn run_batch<K>(
     let (keys, ids): (Vec<K>, Vec<Vec<u32>>) = batch.into_iter().map(|s| (s.key, s.ids)).unzip();
     let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
     let tokens: usize = lengths.iter().sum();
-    let rows = rows(embedder, &ids);
+    let outputs = outputs(embedder, &ids);
     let busy = started.elapsed();
     computed.tokens += tokens as u64;
     computed.flops += embedder.flops(&lengths);
     computed.busy += busy;
     debug!(stage = "embed", sequences = lengths.len(), "end");
     let seconds_per_token = busy.as_secs_f64() / tokens.max(1) as f64;
+    let share = |ids: &[u32]| ids.len() as f64 * seconds_per_token;
     keys.into_iter()
-        .zip(rows)
-        .zip(lengths)
-        .map(|((key, row), tokens)| Encoded { key, tokens, row, seconds: tokens as f64 * seconds_per_token })
+        .zip(ids)
+        .zip(outputs)
+        .map(|((key, ids), outputs)| Encoded { key, seconds: share(&ids), ids, outputs })
         .collect()
 }
 
 /// A batch that fails is run again one text at a time, so that one bad text fails alone.
-fn rows(embedder: &Embedder, ids: &[Vec<u32>]) -> Vec<Result<Vec<f32>, String>> {
+fn outputs(embedder: &Embedder, ids: &[Vec<u32>]) -> Vec<Result<TextOutputs, String>> {
     match together(embedder, ids) {
-        Ok(rows) => rows.into_iter().map(Ok).collect(),
-        Err(error) if ids.len() == 1 => vec![Err(error.to_string())],
-        Err(_) => ids.iter().flat_map(|one| rows(embedder, std::slice::from_ref(one))).collect(),
+        Ok(texts) => texts.into_iter().map(Ok).collect(),
+        Err(error) if ids.len() == 1 => vec![Err(why(&error))],
+        Err(_) => ids.iter().flat_map(|one| outputs(embedder, std::slice::from_ref(one))).collect(),
     }
 }
 
-fn together(embedder: &Embedder, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
-    let vectors = embedder.collect(embedder.submit(ids)?)?;
-    Ok(vectors.iter().map(<[f32]>::to_vec).collect())
+fn together(embedder: &Embedder, ids: &[Vec<u32>]) -> Result<Vec<TextOutputs>, EmbedError> {
+    let Outputs { dense, sparse, colbert } = embedder.collect_all(embedder.submit(ids)?)?;
+    // Of a head there is one output a text, or none at all.
+    let (mut sparse, mut colbert) = (sparse.into_iter().flatten(), colbert.into_iter().flatten());
+    let mut text =
+        |row: &[f32]| TextOutputs { dense: row.to_vec(), sparse: sparse.next(), colbert: colbert.next() };
+    Ok(dense.iter().map(&mut text).collect())
+}
+
+/// Why a text that went through the model by itself has no vector.
+fn why(error: &EmbedError) -> String {
+    match error {
+        EmbedError::NotFinite { column, value, .. } => format!("the model gave {value} in column {column}"),
+        EmbedError::ZeroNorm { .. } => "the model gave zeros alone".to_owned(),
+        EmbedError::WeightNotFinite { id, value, .. } => {
+            format!("the model gave token {id} the sparse weight {value}")
+        }
+        EmbedError::TokenNotFinite { token, column, value, .. } => {
+            format!("the model gave {value} in column {column} of token row {token}")
+        }
+        EmbedError::TokenZeroNorm { token, .. } => format!("the model gave zeros alone in token row {token}"),
+        other => other.to_string(),
+    }
+}
+
+/// How a text begins, for errors to call it by.
+pub(crate) fn first_words(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 32;
+    // Words alone: a line break in a message would pass for the end of it.
+    let words = text.split_whitespace().take(CHARACTERS_MAX).collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}...", &words[..end]),
+        None => words,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_words;
+
+    #[test]
+    fn first_words_are_one_short_line() {
+        assert_eq!(first_words("  The lamp\nin the\twindow. "), "The lamp in the window.");
+        assert_eq!(first_words(&"ab ".repeat(100)), format!("{}ab...", "ab ".repeat(10)));
+        assert_eq!(first_words(&"\u{8d70}".repeat(50)), format!("{}...", "\u{8d70}".repeat(32)));
+        assert_eq!(first_words(""), "");
+    }
 }

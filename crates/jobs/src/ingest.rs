@@ -20,13 +20,14 @@ use haul_corpus::document::Furniture;
 use haul_corpus::limits::Limits;
 use haul_corpus::source::{self, Listing};
 use haul_corpus::worker::WorkerError;
+use haul_encoder::dtype::Dtype;
 use haul_encoder::embedder::{Embedder, LoadError};
 use haul_encoder::model_dir::ModelDir;
 use haul_pipeline::batch::{BatchLimits, TokenQueue};
 use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::{Journal, JournalError, JournalKey};
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{Failure, Items, Note, Truncated};
+use haul_pipeline::receipt::{Failure, Items, Note, Quality, Truncated};
 use haul_pipeline::stage::{Meter, Stages, Stop, channel};
 use haul_store::library::{
     DocumentRecord, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError, VectorKey,
@@ -35,6 +36,7 @@ use haul_store::library::{
 use uuid::Uuid;
 
 use crate::encode::{self, Computed, Encoded, Sequence};
+use crate::quality::{self, Sample};
 pub use parse::WorkerProgram;
 use select::{Known, NamedFile};
 use sink::Sink;
@@ -110,6 +112,8 @@ pub struct Settings {
     pub collection: String,
     /// How documents are cut.
     pub chunking: Chunking,
+    /// What the vectors are computed with; of one that is not f32, some are compared with f32 after the run.
+    pub dtype: Dtype,
     /// Longest sequence given to the model, special tokens included.
     pub max_tokens: usize,
     /// What stands before a document's text.
@@ -130,8 +134,8 @@ pub struct Parts<'a> {
     pub library: &'a mut Library,
     /// The model's files; its weights are loaded when the first text needs them.
     pub model: &'a ModelDir,
-    /// Loads the weights.
-    pub load: &'a (dyn Fn() -> Result<Embedder, LoadError> + Sync),
+    /// Loads the weights in a dtype.
+    pub load: &'a (dyn Fn(Dtype) -> Result<Embedder, LoadError> + Sync),
     /// Batches that the device works on side by side.
     pub compute_threads: usize,
     /// How a parse worker is started.
@@ -173,6 +177,8 @@ pub struct Outcome {
     pub bytes_read: u64,
     /// How often the weights were loaded.
     pub loads: u32,
+    /// How well vectors of this run agree with f32; `None` in f32, and when none were computed.
+    pub quality: Option<Quality>,
     /// Whether the run was stopped early.
     pub interrupted: bool,
 }
@@ -226,6 +232,9 @@ pub enum IngestError {
         /// How many.
         documents: usize,
     },
+    /// All input is in the library; a text of the comparison has no vector in f32.
+    #[error("the vectors are in the library, and cannot be compared with f32: {0}")]
+    Quality(String),
 }
 
 impl IngestError {
@@ -243,7 +252,7 @@ impl IngestError {
             Self::NoFiles { .. } => Some(
                 "give files, or a folder that holds EPUB, HTML, Markdown, text or JSONL files".to_owned(),
             ),
-            Self::VectorsMissing { .. } => None,
+            Self::VectorsMissing { .. } | Self::Quality(_) => None,
         }
     }
 }
@@ -281,6 +290,7 @@ pub fn run(settings: &Settings, mut inputs: Inputs, parts: Parts<'_>) -> Result<
         model: parts.model,
         load: parts.load,
         embedder: Mutex::new(Weights::Unloaded),
+        sample: Sample::default(),
         worker: parts.worker,
         limits: parts.limits,
         cache: parts.cache,
@@ -288,7 +298,44 @@ pub fn run(settings: &Settings, mut inputs: Inputs, parts: Parts<'_>) -> Result<
         stop: parts.stop,
     };
     let done = flow(&shared, parts.library, parts.compute_threads, parts.stages)?;
-    finish(&shared, parts.library, &paths, done)
+    let mut outcome = finish(&shared, parts.library, &paths, done)?;
+    if !outcome.interrupted && !shared.sample.is_empty() {
+        outcome.loads += 1;
+        outcome.quality = compare_with_f32(&shared, parts.compute_threads, parts.stages)?;
+    }
+    Ok(outcome)
+}
+
+/// The quality stage: some texts of the run once more, in f32.
+fn compare_with_f32(
+    shared: &Shared<'_>,
+    threads: usize,
+    stages: &Stages,
+) -> Result<Option<Quality>, IngestError> {
+    let meter = stages.meter("quality");
+    let started = Instant::now();
+    let sequences = shared.sample.take();
+    let rows = |embedder: &Embedder| {
+        quality::rows(embedder, &sequences, shared.settings.batch, threads, shared.stop)
+            .map_err(IngestError::Quality)
+    };
+    let Some(embedder) = shared.embedder()? else { return Ok(None) };
+    let Some(fast) = rows(&embedder)? else { return Ok(None) };
+    // Never two sets of weights at once.
+    drop(embedder);
+    *shared.embedder.lock().unwrap_or_else(PoisonError::into_inner) = Weights::Unloaded;
+    let Some(exact) = rows(&(shared.load)(Dtype::F32)?)? else { return Ok(None) };
+    let Some(agreement) = quality::agreement(&exact, &fast) else { return Ok(None) };
+    meter.finished(agreement.texts as u64);
+    Ok(Some(Quality {
+        against: agreement.against.to_owned(),
+        metric: "cosine".to_owned(),
+        delta: 1.0 - agreement.cosine_mean,
+        cosine_min: agreement.cosine_min,
+        top10_overlap: agreement.top10_overlap,
+        texts: agreement.texts as u64,
+        seconds: started.elapsed().as_secs_f64(),
+    }))
 }
 
 /// What the stages share.
@@ -303,8 +350,9 @@ pub(crate) struct Shared<'a> {
     in_flight: Mutex<HashSet<VectorKey>>,
     queue: TokenQueue<Sequence<VectorKey>>,
     model: &'a ModelDir,
-    load: &'a (dyn Fn() -> Result<Embedder, LoadError> + Sync),
+    load: &'a (dyn Fn(Dtype) -> Result<Embedder, LoadError> + Sync),
     embedder: Mutex<Weights>,
+    sample: Sample,
     worker: &'a WorkerProgram,
     limits: &'a Limits,
     cache: &'a Cache,
@@ -408,7 +456,7 @@ impl Shared<'_> {
             Weights::Failed => Ok(None),
             Weights::Unloaded => {
                 *weights = Weights::Failed;
-                let embedder = Arc::new((self.load)()?);
+                let embedder = Arc::new((self.load)(self.settings.dtype)?);
                 *weights = Weights::Loaded(Arc::clone(&embedder));
                 Ok(Some(embedder))
             }
@@ -434,7 +482,10 @@ fn compute(
         }
         let Some(embedder) = shared.embedder()? else { break };
         let encoded = encode::run_batch(&embedder, batch, &mut computed);
-        shared.progress.computed(encoded.iter().map(|encoded| encoded.tokens as u64).sum());
+        shared.progress.computed(encoded.iter().map(|encoded| encoded.ids.len() as u64).sum());
+        if shared.settings.dtype != Dtype::F32 {
+            shared.sample.offer(&encoded);
+        }
         meter.finished(encoded.len() as u64);
         if meter.send(arrivals, Arrival::Vectors(encoded)).is_err() {
             break;

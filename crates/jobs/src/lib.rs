@@ -5,8 +5,12 @@
 //! prints and never picks a device.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod embed;
 mod encode;
+pub mod golden;
 pub mod ingest;
 pub mod models;
+mod quality;
 pub mod search;
+mod stream;

@@ -23,6 +23,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use haul_encoder::identity::identity;
+use haul_encoder::model::Head;
 use haul_encoder::model_dir::{ModelDir, ModelError};
 use haul_encoder::weights::{Weights, WeightsError};
 
@@ -39,7 +40,7 @@ use files_unix as os;
 use files_windows as os;
 
 use check::{file_names, quick_check};
-use hub::{HubFile, Listing, Repository, WEIGHTS_FILE};
+use hub::{HubFile, Listing, Repository, WEIGHTS_FILES};
 use transfer::Client;
 use workspace::Workspace;
 
@@ -108,8 +109,7 @@ impl Models {
         placement: Placement,
     ) -> Result<ModelRecord, ModelsError> {
         let model = open_dir(source)?;
-        // Reads the header alone; a cut file is found here, not at the first use.
-        Weights::open(model.weights_file())?;
+        check_weights(&model)?;
         let name = name.unwrap_or(&model.name);
         check_name(name)?;
         if let Some(record) = self.added(name)? {
@@ -162,6 +162,7 @@ impl Models {
     fn publish(&self, workspace: &Workspace, name: &str, source: String) -> Result<ModelRecord, ModelsError> {
         let staged = workspace.staged();
         let model = ModelDir::open(&staged)?;
+        check_weights(&model)?;
         let record = ModelRecord::new(&staged, name, identity(&model)?, source)?;
         record.write(&staged)?;
         if workspace.publish(name).map_err(io_at(&self.dir))? {
@@ -292,7 +293,19 @@ fn check_without_weights(staged: &Path) -> Result<(), ModelError> {
 }
 
 fn is_weights(path: &Path) -> bool {
-    path.file_name() == Some(WEIGHTS_FILE.as_ref())
+    path.file_name().is_some_and(|name| WEIGHTS_FILES.iter().any(|weights| name == *weights))
+}
+
+/// Reads what the weights files, those of the heads too, say they hold; a cut file is found here, not at the first
+/// use.
+fn check_weights(model: &ModelDir) -> Result<(), WeightsError> {
+    let mut weights = Weights::open(model.weights_file())?;
+    for head in Head::ALL {
+        if let Some(file) = model.head_file(head) {
+            weights.add(file, head.weights_prefix())?;
+        }
+    }
+    Ok(())
 }
 
 fn place_all(model: &ModelDir, staged: &Path, placement: Placement) -> Result<(), ModelsError> {

@@ -1,70 +1,28 @@
-//! Linear layers: f32 products with weights packed once, bias, activation and residual in the same call.
+//! Linear layers: products with weights packed once, bias, activation and residual in the same call.
 
-use crate::act::{self, Activation};
+mod pack;
+pub(crate) mod rows;
+
+use crate::act::{self, Accuracy, Activation};
 use crate::isa::Isa;
-use crate::simd::{Kernel, Simd};
-use crate::tile::{BlockRow, K_BLOCK, MAX_TILE_ROWS, PANEL, PanelRow, ROW_STRIDE, multiply, with_tile_rows};
+use crate::simd::{DotKernel, Dots, Kernel, Simd};
+use crate::tile::{
+    Bf16, BlockRow, F32, I16, K_BLOCK, PANEL, PREFETCH_EVERY, PanelRow, U8I8, WidenedBf16, multiply, tiles,
+    with_tile_rows,
+};
+pub use pack::PackedWeight;
+use rows::{Mode, RowScale};
 use std::ops::Range;
 
-/// Rows that share one reading of the weights; a block of them (150 KiB) stays in the second-level cache. A
-/// multiple of every tile height.
-const ROW_BLOCK: usize = 96;
+use crate::dtype::Dtype;
 
-/// Outputs computed for a block of rows before the next ones, so that their sums (192 KiB) stay in the
-/// second-level cache between two blocks of `k`.
-const OUTPUT_BLOCK: usize = 512;
+/// Packed rows that share one reading of the weights stay in the second-level cache beside them: half of the
+/// smallest such cache in use.
+const ROW_BLOCK_BYTES: usize = 384 << 10;
 
-/// The weight of a linear layer, in the panels of 32 outputs that the product reads.
-#[derive(Clone, Debug)]
-pub struct PackedWeight {
-    /// In the order in which the product reads them: for each block of outputs, for each block of `k`, the
-    /// panels of these outputs over that `k`, padded with zeros to whole panels.
-    panels: Vec<PanelRow>,
-    out_features: usize,
-    in_features: usize,
-}
-
-impl PackedWeight {
-    /// Packs a weight `[out_features, in_features]`, row-major as PyTorch stores it.
-    ///
-    /// # Panics
-    /// When `weight` is not `out_features * in_features` long, or either is zero.
-    pub fn pack(weight: &[f32], out_features: usize, in_features: usize) -> Self {
-        assert!(out_features > 0 && in_features > 0, "a weight of {out_features} x {in_features}");
-        assert_eq!(weight.len(), out_features * in_features, "weight [{out_features}, {in_features}]");
-        let mut panels = Vec::with_capacity(out_features.div_ceil(PANEL) * in_features);
-        for outputs in blocks(out_features, OUTPUT_BLOCK) {
-            for k_range in blocks(in_features, K_BLOCK) {
-                for first in outputs.clone().step_by(PANEL) {
-                    let width = PANEL.min(outputs.end - first);
-                    for k in k_range.clone() {
-                        let mut row = PanelRow::ZERO;
-                        for (i, value) in row.0[..width].iter_mut().enumerate() {
-                            *value = weight[(first + i) * in_features + k];
-                        }
-                        panels.push(row);
-                    }
-                }
-            }
-        }
-        PackedWeight { panels, out_features, in_features }
-    }
-
-    /// Width of a result row.
-    pub fn out_features(&self) -> usize {
-        self.out_features
-    }
-
-    /// Width of an input row.
-    pub fn in_features(&self) -> usize {
-        self.in_features
-    }
-
-    /// Memory held, padding included.
-    pub fn bytes(&self) -> usize {
-        size_of_val(self.panels.as_slice())
-    }
-}
+/// Rows of a block, whatever their width: enough to be worth reading the weights once more, and few enough that
+/// the results of a panel stay in the first two caches until their epilogue.
+const ROW_BLOCK: std::ops::RangeInclusive<usize> = 48..=384;
 
 /// What happens to a product before it is handed back, in this order: bias, activation, residual.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +35,28 @@ pub struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
-/// `out[rows, out_features] = activation(x[rows, in_features] . W^T + bias) + residual`
+/// Working memory of [`linear`]: grows to what one block of rows needs and is then reused. One per thread.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// For each [`K_BLOCK`] words of a row, the rows of a block.
+    words: Vec<BlockRow>,
+    scales: Vec<RowScale>,
+}
+
+impl Scratch {
+    /// Empty; the first call grows it.
+    pub fn new() -> Self {
+        Scratch::default()
+    }
+
+    /// Memory held.
+    pub fn bytes(&self) -> usize {
+        self.words.capacity() * size_of::<BlockRow>() + self.scales.capacity() * size_of::<RowScale>()
+    }
+}
+
+/// `out[rows, out_features] = activation(x[rows, in_features] . W^T + bias) + residual`, with the products of the
+/// weight's dtype.
 ///
 /// A row's result depends on nothing but that row, the weight and the epilogue, bit for bit on one `Isa`.
 ///
@@ -89,20 +68,26 @@ pub fn linear(
     rows: usize,
     weight: &PackedWeight,
     epilogue: Epilogue<'_>,
+    scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let (n, k) = (weight.out_features, weight.in_features);
+    let (n, k) = (weight.out_features(), weight.in_features());
     assert_eq!(x.len(), rows * k, "x [{rows}, {k}]");
     assert_eq!(out.len(), rows * n, "out [{rows}, {n}]");
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == n), "bias [{n}]");
     assert!(epilogue.residual.is_none_or(|r| r.len() == rows * n), "residual [{rows}, {n}]");
-    isa.run(Linear { x, weight, epilogue, out });
+    let call = Linear { x, weight, epilogue, scratch, out };
+    match weight.dtype() {
+        Dtype::F32 => isa.run(call),
+        Dtype::Bf16 | Dtype::Int16 | Dtype::Int8 => isa.run_dots(call),
+    }
 }
 
 struct Linear<'a> {
     x: &'a [f32],
     weight: &'a PackedWeight,
     epilogue: Epilogue<'a>,
+    scratch: &'a mut Scratch,
     out: &'a mut [f32],
 }
 
@@ -111,130 +96,196 @@ impl Kernel for Linear<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (n, k) = (self.weight.out_features, self.weight.in_features);
-        // A call for a few rows must not pay for clearing a block for many.
-        let (mut few, mut many);
-        let block: &mut [BlockRow] = if self.out.len() <= MAX_TILE_ROWS * n {
-            few = [[0.0; ROW_STRIDE]; MAX_TILE_ROWS];
-            &mut few
-        } else {
-            many = [[0.0; ROW_STRIDE]; ROW_BLOCK];
-            &mut many
-        };
-        let x_blocks = self.x.chunks(ROW_BLOCK * k);
-        let out_blocks = self.out.chunks_mut(ROW_BLOCK * n);
-        for (block_no, (x, out)) in x_blocks.zip(out_blocks).enumerate() {
-            let rows = &mut block[..out.len() / n];
-            let mut panels = self.weight.panels.as_slice();
-            for outputs in blocks(n, OUTPUT_BLOCK) {
-                for k_range in blocks(k, K_BLOCK) {
-                    for (row, x) in rows.iter_mut().zip(x.chunks_exact(k)) {
-                        row[..k_range.len()].copy_from_slice(&x[k_range.clone()]);
-                    }
-                    let start_from = match k_range.start {
-                        0 => Start::Bias(self.epilogue.bias.unwrap_or(&[])),
-                        _ => Start::Sums,
-                    };
-                    for start in outputs.clone().step_by(PANEL) {
-                        add_panel(s, rows, k_range.len(), panels, start_from, Target { out, n, start });
-                        panels = &panels[k_range.len()..];
-                    }
+        self.multiply(s, F32);
+    }
+}
+
+impl DotKernel for Linear<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, D: Dots<S>>(self, s: S, dots: D) {
+        match self.weight.dtype() {
+            Dtype::F32 => unreachable!("f32 has kernels of its own"),
+            Dtype::Bf16 if D::HAS_BF16 => self.multiply(s, Bf16(dots)),
+            Dtype::Bf16 => self.multiply(s, WidenedBf16),
+            Dtype::Int16 => self.multiply(s, I16(dots)),
+            Dtype::Int8 => self.multiply(s, U8I8(dots)),
+        }
+    }
+}
+
+impl Linear<'_> {
+    #[inline(always)]
+    fn multiply<S: Simd, M: Mode<S>>(self, s: S, mode: M) {
+        let Linear { x, weight, epilogue, scratch, out } = self;
+        let (n, k) = (weight.out_features(), weight.in_features());
+        let row_words = weight.height() * M::ROW_WORDS;
+        let block_rows = block_rows(row_words);
+        let mut residual = epilogue.residual.map(|residual| residual.chunks(block_rows * n));
+        for (x, out) in x.chunks(block_rows * k).zip(out.chunks_mut(block_rows * n)) {
+            let rows = out.len() / n;
+            let block = Block { rows, k, row_words };
+            block.pack(s, mode, x, weight.row_max(), scratch);
+            let residual = residual.as_mut().and_then(Iterator::next);
+            let mut panels = weight.panels();
+            for start in (0..n).step_by(PANEL) {
+                let (panel, next) = panels.split_at(weight.height());
+                let columns = start..n.min(start + PANEL);
+                let bias = epilogue.bias;
+                if epilogue.activation == Activation::Identity {
+                    let layer = Layer { weight, bias, residual, columns };
+                    block.multiply(s, mode, scratch, panel, next, &layer, out);
+                } else {
+                    let layer = Layer { weight, bias, residual: None, columns: columns.clone() };
+                    block.multiply(s, mode, scratch, panel, next, &layer, out);
+                    finish(s, epilogue.activation, M::ACCURACY, residual, columns, out, n);
                 }
-                finish(s, self.epilogue, block_no * ROW_BLOCK, outputs, out, n);
+                panels = next;
             }
         }
     }
 }
 
-/// `0..end` in ranges of `step`, the last one shorter.
-fn blocks(end: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..end).step_by(step).map(move |start| start..end.min(start + step))
+/// Rows of a block of rows of so many words.
+fn block_rows(row_words: usize) -> usize {
+    (ROW_BLOCK_BYTES / (row_words * size_of::<u32>())).clamp(*ROW_BLOCK.start(), *ROW_BLOCK.end())
 }
 
-/// What the sums of a block of `k` start from.
+/// The shape of a block of packed rows.
 #[derive(Clone, Copy)]
-enum Start<'a> {
-    /// The first block: the bias, or empty for zeros.
-    Bias(&'a [f32]),
-    /// A later block: the sums so far, which stand in the result.
-    Sums,
+struct Block {
+    rows: usize,
+    /// Elements of a row.
+    k: usize,
+    /// Words of a row.
+    row_words: usize,
 }
 
-/// Where products go: the columns from `start` of rows `n` wide.
-struct Target<'a> {
-    out: &'a mut [f32],
-    n: usize,
-    start: usize,
+/// What a panel's sums are finished with.
+struct Layer<'a> {
+    weight: &'a PackedWeight,
+    bias: Option<&'a [f32]>,
+    /// Of the rows of the block, where nothing stands between the bias and it.
+    residual: Option<&'a [f32]>,
+    /// Outputs of the panel.
+    columns: Range<usize>,
 }
 
-/// Adds the products of all rows with the panel of height `k_len` at the head of `panels`; what follows it is
-/// read next and fetched meanwhile.
-#[inline(always)]
-fn add_panel<S: Simd>(
-    s: S,
-    rows: &[BlockRow],
-    k_len: usize,
-    panels: &[PanelRow],
-    start_from: Start<'_>,
-    target: Target<'_>,
-) {
-    let (panel, next) = panels.split_at(k_len);
-    let Target { out, n, start } = target;
-    for column in (0..PANEL.min(n - start)).step_by(2 * S::LANES) {
-        let mut next = next.chunks(k_len.div_ceil(ROW_BLOCK / S::TILE_ROWS));
-        for (tile, out) in rows.chunks(S::TILE_ROWS).zip(out.chunks_mut(S::TILE_ROWS * n)) {
-            let ahead = next.next().unwrap_or(&[]);
-            let target = Target { out, n, start: start + column };
-            with_tile_rows!(tile.len(), s: S, product_tile(tile, panel, column, ahead, start_from, target));
+impl Block {
+    #[inline(always)]
+    fn pack<S: Simd, M: Mode<S>>(self, s: S, mode: M, x: &[f32], row_max: f32, scratch: &mut Scratch) {
+        let blocks = self.row_words.div_ceil(K_BLOCK);
+        if scratch.words.len() < blocks * self.rows {
+            scratch.words.resize(blocks * self.rows, [0; _]);
+        }
+        scratch.scales.clear();
+        for (r, x) in x.chunks_exact(self.k).enumerate() {
+            let scale = mode.scale(s, x, row_max);
+            let elements = K_BLOCK * M::ELEMENTS_PER_WORD;
+            for (block, x) in x.chunks(elements).enumerate() {
+                mode.pack(s, scale, x, &mut scratch.words[block * self.rows + r]);
+            }
+            scratch.scales.push(scale);
+        }
+    }
+
+    /// The products of all rows with one panel; `next` is read after it and fetched meanwhile.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "one panel's work has these operands")]
+    fn multiply<S: Simd, M: Mode<S>>(
+        self,
+        s: S,
+        mode: M,
+        scratch: &Scratch,
+        panel: &[PanelRow],
+        next: &[PanelRow],
+        layer: &Layer<'_>,
+        out: &mut [f32],
+    ) {
+        let columns = layer.columns.len();
+        let tile_count = self.rows.div_ceil(S::TILE_ROWS);
+        let share = panel.len().div_ceil(tile_count).min(panel.len() / PREFETCH_EVERY + 1);
+        for column in (0..columns).step_by(2 * S::LANES) {
+            let mut next = next.chunks(share);
+            for (first, height) in tiles::<S>(self.rows) {
+                let tile = Tile { block: self, first, column, panel, ahead: next.next().unwrap_or(&[]) };
+                with_tile_rows!(height, S, product_tile::<S, M>(s, mode, scratch, tile, layer, out));
+            }
         }
     }
 }
 
-#[inline(always)]
-fn product_tile<S: Simd, const R: usize>(
-    s: S,
-    rows: &[BlockRow],
-    panel: &[PanelRow],
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    block: Block,
+    /// First row.
+    first: usize,
+    /// First column in the panel.
     column: usize,
-    ahead: &[PanelRow],
-    start_from: Start<'_>,
-    target: Target<'_>,
+    panel: &'a [PanelRow],
+    ahead: &'a [PanelRow],
+}
+
+#[inline(always)]
+fn product_tile<S: Simd, M: Mode<S>, const R: usize>(
+    s: S,
+    mode: M,
+    scratch: &Scratch,
+    tile: Tile<'_>,
+    layer: &Layer<'_>,
+    out: &mut [f32],
 ) {
-    let Target { out, n, start } = target;
-    let end = n.min(start + 2 * S::LANES);
+    let Tile { block, first, column, panel, ahead } = tile;
+    let acc = multiply::<S, M, R>(s, mode, &scratch.words, block.rows, first, panel, column, ahead);
+    let n = layer.weight.out_features();
+    let start = layer.columns.start + column;
+    let end = layer.columns.end.min(start + 2 * S::LANES);
     let middle = end.min(start + S::LANES);
-    let mut acc = [[s.splat(0.0); 2]; R];
-    for (r, acc) in acc.iter_mut().enumerate() {
-        let sums = match start_from {
-            Start::Bias([]) => continue,
-            Start::Bias(bias) => bias,
-            Start::Sums => &out[r * n..][..n],
-        };
-        *acc = [s.load_up_to(&sums[start..middle], 0.0), s.load_up_to(&sums[middle..end], 0.0)];
-    }
-    let acc = multiply(s, rows, R, panel, column, ahead, acc);
-    for (r, acc) in acc.iter().enumerate() {
-        s.store_up_to(acc[0], &mut out[r * n + start..r * n + middle]);
-        s.store_up_to(acc[1], &mut out[r * n + middle..r * n + end]);
+    let left = mode.layer(s, layer.weight, layer.bias, start..middle);
+    let right = mode.layer(s, layer.weight, layer.bias, middle..end);
+    for (r, acc) in acc.into_iter().enumerate() {
+        let row = first + r;
+        let scale = scratch.scales[row];
+        let mut sums = [mode.finish(s, acc[0], scale, left), mode.finish(s, acc[1], scale, right)];
+        if end - start == 2 * S::LANES {
+            // Nearly all tiles are whole.
+            if let Some(residual) = layer.residual {
+                let residual = &residual[row * n + start..][..2 * S::LANES];
+                sums[0] = s.add(sums[0], s.load(residual));
+                sums[1] = s.add(sums[1], s.load(&residual[S::LANES..]));
+            }
+            let out = &mut out[row * n + start..][..2 * S::LANES];
+            s.store(sums[0], out);
+            s.store(sums[1], &mut out[S::LANES..]);
+            continue;
+        }
+        if let Some(residual) = layer.residual {
+            let residual = &residual[row * n..][..n];
+            sums[0] = s.add(sums[0], s.load_up_to(&residual[start..middle], 0.0));
+            sums[1] = s.add(sums[1], s.load_up_to(&residual[middle..end], 0.0));
+        }
+        let out = &mut out[row * n..][..n];
+        s.store_up_to(sums[0], &mut out[start..middle]);
+        s.store_up_to(sums[1], &mut out[middle..end]);
     }
 }
 
-/// Activation and residual of the columns `outputs` of a block of rows, whose first is row `first_row` of the
-/// residual.
+/// Activation and residual of the outputs `columns` of a block of rows.
 #[inline(always)]
 fn finish<S: Simd>(
     s: S,
-    epilogue: Epilogue<'_>,
-    first_row: usize,
-    outputs: Range<usize>,
+    activation: Activation,
+    accuracy: Accuracy,
+    residual: Option<&[f32]>,
+    columns: Range<usize>,
     out: &mut [f32],
     n: usize,
 ) {
-    for (r, row) in out.chunks_exact_mut(n).enumerate() {
-        let sums = &mut row[outputs.clone()];
-        act::apply_with(s, epilogue.activation, sums);
-        if let Some(residual) = epilogue.residual {
-            add(s, sums, &residual[(first_row + r) * n..][outputs.clone()]);
+    act::apply_columns_with(s, activation, accuracy, out, n, columns.clone());
+    if let Some(residual) = residual {
+        for (out, residual) in out.chunks_exact_mut(n).zip(residual.chunks_exact(n)) {
+            add(s, &mut out[columns.clone()], &residual[columns.clone()]);
         }
     }
 }

@@ -5,15 +5,16 @@
 //!
 //! ```
 //! use haul_kernels::act::Activation;
-//! use haul_kernels::gemm::{Epilogue, PackedWeight, linear};
+//! use haul_kernels::dtype::Dtype;
+//! use haul_kernels::gemm::{Epilogue, PackedWeight, Scratch, linear};
 //! use haul_kernels::isa::Isa;
 //!
 //! // y = x . W^T + bias for two rows of three features and a layer of two outputs.
-//! let weight = PackedWeight::pack(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0], 2, 3);
+//! let weight = PackedWeight::pack(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0], 2, 3, Dtype::F32);
 //! let mut y = [0.0; 4];
 //! let epilogue =
 //!     Epilogue { bias: Some(&[0.5, 0.0]), activation: Activation::Identity, residual: None };
-//! linear(Isa::best(), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &weight, epilogue, &mut y);
+//! linear(Isa::best(), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &weight, epilogue, &mut Scratch::new(), &mut y);
 //! assert_eq!(y, [1.5, 5.0, 4.5, 11.0]);
 //! ```
 //!
@@ -27,10 +28,13 @@
 pub mod act;
 pub mod attention;
 pub mod dot;
+pub mod dtype;
+pub mod gate;
 pub mod gemm;
 pub mod isa;
 pub mod norm;
 pub mod reference;
 pub mod roof;
+pub mod rotary;
 mod simd;
 mod tile;

@@ -2,12 +2,15 @@
 //! encoder's reference device; slow, and meant to be read.
 
 use crate::act::Activation;
+use crate::dtype::Dtype;
 use crate::gemm::Epilogue;
 use crate::norm::L2_NORM_MIN;
+use crate::rotary::Angles;
 use half::f16;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-/// [`crate::gemm::linear`] with the weight `[out_features, in_features]` as PyTorch stores it.
+/// [`crate::gemm::linear`] with the weight `[out_features, in_features]` as PyTorch stores it, exactly: what every
+/// dtype comes near to.
 pub fn linear(
     x: &[f32],
     rows: usize,
@@ -20,14 +23,135 @@ pub fn linear(
     assert_eq!(x.len(), rows * in_features, "x [{rows}, {in_features}]");
     assert_eq!(weight.len(), out_features * in_features, "weight [{out_features}, {in_features}]");
     assert_eq!(out.len(), rows * out_features, "out [{rows}, {out_features}]");
-    for (i, out) in out.iter_mut().enumerate() {
-        let (row, output) = (i / out_features, i % out_features);
-        let product =
-            dot_f32(&x[row * in_features..][..in_features], &weight[output * in_features..][..in_features]);
-        let bias = epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
-        let residual = epilogue.residual.map_or(0.0, |residual| f64::from(residual[i]));
-        *out = (activation(epilogue.activation, product + bias) + residual) as f32;
+    let widened = |numbers: &[f32]| numbers.iter().map(|&v| f64::from(v)).collect();
+    let operands =
+        Operands { in_features, x: widened(x), weight: widened(weight), row_steps: vec![0.0; rows] };
+    operands.linear(epilogue, out);
+}
+
+/// The numbers that a dtype makes of the rows and the weight of a linear layer.
+#[derive(Clone, Debug)]
+pub struct Operands {
+    /// Width of a row and of an output's weights.
+    pub in_features: usize,
+    /// `[rows, in_features]`; a row of integers that holds a NaN or an infinity is all NaN.
+    pub x: Vec<f64>,
+    /// `[out_features, in_features]`
+    pub weight: Vec<f64>,
+    /// `[rows]`: how far apart neighbouring integers of a row are; 0 where each number is rounded by itself.
+    pub row_steps: Vec<f64>,
+}
+
+impl Operands {
+    /// Rounds `x` `[rows, in_features]` and `weight` `[out_features, in_features]`.
+    pub fn rounded(dtype: Dtype, x: &[f32], weight: &[f32], in_features: usize) -> Operands {
+        let rows = || x.chunks_exact(in_features);
+        let outputs = || weight.chunks_exact(in_features);
+        let unscaled = |number: fn(f32) -> f64| Operands {
+            in_features,
+            x: x.iter().map(|&v| number(v)).collect(),
+            weight: weight.iter().map(|&v| number(v)).collect(),
+            row_steps: rows().map(|_| 0.0).collect(),
+        };
+        let scaled = |weight: Vec<Integers>, rows: Vec<Integers>| Operands {
+            in_features,
+            x: rows.iter().flat_map(Integers::numbers).collect(),
+            weight: weight.iter().flat_map(Integers::numbers).collect(),
+            row_steps: rows.iter().map(|row| f64::from(row.step)).collect(),
+        };
+        match dtype {
+            Dtype::F32 => unscaled(f64::from),
+            Dtype::Bf16 => unscaled(bf16),
+            Dtype::Int16 => {
+                // The 31 bits of a sum are shared evenly for the output that needs most of them.
+                let share = outputs().map(|w| magnitude_sum(w) / f64::from(magnitude(w))).fold(1.0, f64::max);
+                let weight_max = (SUM_MAX / share).sqrt().floor().min(32_767.0) as f32;
+                let weight: Vec<_> = outputs().map(|w| Integers::symmetric(w, weight_max, 0.0)).collect();
+                let sum = weight.iter().map(|w| magnitude_sum(&w.integers)).fold(1.0, f64::max);
+                let row_max = (SUM_MAX / sum).floor().min(32_767.0) as f32;
+                scaled(weight, rows().map(|x| Integers::symmetric(x, row_max, ROW_STEP_MIN)).collect())
+            }
+            Dtype::Int8 => {
+                let weight_max = (SUM_MAX / 255.0 / in_features as f64).floor().min(127.0) as f32;
+                let weight = outputs().map(|w| Integers::symmetric(w, weight_max, 0.0)).collect();
+                scaled(weight, rows().map(|x| Integers::from_low(x, 255.0, ROW_STEP_MIN)).collect())
+            }
+        }
     }
+
+    /// `activation(x . weight^T + bias) + residual` with these numbers, in f64.
+    pub fn linear(&self, epilogue: Epilogue<'_>, out: &mut [f32]) {
+        let out_features = self.weight.len() / self.in_features;
+        for (i, out) in out.iter_mut().enumerate() {
+            let (row, output) = (i / out_features, i % out_features);
+            let x = &self.x[row * self.in_features..][..self.in_features];
+            let weight = &self.weight[output * self.in_features..][..self.in_features];
+            let product: f64 = x.iter().zip(weight).map(|(x, w)| x * w).sum();
+            let bias = epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
+            let residual = epilogue.residual.map_or(0.0, |residual| f64::from(residual[i]));
+            *out = (activation(epilogue.activation, product + bias) + residual) as f32;
+        }
+    }
+}
+
+/// What a sum of products of integers stays below.
+const SUM_MAX: f64 = 2_147_000_000.0;
+
+/// Rows whose integers would be no further apart than this are one number.
+const ROW_STEP_MIN: f32 = 1e-30;
+
+/// Numbers that stand for `integer * step + origin`.
+struct Integers {
+    integers: Vec<f32>,
+    step: f32,
+    origin: f32,
+}
+
+impl Integers {
+    /// Integers `-max..=max`, the largest magnitude at an end of them.
+    fn symmetric(x: &[f32], max: f32, step_min: f32) -> Integers {
+        Integers::rounded(x, magnitude(x) / max, 0.0, step_min)
+    }
+
+    /// Integers `0..=max` from the least number to the largest.
+    fn from_low(x: &[f32], max: f32, step_min: f32) -> Integers {
+        let low = x.iter().copied().fold(f32::INFINITY, f32::min);
+        let high = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Integers::rounded(x, (high - low) / max, low, step_min)
+    }
+
+    fn rounded(x: &[f32], step: f32, origin: f32, step_min: f32) -> Integers {
+        if x.iter().any(|v| !v.is_finite()) {
+            return Integers { integers: vec![f32::NAN; x.len()], step: f32::NAN, origin };
+        }
+        if step <= step_min {
+            return Integers { integers: vec![0.0; x.len()], step: 0.0, origin };
+        }
+        let integer = |&v: &f32| ((f64::from(v) - f64::from(origin)) / f64::from(step)).round_ties_even();
+        Integers { integers: x.iter().map(|v| integer(v) as f32).collect(), step, origin }
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = f64> {
+        let (step, origin) = (f64::from(self.step), f64::from(self.origin));
+        self.integers.iter().map(move |&integer| f64::from(integer) * step + origin)
+    }
+}
+
+/// The nearest bfloat16, ties to the one whose last bit is 0.
+fn bf16(x: f32) -> f64 {
+    const CUT: u32 = 0xffff;
+    let cut = x.to_bits() & CUT;
+    let kept = x.to_bits() - cut;
+    let is_up = cut > 0x8000 || (cut == 0x8000 && kept & 0x1_0000 != 0);
+    f64::from(if x.is_nan() || !is_up { f32::from_bits(kept) } else { f32::from_bits(kept + 0x1_0000) })
+}
+
+fn magnitude(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |largest, v| v.abs().max(largest))
+}
+
+fn magnitude_sum(x: &[f32]) -> f64 {
+    x.iter().map(|v| f64::from(v.abs())).sum()
 }
 
 /// [`crate::attention::varlen`].
@@ -37,6 +161,7 @@ pub fn attention(
     heads: usize,
     head_size: usize,
     scale: f32,
+    window: Option<usize>,
     out: &mut [f32],
 ) {
     let width = heads * head_size;
@@ -47,17 +172,46 @@ pub fn attention(
     for bounds in cu_seqlens.windows(2) {
         let tokens = bounds[0] as usize..bounds[1] as usize;
         for (query, head) in tokens.clone().flat_map(|t| (0..heads).map(move |h| (t, h))) {
+            let seen = |&key: &usize| window.is_none_or(|window| key.abs_diff(query) <= window);
             let score = |key| dot_f32(vector(query, 0, head), vector(key, 1, head)) * f64::from(scale);
-            let scores: Vec<f64> = tokens.clone().map(score).collect();
+            let scores: Vec<f64> = tokens.clone().filter(seen).map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let total: f64 = weights.iter().sum();
             for feature in 0..head_size {
-                let values = tokens.clone().map(|t| f64::from(vector(t, 2, head)[feature]));
+                let values = tokens.clone().filter(seen).map(|t| f64::from(vector(t, 2, head)[feature]));
                 let sum: f64 = values.zip(&weights).map(|(value, weight)| value * weight).sum();
                 out[query * width + head * head_size + feature] = (sum / total) as f32;
             }
         }
+    }
+}
+
+/// [`crate::rotary::rotate`].
+pub fn rotate(qkv: &mut [f32], cu_seqlens: &[u32], heads: usize, angles: &Angles) {
+    let half = angles.head_size() / 2;
+    let width = heads * angles.head_size();
+    for ends in cu_seqlens.windows(2) {
+        for token in ends[0]..ends[1] {
+            let (cos, sin) = angles.at((token - ends[0]) as usize);
+            let row = &mut qkv[token as usize * 3 * width..][..2 * width];
+            for head in row.chunks_exact_mut(angles.head_size()) {
+                for i in 0..half {
+                    let (left, right) = (f64::from(head[i]), f64::from(head[half + i]));
+                    let (cos, sin) = (f64::from(cos[i]), f64::from(sin[i]));
+                    head[i] = (left * cos - right * sin) as f32;
+                    head[half + i] = (right * cos + left * sin) as f32;
+                }
+            }
+        }
+    }
+}
+
+/// [`crate::gate::gate`].
+pub fn gate(f: Activation, x: &[f32], width: usize, out: &mut [f32]) {
+    for (i, out) in out.iter_mut().enumerate() {
+        let at = i / width * 2 * width + i % width;
+        *out = (activation(f, f64::from(x[at])) * f64::from(x[at + width])) as f32;
     }
 }
 
@@ -160,6 +314,34 @@ pub fn dot_i8(row: &[i8], query: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_and_ties_to_even() {
+        let ulp = 2.0_f32.powi(-7);
+        let cases = [
+            (1.0, 1.0),
+            (1.0 + 0.5 * ulp, 1.0),
+            (1.0 + 0.501 * ulp, 1.0 + ulp),
+            (1.0 + 1.5 * ulp, 1.0 + 2.0 * ulp),
+            (-1.0 - 1.499 * ulp, -1.0 - ulp),
+            (f32::MAX, f32::INFINITY),
+            (f32::NEG_INFINITY, f32::NEG_INFINITY),
+        ];
+        for (x, expected) in cases {
+            assert_eq!(bf16(x), f64::from(expected), "{x}");
+        }
+        assert!(bf16(f32::from_bits(0x7fff_ffff)).is_nan());
+    }
+
+    #[test]
+    fn integers_fill_their_range() {
+        let Operands { x, weight, row_steps, .. } =
+            Operands::rounded(Dtype::Int8, &[-1.0, 0.0, 1.5, 1.55], &[0.5, -2.0], 2);
+        assert_eq!(row_steps, [1.0 / 255.0, (1.55 - 1.5) / 255.0].map(|step: f32| f64::from(step)));
+        assert!(x[0] == -1.0 && x[1].abs() < 1e-7 && (x[3] - 1.55).abs() < 1e-6, "{x:?}");
+        // 0.5 is 31.75 steps of 2 / 127.
+        assert!((weight[0] - 64.0 / 127.0).abs() < 1e-7 && (weight[1] + 2.0).abs() < 1e-7, "{weight:?}");
+    }
 
     #[test]
     fn erfc_has_the_values_of_the_tables() {

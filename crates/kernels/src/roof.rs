@@ -1,7 +1,9 @@
 //! Loops that run as fast as one core can: the roofs that rates are compared with.
 
+use crate::dtype::Dtype;
 use crate::isa::Isa;
-use crate::simd::{Kernel, MAX_LANES, Simd};
+use crate::simd::{DotKernel, Dots, Kernel, MAX_LANES, Simd};
+use crate::tile::{Bf16, BlockRow, I16, K_BLOCK, Product, ROW_STRIDE, U8I8};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,15 @@ const STEPS: usize = 4096;
 /// f32 multiply-adds in registers on this thread, in GFLOP/s (two operations each), over at least `run_for`.
 pub fn f32_gflops(isa: Isa, run_for: Duration) -> f64 {
     isa.run(FmaLoop { run_for })
+}
+
+/// The products of a mode in registers on this thread, in 10^9 operations per second (a multiply-add is two), over
+/// at least `run_for`.
+pub fn gflops(isa: Isa, dtype: Dtype, run_for: Duration) -> f64 {
+    match dtype {
+        Dtype::F32 => f32_gflops(isa, run_for),
+        Dtype::Bf16 | Dtype::Int16 | Dtype::Int8 => isa.run_dots(DotLoop { dtype, run_for }),
+    }
 }
 
 /// Sums `buffer` on this thread, in whole passes until `run_for` is over and at least once, and returns the
@@ -57,6 +68,51 @@ impl Kernel for FmaLoop {
                 let operations = 2 * steps * (CHAINS * S::LANES) as u64;
                 return operations as f64 / elapsed.as_secs_f64() / 1e9;
             }
+        }
+    }
+}
+
+struct DotLoop {
+    dtype: Dtype,
+    run_for: Duration,
+}
+
+impl DotKernel for DotLoop {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd, D: Dots<S>>(self, s: S, dots: D) -> f64 {
+        match self.dtype {
+            Dtype::Bf16 if D::HAS_BF16 => product_gflops(s, Bf16(dots), 2, self.run_for),
+            // Pairs of bf16 are widened once for many rows, so only the multiply-adds count.
+            Dtype::Bf16 | Dtype::F32 => FmaLoop { run_for: self.run_for }.run(s),
+            Dtype::Int16 => product_gflops(s, I16(dots), 2, self.run_for),
+            Dtype::Int8 => product_gflops(s, U8I8(dots), 4, self.run_for),
+        }
+    }
+}
+
+/// The rate of a product whose words hold `per_word` numbers.
+#[inline(always)]
+fn product_gflops<S: Simd, P: Product<S>>(s: S, product: P, per_word: usize, run_for: Duration) -> f64 {
+    const PAIRS: usize = CHAINS / 2;
+    let row: BlockRow = black_box([0x0001_0001; ROW_STRIDE]);
+    let columns = product.columns(s, &black_box([0x0001_0001_u32; MAX_LANES]));
+    let mut chains = [[product.zero(s); 2]; PAIRS];
+    let mut steps = 0_u64;
+    let start = Instant::now();
+    loop {
+        for step in 0..STEPS {
+            for chain in &mut chains {
+                *chain = product.step(s, *chain, &row, step % K_BLOCK, [columns; 2]);
+            }
+        }
+        steps += STEPS as u64;
+        let elapsed = start.elapsed();
+        if elapsed >= run_for {
+            black_box(chains);
+            let operations = 2 * steps * (2 * PAIRS * S::LANES * per_word) as u64;
+            return operations as f64 / elapsed.as_secs_f64() / 1e9;
         }
     }
 }

@@ -27,11 +27,32 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
+/// As [`Kernel`], for work that multiplies small numbers.
+pub(crate) trait DotKernel {
+    type Output;
+    fn run<S: Simd, D: Dots<S>>(self, s: S, dots: D) -> Self::Output;
+}
+
+/// Products of the small numbers in words, summed into the lane of the word. The integer sums are exact (the
+/// callers keep them inside of i32), so they are equal on every instruction set.
+pub(crate) trait Dots<S: Simd>: Copy {
+    /// Whether [`Dots::bf16`] is an instruction; where it is none, bf16 is better widened once.
+    const HAS_BF16: bool;
+    /// `acc + a0 * b0 + a1 * b1` of two i16.
+    fn i16(self, acc: S::I, a: S::I, b: S::I) -> S::I;
+    /// `acc + a0 * b0 + .. + a3 * b3` of four u8 in `a` and i8 in `b`.
+    fn u8i8(self, acc: S::I, a: S::I, b: S::I) -> S::I;
+    /// `acc + a0 * b0 + a1 * b1` of two bf16 in f32.
+    fn bf16(self, acc: S::V, a: S::I, b: S::I) -> S::V;
+}
+
 /// Vector operations of one instruction set. `load*` and `store` take the first `LANES` elements of a slice
 /// and panic if there are fewer; the `_partial` forms take slices of at most `LANES`.
 pub(crate) trait Simd: Copy {
     /// `LANES` f32.
     type V: Copy;
+    /// `LANES` words of 32 bits: i32, or two 16-bit or four 8-bit numbers of neighbouring `k`.
+    type I: Copy;
     const LANES: usize;
     /// Rows of the largest product tile (of two vectors a row) that stays in registers.
     const TILE_ROWS: usize;
@@ -43,7 +64,7 @@ pub(crate) trait Simd: Copy {
     fn load_i8(self, x: &[i8]) -> Self::V;
 
     /// Starts loading the cache line of `x` into the second-level cache, where the processor can.
-    fn prefetch(self, x: &f32);
+    fn prefetch<T>(self, x: &T);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -53,6 +74,8 @@ pub(crate) trait Simd: Copy {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c - a * b`, in one rounding where the processor can.
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b - c`, in one rounding where the processor can.
+    fn fms(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each lane; `b` where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller of each lane; `b` where either is NaN.
@@ -61,6 +84,36 @@ pub(crate) trait Simd: Copy {
     fn select_lt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// The bits of each lane shifted left by 23: an integer in the mantissa becomes the exponent.
     fn mantissa_to_exponent(self, v: Self::V) -> Self::V;
+
+    fn splat_word(self, x: u32) -> Self::I;
+    fn load_words(self, x: &[u32]) -> Self::I;
+    fn store_words(self, v: Self::I, out: &mut [u32]);
+    /// The nearest f32 of each i32.
+    fn to_f32(self, v: Self::I) -> Self::V;
+    /// The nearest i32 of each f32, ties to even; anything for what is outside of i32.
+    fn round(self, v: Self::V) -> Self::I;
+    /// The same bits as f32, and back.
+    fn as_f32(self, v: Self::I) -> Self::V;
+    fn bits(self, v: Self::V) -> Self::I;
+    /// The bf16 in the low half of each word, widened.
+    fn low_bf16(self, v: Self::I) -> Self::V;
+    /// The bf16 in the high half of each word, widened.
+    fn high_bf16(self, v: Self::I) -> Self::V;
+    /// Each f32 rounded to the nearest bf16, ties to even; NaN stays NaN.
+    fn round_bf16(self, v: Self::V) -> Self::V;
+    /// The larger of `bits`, those of numbers that are not negative, and the bits of the magnitude of `v`. As
+    /// integers, the bits rise with the number, infinity above all and NaN above infinity: none is lost.
+    fn max_magnitude(self, bits: Self::I, v: Self::V) -> Self::I;
+    /// Words with `even` in the low and `odd` in the high half, for numbers that fit 16 bits.
+    fn pair_i16(self, even: Self::I, odd: Self::I) -> Self::I;
+    /// Words of four bytes, the low one of each.
+    fn quad_i8(self, bytes: [Self::I; 4]) -> Self::I;
+    /// Stores each lane as one byte (its low one): `LANES / 4` words.
+    fn store_u8(self, v: Self::I, out: &mut [u32]);
+    /// Stores each lane as an i16 (its low half): `LANES / 2` words.
+    fn store_i16(self, v: Self::I, out: &mut [u32]);
+    /// Stores each lane, already rounded to bf16, in 16 bits: `LANES / 2` words.
+    fn store_bf16(self, v: Self::V, out: &mut [u32]);
 
     /// Sum of the lanes, always in the same order.
     #[inline(always)]
@@ -80,6 +133,20 @@ pub(crate) trait Simd: Copy {
         let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
         self.store(v, &mut lanes);
         halve(lanes, f32::max)
+    }
+
+    /// The number with the largest of the lanes' bits.
+    #[inline(always)]
+    fn largest_magnitude(self, bits: Self::I) -> f32 {
+        let mut lanes = [0; MAX_LANES];
+        self.store_words(bits, &mut lanes);
+        lanes.into_iter().fold(0.0, |largest, bits| f32::from_bits(bits.max(f32::to_bits(largest))))
+    }
+
+    /// Least lane.
+    #[inline(always)]
+    fn least(self, v: Self::V) -> f32 {
+        -self.largest(self.sub(self.splat(0.0), v))
     }
 
     /// Lanes past the end of `x` hold `fill`.

@@ -1,21 +1,21 @@
 //! The product of a few rows with a panel of 32 columns, held in registers: the heart of `gemm` and `attention`.
 //!
-//! A matrix `[k, columns]` is kept as panels of [`PANEL`] columns: panel after panel, each `[k, PANEL]`, the
-//! last one partly used. The rows stand in blocks of [`K_BLOCK`] elements at a fixed stride, so that one
-//! pointer reaches all of them and no two rows compete for a cache set.
+//! A matrix `[k, columns]` is kept as panels of [`PANEL`] columns: panel after panel, each as many [`PanelRow`]s as
+//! its height in words, the last panel partly used. A word holds one f32, two 16-bit or four 8-bit numbers of
+//! neighbouring `k`. The rows stand in blocks of [`K_BLOCK`] words at a fixed stride, so that one pointer reaches
+//! all of them and no two rows compete for a cache set.
 //! Each result is one chain of multiply-adds in the order of `k`, whatever tile it is computed in: that is
 //! what makes every kernel above independent of the batch.
 
-use crate::simd::Simd;
+use crate::simd::{Dots, Simd};
 
 /// Columns of a packed panel: two vectors of AVX-512, two cache lines.
 pub(crate) const PANEL: usize = 32;
 
-/// Elements of `k` handled at once. A panel of this height is 48 KiB and streams from the second-level cache as
-/// fast as it is used; rows of 384, a common width, are done in one block.
+/// Words of a row that stand side by side. A panel of this height is 48 KiB.
 pub(crate) const K_BLOCK: usize = 384;
 
-/// Floats from one row of a block to the next: one cache line more than a block, so that rows at equal `k`
+/// Words from one row of a block to the next: one cache line more than a block, so that rows at equal `k`
 /// lie in different cache sets.
 pub(crate) const ROW_STRIDE: usize = K_BLOCK + 16;
 
@@ -23,90 +23,263 @@ pub(crate) const ROW_STRIDE: usize = K_BLOCK + 16;
 pub(crate) const MAX_TILE_ROWS: usize = 12;
 
 /// One row of a block.
-pub(crate) type BlockRow = [f32; ROW_STRIDE];
+pub(crate) type BlockRow = [u32; ROW_STRIDE];
 
-/// The `PANEL` columns of a panel at one `k`, on its own cache lines.
+/// The `PANEL` columns of a panel at one word of `k`, on its own cache lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct PanelRow(pub(crate) [f32; PANEL]);
+pub(crate) struct PanelRow(pub(crate) [u32; PANEL]);
 
 impl PanelRow {
-    pub(crate) const ZERO: PanelRow = PanelRow([0.0; PANEL]);
+    pub(crate) const ZERO: PanelRow = PanelRow([0; PANEL]);
 }
 
-/// `acc + rows . panel` over the two vectors of columns that start at `column`.
+/// How numbers of one format are multiplied and summed.
+pub(crate) trait Product<S: Simd>: Copy {
+    /// Sums of a vector of columns.
+    type Acc: Copy;
+    /// A vector of columns of a panel row, as it is multiplied.
+    type Columns: Copy;
+    /// Words of a row for one word of a panel.
+    const ROW_WORDS: usize;
+
+    fn zero(self, s: S) -> Self::Acc;
+    fn columns(self, s: S, words: &[u32]) -> Self::Columns;
+    /// `acc + row . columns`, where the row's words start at `k`.
+    fn step(
+        self,
+        s: S,
+        acc: [Self::Acc; 2],
+        row: &BlockRow,
+        k: usize,
+        columns: [Self::Columns; 2],
+    ) -> [Self::Acc; 2];
+}
+
+/// f32 by f32.
+#[derive(Clone, Copy)]
+pub(crate) struct F32;
+
+impl<S: Simd> Product<S> for F32 {
+    type Acc = S::V;
+    type Columns = S::V;
+    const ROW_WORDS: usize = 1;
+
+    #[inline(always)]
+    fn zero(self, s: S) -> S::V {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn columns(self, s: S, words: &[u32]) -> S::V {
+        s.as_f32(s.load_words(words))
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: [S::V; 2], row: &BlockRow, k: usize, columns: [S::V; 2]) -> [S::V; 2] {
+        let x = s.splat(f32::from_bits(row[k]));
+        [s.fma(x, columns[0], acc[0]), s.fma(x, columns[1], acc[1])]
+    }
+}
+
+/// Rows of f32 by pairs of bf16, widened once for all rows of the tile.
+#[derive(Clone, Copy)]
+pub(crate) struct WidenedBf16;
+
+impl<S: Simd> Product<S> for WidenedBf16 {
+    type Acc = S::V;
+    type Columns = [S::V; 2];
+    const ROW_WORDS: usize = 2;
+
+    #[inline(always)]
+    fn zero(self, s: S) -> S::V {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn columns(self, s: S, words: &[u32]) -> [S::V; 2] {
+        let pairs = s.load_words(words);
+        [s.low_bf16(pairs), s.high_bf16(pairs)]
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: [S::V; 2], row: &BlockRow, k: usize, columns: [[S::V; 2]; 2]) -> [S::V; 2] {
+        let [left, right] = columns;
+        let even = s.splat(f32::from_bits(row[k]));
+        let acc = [s.fma(even, left[0], acc[0]), s.fma(even, right[0], acc[1])];
+        let odd = s.splat(f32::from_bits(row[k + 1]));
+        [s.fma(odd, left[1], acc[0]), s.fma(odd, right[1], acc[1])]
+    }
+}
+
+/// Pairs of bf16 by pairs of bf16.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16<D>(pub(crate) D);
+
+impl<S: Simd, D: Dots<S>> Product<S> for Bf16<D> {
+    type Acc = S::V;
+    type Columns = S::I;
+    const ROW_WORDS: usize = 1;
+
+    #[inline(always)]
+    fn zero(self, s: S) -> S::V {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn columns(self, s: S, words: &[u32]) -> S::I {
+        s.load_words(words)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: [S::V; 2], row: &BlockRow, k: usize, columns: [S::I; 2]) -> [S::V; 2] {
+        let x = s.splat_word(row[k]);
+        [self.0.bf16(acc[0], x, columns[0]), self.0.bf16(acc[1], x, columns[1])]
+    }
+}
+
+/// Pairs of i16 by pairs of i16.
+#[derive(Clone, Copy)]
+pub(crate) struct I16<D>(pub(crate) D);
+
+impl<S: Simd, D: Dots<S>> Product<S> for I16<D> {
+    type Acc = S::I;
+    type Columns = S::I;
+    const ROW_WORDS: usize = 1;
+
+    #[inline(always)]
+    fn zero(self, s: S) -> S::I {
+        s.splat_word(0)
+    }
+    #[inline(always)]
+    fn columns(self, s: S, words: &[u32]) -> S::I {
+        s.load_words(words)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: [S::I; 2], row: &BlockRow, k: usize, columns: [S::I; 2]) -> [S::I; 2] {
+        let x = s.splat_word(row[k]);
+        [self.0.i16(acc[0], columns[0], x), self.0.i16(acc[1], columns[1], x)]
+    }
+}
+
+/// Fours of u8 by fours of i8.
+#[derive(Clone, Copy)]
+pub(crate) struct U8I8<D>(pub(crate) D);
+
+impl<S: Simd, D: Dots<S>> Product<S> for U8I8<D> {
+    type Acc = S::I;
+    type Columns = S::I;
+    const ROW_WORDS: usize = 1;
+
+    #[inline(always)]
+    fn zero(self, s: S) -> S::I {
+        s.splat_word(0)
+    }
+    #[inline(always)]
+    fn columns(self, s: S, words: &[u32]) -> S::I {
+        s.load_words(words)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: [S::I; 2], row: &BlockRow, k: usize, columns: [S::I; 2]) -> [S::I; 2] {
+        let x = s.splat_word(row[k]);
+        [self.0.u8i8(acc[0], x, columns[0]), self.0.u8i8(acc[1], x, columns[1])]
+    }
+}
+
+/// `rows . panel` over the two vectors of columns that start at `column`.
 ///
-/// `rows` holds one block of `block_rows` rows for each [`K_BLOCK`] of the panel's height; the first `R` rows
-/// of each block are used. `ahead` is fetched into the second-level cache meanwhile, one row in
-/// [`PREFETCH_EVERY`] steps.
+/// `rows` holds one block of `block_rows` rows for each [`K_BLOCK`] words of the rows; the `R` rows from `first_row`
+/// of each block are used. `ahead` is fetched into the second-level cache meanwhile, one row in [`PREFETCH_EVERY`]
+/// steps.
 #[inline(always)]
-pub(crate) fn multiply<S: Simd, const R: usize>(
+#[expect(clippy::too_many_arguments, reason = "the innermost product has these operands")]
+pub(crate) fn multiply<S: Simd, P: Product<S>, const R: usize>(
     s: S,
+    product: P,
     rows: &[BlockRow],
     block_rows: usize,
+    first_row: usize,
     panel: &[PanelRow],
     column: usize,
     ahead: &[PanelRow],
-    mut acc: [[S::V; 2]; R],
-) -> [[S::V; 2]; R] {
-    assert!(column + 2 * S::LANES <= PANEL && R <= block_rows);
-    assert!(rows.len() >= panel.len().div_ceil(K_BLOCK) * block_rows, "a block of rows for each block of k");
-    for (block, panel) in rows.chunks(block_rows).zip(panel.chunks(K_BLOCK)) {
-        let rows: &[BlockRow; R] = block.first_chunk().expect("a block has all its rows");
-        let (groups, rest) = panel.as_chunks::<PREFETCH_EVERY>();
-        for (group, panel) in groups.iter().enumerate() {
-            if let Some(row) = ahead.get(group) {
-                s.prefetch(&row.0[0]);
-                s.prefetch(&row.0[PANEL / 2]);
-            }
+) -> [[P::Acc; 2]; R] {
+    assert!(column + 2 * S::LANES <= PANEL && first_row + R <= block_rows);
+    let block_height = K_BLOCK / P::ROW_WORDS;
+    assert!(
+        rows.len() >= panel.len().div_ceil(block_height) * block_rows,
+        "a block of rows for each block of k"
+    );
+    let mut acc = [[product.zero(s); 2]; R];
+    // Not chunks, whose division by a number known only here costs more than a small tile.
+    let mut rest = panel;
+    let mut first = first_row;
+    while !rest.is_empty() {
+        let (panel, below) = rest.split_at(block_height.min(rest.len()));
+        let rows: &[BlockRow; R] = rows[first..].first_chunk().expect("a block has all its rows");
+        (rest, first) = (below, first + block_rows);
+        let groups = panel.as_chunks::<PREFETCH_EVERY>().0;
+        let fetched = groups.len().min(ahead.len());
+        for (group, (panel, row)) in groups.iter().zip(ahead).enumerate() {
+            s.prefetch(&row.0[0]);
+            s.prefetch(&row.0[PANEL / 2]);
             for (i, columns) in panel.iter().enumerate() {
-                step(s, rows, group * PREFETCH_EVERY + i, columns, column, &mut acc);
+                step(s, product, rows, group * PREFETCH_EVERY + i, columns, column, &mut acc);
             }
         }
-        for (i, columns) in rest.iter().enumerate() {
-            step(s, rows, groups.len() * PREFETCH_EVERY + i, columns, column, &mut acc);
+        for (k, columns) in panel.iter().enumerate().skip(fetched * PREFETCH_EVERY) {
+            step(s, product, rows, k, columns, column, &mut acc);
         }
     }
     acc
 }
 
-/// Multiply-add steps for each row of a panel that is fetched ahead: a tile fetches an eighth of a panel, which
-/// the tiles of a block of rows share out among themselves.
-const PREFETCH_EVERY: usize = 8;
+/// Steps for each row of a panel that is fetched ahead: a tile fetches an eighth of a panel, which the tiles of a
+/// block of rows share out among themselves.
+pub(crate) const PREFETCH_EVERY: usize = 8;
 
-/// `acc + rows . columns` for one `k`.
+/// `acc + rows . columns` for one word of `k`.
 #[inline(always)]
-fn step<S: Simd, const R: usize>(
+fn step<S: Simd, P: Product<S>, const R: usize>(
     s: S,
+    product: P,
     rows: &[BlockRow; R],
     k: usize,
     columns: &PanelRow,
     column: usize,
-    acc: &mut [[S::V; 2]; R],
+    acc: &mut [[P::Acc; 2]; R],
 ) {
-    let b = [s.load(&columns.0[column..]), s.load(&columns.0[column + S::LANES..])];
+    let columns =
+        [product.columns(s, &columns.0[column..]), product.columns(s, &columns.0[column + S::LANES..])];
     for r in 0..R {
-        let a = s.splat(rows[r][k]);
-        acc[r][0] = s.fma(a, b[0], acc[r][0]);
-        acc[r][1] = s.fma(a, b[1], acc[r][1]);
+        acc[r] = product.step(s, acc[r], &rows[r], k * P::ROW_WORDS, columns);
     }
 }
 
-/// Calls `$function::<S, R>($arguments)` with `R` = `$rows`, which is at most the instruction set's `TILE_ROWS`.
+/// The heights of tiles, the largest first. A block of rows is cut into these; more of them would only be more code.
+pub(crate) const TILE_HEIGHTS: [usize; 6] = [12, 8, 6, 4, 2, 1];
+
+/// `(first row, height)` of the tiles of `rows` rows.
+#[inline(always)]
+pub(crate) fn tiles<S: Simd>(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let fits = |height: &&usize| **height <= S::TILE_ROWS && first + **height <= rows;
+        let height = *TILE_HEIGHTS.iter().find(fits)?;
+        first += height;
+        Some((first - height, height))
+    })
+}
+
+/// Calls `$function::<S, .., R>($arguments)` with `R` = `$rows`, one of [`TILE_HEIGHTS`] within the instruction set's
+/// `TILE_ROWS`.
 macro_rules! with_tile_rows {
-    ($rows:expr, $s:ident : $set:ident, $function:ident($($argument:expr),* $(,)?)) => {
-        with_tile_rows!(@ $rows, $s, $set, $function, ($($argument),*), 1 2 3 4 5 6 7 8 9 10 11 12)
+    ($rows:expr, $set:ident, $function:ident::<$($type:ty),*>($($argument:expr),* $(,)?)) => {
+        with_tile_rows!(@ $rows, $set, $function, ($($type),*), ($($argument),*), 1 2 4 6 8 12)
     };
-    (@ $rows:expr, $s:ident, $set:ident, $function:ident, $arguments:tt, $($count:literal)*) => {
+    (@ $rows:expr, $set:ident, $function:ident, $types:tt, $arguments:tt, $($count:literal)*) => {
         match $rows {
             $($count if $count <= $set::TILE_ROWS => {
-                with_tile_rows!(@call $function, $set, $count, $s, $arguments)
+                with_tile_rows!(@call $function, $count, $types, $arguments)
             })*
             rows => unreachable!("a tile of {rows} rows"),
         }
     };
-    (@call $function:ident, $set:ident, $count:literal, $s:ident, ($($argument:expr),*)) => {
-        $function::<$set, $count>($s, $($argument),*)
+    (@call $function:ident, $count:literal, ($($type:ty),*), ($($argument:expr),*)) => {
+        $function::<$($type,)* $count>($($argument),*)
     };
 }
 pub(crate) use with_tile_rows;

@@ -1,7 +1,7 @@
 //! The processor: its name, the cores this process may use, its instruction sets.
 
 use crate::cpu_unix;
-use haul_kernels::isa::Isa;
+pub use haul_kernels::isa::Isa;
 
 /// The processor as this process may use it.
 #[derive(Clone, Debug)]
@@ -16,14 +16,15 @@ pub struct Cpu {
     pub features: Vec<String>,
 }
 
-/// Asks the processor and the operating system; cheap.
-pub fn probe() -> Cpu {
+/// Asks the processor and the operating system; cheap. The kernels run with `isa`: [`Isa::best`], or a narrower
+/// one that somebody asked for.
+pub fn probe(isa: Isa) -> Cpu {
     Cpu {
         name: cpu_unix::model_name().unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH)),
         // The standard library takes affinity and both versions of cgroup quotas into account. Where the
         // system says nothing, one core is the only number that is surely true.
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        isa: Isa::best(),
+        isa,
         features: features(),
     }
 }

@@ -3,9 +3,10 @@
 //! The principal type is [`verdict::Verdict`]: the device asked for, the device used, and the witnesses for it.
 //!
 //! ```
+//! use haul_machine::cpu::{self, Isa};
 //! use haul_machine::verdict::{DeviceRequest, Placement, resolve};
 //!
-//! let cpu = haul_machine::cpu::probe();
+//! let cpu = cpu::probe(Isa::best());
 //! let verdict = resolve(DeviceRequest::Auto, &cpu).unwrap();
 //! assert_eq!((verdict.requested.as_str(), verdict.verdict), ("auto", Placement::Cpu));
 //! println!("{}", verdict.line());
@@ -20,6 +21,7 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod dtype;
 pub mod memory;
 pub mod roof;
 pub mod verdict;

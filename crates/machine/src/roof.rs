@@ -7,19 +7,26 @@
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::memory;
-use haul_kernels::roof::{f32_gflops, read_gb_per_s};
+use haul_kernels::dtype::Dtype;
+use haul_kernels::isa::Isa;
+use haul_kernels::roof::{gflops, read_gb_per_s};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Length of one measuring window.
 const WINDOW: Duration = Duration::from_millis(2);
 
-/// Windows per core of a measurement: 0.3 s.
-const MEASURE_WINDOWS: usize = 150;
+/// Windows per core and dtype of a measurement: 0.2 s for each.
+const MEASURE_WINDOWS: usize = 100;
 
 /// Windows per core of a recheck: 16 ms.
 const RECHECK_WINDOWS: usize = 8;
+
+/// Windows per thread of a roof that is measured beside a benchmark: 0.1 s.
+const BESIDE_WINDOWS: usize = 50;
 
 /// A stored roof is measured again when the recheck is this factor above or below it.
 const RECHECK_FACTOR: f64 = 1.5;
@@ -42,12 +49,22 @@ pub struct Roofs {
     pub cores: usize,
     /// Instruction set measured.
     pub isa: String,
-    /// f32 multiply-adds in registers, two operations each, in 10^9 per second.
-    pub f32_gflops: f64,
+    /// Multiply-adds in registers by dtype, two operations each, in 10^9 per second; every dtype has one.
+    pub gflops: BTreeMap<String, f64>,
     /// Reading main memory, in 10^9 bytes per second.
     pub read_gb_per_s: f64,
     /// When, RFC 3339 in UTC.
     pub measured: String,
+}
+
+impl Roofs {
+    /// The roof of products in `dtype`, in GFLOP/s.
+    ///
+    /// # Panics
+    /// When the roofs were made by hand without this dtype.
+    pub fn of(&self, dtype: Dtype) -> f64 {
+        self.gflops[dtype.name()]
+    }
 }
 
 /// Why roofs could not be kept.
@@ -80,13 +97,14 @@ impl RoofError {
 }
 
 /// The roofs of this machine: from `profiles_dir` if they were measured before and a recheck of the f32 roof
-/// (under 50 ms) agrees, else measured now (about a second) and kept there. A profile that does not parse, or
-/// is of another processor, is measured again and replaced.
+/// (under 50 ms) agrees, else measured now (about a second) and kept there. A profile that does not parse,
+/// lacks a dtype or is of another processor is measured again and replaced.
 pub fn load_or_measure(profiles_dir: &Path, cpu: &Cpu) -> Result<Roofs, RoofError> {
     let path = profiles_dir.join(file_name(cpu));
     if let Some(stored) = load(&path, cpu)? {
-        let now = f32_roof(cpu, RECHECK_WINDOWS);
-        if now <= stored.f32_gflops * RECHECK_FACTOR && now >= stored.f32_gflops / RECHECK_FACTOR {
+        let [now] = gflops_together(cpu.isa, [Dtype::F32], cpu.cores, RECHECK_WINDOWS);
+        let kept = stored.of(Dtype::F32);
+        if now <= kept * RECHECK_FACTOR && now >= kept / RECHECK_FACTOR {
             return Ok(stored);
         }
     }
@@ -97,36 +115,54 @@ pub fn load_or_measure(profiles_dir: &Path, cpu: &Cpu) -> Result<Roofs, RoofErro
 
 /// Measures with all usable cores at once.
 pub fn measure(cpu: &Cpu) -> Roofs {
-    let f32_gflops = two_decimals(f32_roof(cpu, MEASURE_WINDOWS));
+    let gflops = gflops_together(cpu.isa, Dtype::ALL, cpu.cores, MEASURE_WINDOWS).map(two_decimals);
     let read_gb_per_s = two_decimals(read_roof(cpu, MEASURE_WINDOWS));
     Roofs {
         cpu: cpu.name.clone(),
         cores: cpu.cores,
         isa: cpu.isa.name().to_owned(),
-        f32_gflops,
+        gflops: Dtype::ALL.map(|dtype| dtype.name().to_owned()).into_iter().zip(gflops).collect(),
         read_gb_per_s,
         measured: clock::rfc3339_utc(SystemTime::now()),
     }
 }
 
-fn f32_roof(cpu: &Cpu, windows: usize) -> f64 {
-    on_all(0..cpu.cores, |_| best_of(windows, || f32_gflops(cpu.isa, WINDOW)))
+/// The roof of one dtype at this moment, of `threads` threads together, in GFLOP/s: what stands beside a
+/// benchmark on a machine whose speed changes from minute to minute. Takes 0.1 s.
+pub fn measure_now(isa: Isa, dtype: Dtype, threads: NonZeroUsize) -> f64 {
+    let [now] = gflops_together(isa, [dtype], threads.get(), BESIDE_WINDOWS);
+    two_decimals(now)
 }
 
-fn read_roof(cpu: &Cpu, windows: usize) -> f64 {
-    on_all(read_buffers(cpu), |buffer| {
-        // One pass over one part a window, and each part only after all others, so that no cache keeps it.
-        let mut parts = buffer.chunks(READ_WINDOW_FLOATS).cycle();
-        best_of(windows, || parts.next().map_or(0.0, |part| read_gb_per_s(cpu.isa, part, Duration::ZERO)))
+/// The windows of the dtypes take turns, so that other work on the machine lowers all of them or none: their
+/// ratios are what `--dtype auto` goes by.
+fn gflops_together<const N: usize>(isa: Isa, dtypes: [Dtype; N], cores: usize, windows: usize) -> [f64; N] {
+    let best = on_all(0..cores, |_| {
+        let mut best = [0.0_f64; N];
+        for _ in 0..windows {
+            for (best, dtype) in best.iter_mut().zip(dtypes) {
+                *best = best.max(gflops(isa, dtype, WINDOW));
+            }
+        }
+        best
+    });
+    best.into_iter().fold([0.0; N], |mut sum, core| {
+        sum.iter_mut().zip(core).for_each(|(sum, core)| *sum += core);
+        sum
     })
 }
 
-fn best_of(windows: usize, mut rate: impl FnMut() -> f64) -> f64 {
-    (0..windows).map(|_| rate()).fold(0.0, f64::max)
+fn read_roof(cpu: &Cpu, windows: usize) -> f64 {
+    let best = on_all(read_buffers(cpu), |buffer| {
+        // One pass over one part a window, and each part only after all others, so that no cache keeps it.
+        let parts = buffer.chunks(READ_WINDOW_FLOATS).cycle().take(windows);
+        parts.map(|part| read_gb_per_s(cpu.isa, part, Duration::ZERO)).fold(0.0, f64::max)
+    });
+    best.into_iter().sum()
 }
 
-/// Runs `rate` on one thread for each part at the same time and adds the rates up.
-fn on_all<T: Send>(parts: impl IntoIterator<Item = T>, rate: impl Fn(T) -> f64 + Sync) -> f64 {
+/// Runs `rate` on one thread for each part, all at the same time.
+fn on_all<T: Send, R: Send>(parts: impl IntoIterator<Item = T>, rate: impl Fn(T) -> R + Sync) -> Vec<R> {
     let parts: Vec<T> = parts.into_iter().collect();
     let start = std::sync::Barrier::new(parts.len());
     std::thread::scope(|scope| {
@@ -139,7 +175,7 @@ fn on_all<T: Send>(parts: impl IntoIterator<Item = T>, rate: impl Fn(T) -> f64 +
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a roof loop does not panic")).sum()
+        threads.into_iter().map(|thread| thread.join().expect("a roof loop does not panic")).collect()
     })
 }
 
@@ -169,7 +205,7 @@ fn file_name(cpu: &Cpu) -> String {
     format!("roof-{name}-{}-{}.json", cpu.cores, cpu.isa.name())
 }
 
-/// `None` where there is no profile, or none of this processor.
+/// `None` where there is no profile, or none of this processor with all its roofs.
 fn load(path: &Path, cpu: &Cpu) -> Result<Option<Roofs>, RoofError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -181,7 +217,7 @@ fn load(path: &Path, cpu: &Cpu) -> Result<Option<Roofs>, RoofError> {
         roofs.cpu == cpu.name
             && roofs.cores == cpu.cores
             && roofs.isa == cpu.isa.name()
-            && roofs.f32_gflops > 0.0
+            && Dtype::ALL.iter().all(|dtype| roofs.gflops.get(dtype.name()).is_some_and(|rate| *rate > 0.0))
             && roofs.read_gb_per_s > 0.0
     }))
 }

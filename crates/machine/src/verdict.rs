@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::roof::Roofs;
+use haul_kernels::dtype::Dtype;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -135,10 +136,11 @@ impl Verdict {
         format!("{head}{}{tail}", shorten(&self.name, room))
     }
 
-    /// Adds the roof witness: the f32 rate a run reached on all cores, against the roof of those cores. A rate
-    /// above the roof cannot be this processor's work, so it makes the verdict `Unknown`.
-    pub fn with_measured_rate(mut self, gflops: f64, roofs: &Roofs) -> Verdict {
-        let possible = gflops > 0.0 && gflops <= roofs.f32_gflops * ROOF_TOLERANCE;
+    /// Adds the roof witness: the rate a run in `dtype` reached on all cores, against the roof of those cores.
+    /// A rate above the roof cannot be this processor's work, so it makes the verdict `Unknown`.
+    pub fn with_measured_rate(mut self, gflops: f64, dtype: Dtype, roofs: &Roofs) -> Verdict {
+        let roof_gflops = roofs.of(dtype);
+        let possible = gflops > 0.0 && gflops <= roof_gflops * ROOF_TOLERANCE;
         if !possible {
             self.verdict = Placement::Unknown;
         }
@@ -146,9 +148,8 @@ impl Verdict {
             kind: WitnessKind::Roof,
             says: if possible { "cpu" } else { "unknown" }.to_owned(),
             detail: format!(
-                "{gflops:.1} GFLOP/s is {:.1} % of {:.1} GFLOP/s, the measured f32 roof of {} cores",
-                100.0 * gflops / roofs.f32_gflops,
-                roofs.f32_gflops,
+                "{gflops:.1} GFLOP/s is {:.1} % of {roof_gflops:.1} GFLOP/s, the measured {dtype} roof of {} cores",
+                100.0 * gflops / roof_gflops,
                 roofs.cores
             ),
         });

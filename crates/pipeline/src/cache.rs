@@ -8,10 +8,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// After an eviction the cache holds at most this share of its cap, so that evictions are rare.
 const EVICT_TO_PERCENT: u64 = 90;
+/// Extension of an entry until it is whole.
+const TEMPORARY: &str = "tmp";
+/// No entry takes as long to write.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
 
 /// A directory of entries named by their key.
@@ -125,7 +129,7 @@ impl Cache {
         let folder = path.parent().unwrap_or(&self.dir);
         fs::create_dir_all(folder).map_err(at("create the cache folder", folder))?;
         let number = self.puts.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
+        let temporary = path.with_extension(format!("{}-{number}.{TEMPORARY}", std::process::id()));
         let mut file = fs::File::create(&temporary).map_err(at("create", &temporary))?;
         let written = file.write_all(blake3::hash(bytes).as_bytes()).and_then(|()| file.write_all(bytes));
         if let Err(error) = written {
@@ -191,10 +195,19 @@ fn entries(dir: &Path) -> Result<Vec<Entry>, CacheError> {
                 continue;
             };
             let used = metadata.modified().map_err(at("inspect", &path))?;
+            if is_being_written(&path, used) {
+                continue;
+            }
             found.push(Entry { path, bytes: metadata.len(), used });
         }
     }
     Ok(found)
+}
+
+/// Another thread is about to rename it. An older one was left by a process that died.
+fn is_being_written(path: &Path, used: SystemTime) -> bool {
+    path.extension().is_some_and(|extension| extension == TEMPORARY)
+        && used.elapsed().is_ok_and(|age| age < ABANDONED_AFTER)
 }
 
 /// `None` for what is not there: another process may evict what this one has just listed.

@@ -144,11 +144,11 @@ pub struct Calls {
 /// Speed of the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rate {
-    /// `unit`s finished per second of wall time.
+    /// `unit`s finished per second of wall time, a quality comparison left out.
     pub items_per_s: f64,
     /// What is counted: chunk, image pass ...
     pub unit: String,
-    /// Tokens per second of wall time.
+    /// Tokens per second of wall time, a quality comparison left out.
     pub tokens_per_s: f64,
     /// 10^9 operations per second while the device was busy with the model.
     pub gflops: f64,
@@ -158,15 +158,24 @@ pub struct Rate {
     pub percent_of_roof: f64,
 }
 
-/// Quality of a faster mode.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Quality of a faster mode, measured on the run's own texts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
     /// The exact mode it is compared with.
     pub against: String,
     /// cosine, nDCG@10 ...
     pub metric: String,
-    /// The difference.
+    /// The exact mode's metric less this one's, on average.
     pub delta: f64,
+    /// Cosine of the text that agrees least.
+    pub cosine_min: f64,
+    /// Share of each text's ten nearest in the exact mode that are among its ten nearest in this one, on average;
+    /// `null` for a single text.
+    pub top10_overlap: Option<f64>,
+    /// Texts compared.
+    pub texts: u64,
+    /// Time the comparison took, loading the exact mode's weights included; part of the run's seconds and of no rate.
+    pub seconds: f64,
 }
 
 /// What was cut.

@@ -30,6 +30,14 @@ impl Library {
         missing_vectors(&self.db, keys).map_err(|source| self.read_error("looking up vectors", source))
     }
 
+    /// The texts of at most `count` chunks, evenly spaced over the library in the order in which they came to it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn sample_texts(&self, count: usize) -> Result<Vec<String>, ReadError> {
+        sample_texts(&self.db, count).map_err(|source| self.read_error("reading chunks", source))
+    }
+
     /// Counts, sizes and the digest. Reads the whole library (the digest needs it).
     ///
     /// # Errors
@@ -173,6 +181,17 @@ fn missing_vectors(db: &Connection, keys: &[VectorKey]) -> rusqlite::Result<Vec<
         }
     }
     Ok(missing)
+}
+
+fn sample_texts(db: &Connection, count: usize) -> rusqlite::Result<Vec<String>> {
+    let snapshot = db.unchecked_transaction()?;
+    let ids: Vec<i64> = snapshot
+        .prepare_cached("SELECT chunk_id FROM chunks ORDER BY chunk_id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut by_id = snapshot.prepare_cached("SELECT text FROM chunks WHERE chunk_id = ?1")?;
+    let texts = ids.len().min(count);
+    (0..texts).map(|number| by_id.query_row([ids[number * ids.len() / texts]], |row| row.get(0))).collect()
 }
 
 /// Row of a dense vector.

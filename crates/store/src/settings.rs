@@ -14,7 +14,7 @@ pub struct LibrarySettings {
     pub model_sha256: String,
     /// Numbers in a vector.
     pub dim: usize,
-    /// Number type of the computation: `f32`, `bf16`, `int8`.
+    /// Number type of the computation: `f32`, `bf16`, `int16`, `int8`.
     pub dtype: String,
     /// How token vectors become one: `mean`, `cls`, ...
     pub pooling: String,

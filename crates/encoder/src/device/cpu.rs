@@ -10,14 +10,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use haul_kernels::attention::{Scratch, varlen};
-use haul_kernels::gemm::{Epilogue, PackedWeight, linear};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use haul_kernels::attention::{self, Shape, varlen};
+use haul_kernels::dtype::Dtype;
+use haul_kernels::gate::gate;
+use haul_kernels::gemm::{self, Epilogue, PackedWeight, linear};
 use haul_kernels::isa::Isa;
 use haul_kernels::norm::{l2_normalize, layer_norm};
+use haul_kernels::rotary::{Angles, rotate};
 
 use crate::device::arena::Arena;
-use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Ticket, Vectors, ticket};
-use crate::program::{LayerNorm, Linear, Op, Program, TensorId};
+use crate::device::outputs::cut_rows;
+use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
+use crate::program::{LayerNorm, Linear, Op, Positions, Program, Tensor, TensorId};
 use crate::weights::{Weights, WeightsError};
 
 /// Batches that wait while every worker has one. One is enough for a worker never to wait for the caller, as long as
@@ -28,13 +34,14 @@ const WAITING_BATCHES: usize = 1;
 #[derive(Debug, Clone)]
 pub struct CpuDevice {
     isa: Isa,
+    dtype: Dtype,
     threads: NonZeroUsize,
 }
 
 impl CpuDevice {
     /// A model loaded here starts `threads` threads of its own.
-    pub fn new(isa: Isa, threads: NonZeroUsize) -> CpuDevice {
-        CpuDevice { isa, threads }
+    pub fn new(isa: Isa, dtype: Dtype, threads: NonZeroUsize) -> CpuDevice {
+        CpuDevice { isa, dtype, threads }
     }
 }
 
@@ -44,7 +51,7 @@ impl Device for CpuDevice {
     }
 
     fn load(&self, program: Program, weights: &Weights) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        let model = Arc::new(CpuModel::load(self.isa, program, weights)?);
+        let model = Arc::new(CpuModel::load(self.isa, self.dtype, program, weights)?);
         let (jobs, waiting) = bounded(WAITING_BATCHES);
         let mut pool = Pool { model, jobs: Some(jobs), workers: vec![] };
         for number in 0..self.threads.get() {
@@ -79,7 +86,7 @@ impl LoadedModel for Pool {
         Ok(ticket)
     }
 
-    fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError> {
+    fn collect(&self, ticket: Ticket) -> Result<Outputs, DeviceError> {
         ticket.wait()
     }
 
@@ -111,11 +118,11 @@ fn work(model: &CpuModel, waiting: &Receiver<Job>) {
         let held_bytes = worker.bytes();
         // A panic takes its own batch and no other: the worker goes on, or batches would wait for it for ever. Nothing
         // that the panic left half done is read again, for every buffer is written before it is read.
-        let vectors = catch_unwind(AssertUnwindSafe(|| worker.run(model, &batch)));
+        let outputs = catch_unwind(AssertUnwindSafe(|| worker.run(model, &batch)));
         model.arena_bytes.fetch_sub(held_bytes, Ordering::Relaxed);
         model.arena_bytes.fetch_add(worker.bytes(), Ordering::Relaxed);
-        match vectors {
-            Ok(vectors) => completion.deliver(vectors),
+        match outputs {
+            Ok(outputs) => completion.deliver(outputs),
             Err(_reported_by_the_panic_hook) => drop(completion),
         }
     }
@@ -124,39 +131,119 @@ fn work(model: &CpuModel, waiting: &Receiver<Job>) {
 /// A program with its weights packed for one instruction set.
 struct CpuModel {
     isa: Isa,
+    dtype: Dtype,
     program: Program,
     linears: Vec<PackedLinear>,
-    tensors: Vec<Vec<f32>>,
+    tensors: Vec<Stored>,
+    angles: Vec<Angles>,
+    /// The shift of a norm that has none, as long as the widest buffer.
+    zeros: Vec<f32>,
     arena_bytes: AtomicUsize,
 }
 
 struct PackedLinear {
     weight: PackedWeight,
-    bias: Vec<f32>,
+    bias: Option<Vec<f32>>,
 }
 
 impl CpuModel {
-    fn load(isa: Isa, program: Program, weights: &Weights) -> Result<CpuModel, WeightsError> {
-        let linears = program.linears.iter().map(|linear| pack(linear, weights)).collect::<Result<_, _>>()?;
-        let tensors =
-            program.tensors.iter().map(|t| weights.read(&t.name, &t.shape)).collect::<Result<_, _>>()?;
-        Ok(CpuModel { isa, program, linears, tensors, arena_bytes: AtomicUsize::new(0) })
+    fn load(isa: Isa, dtype: Dtype, program: Program, weights: &Weights) -> Result<CpuModel, WeightsError> {
+        let linears =
+            program.linears.iter().map(|linear| pack(linear, weights, dtype)).collect::<Result<_, _>>()?;
+        let tensors = (0..program.tensors.len())
+            .map(|id| store(&program, TensorId(id), weights, dtype))
+            .collect::<Result<_, _>>()?;
+        let angles =
+            program.rotaries.iter().map(|r| Angles::new(r.theta, r.head_size, r.positions)).collect();
+        let zeros = vec![0.0; program.buffers.iter().map(|buffer| buffer.width).max().unwrap_or(0)];
+        Ok(CpuModel {
+            isa,
+            dtype,
+            program,
+            linears,
+            tensors,
+            angles,
+            zeros,
+            arena_bytes: AtomicUsize::new(0),
+        })
     }
 
+    /// Any tensor but a word table.
     fn tensor(&self, id: TensorId) -> &[f32] {
-        &self.tensors[id.0]
+        match &self.tensors[id.0] {
+            Stored::F32(values) => values,
+            Stored::F16(_) => unreachable!("only word tables are halved, and they are read by rows"),
+        }
     }
 
     fn weights_bytes(&self) -> usize {
-        let linears = self.linears.iter().map(|l| l.weight.bytes() + size_of_val(&l.bias[..]));
-        let tensors = self.tensors.iter().map(|values| size_of_val(&values[..]));
-        linears.chain(tensors).sum()
+        let bias_bytes = |l: &PackedLinear| l.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]));
+        let linears = self.linears.iter().map(|l| l.weight.bytes() + bias_bytes(l));
+        let tensors = self.tensors.iter().map(Stored::bytes);
+        linears.chain(tensors).chain(self.angles.iter().map(Angles::bytes)).sum()
     }
 }
 
-fn pack(linear: &Linear, weights: &Weights) -> Result<PackedLinear, WeightsError> {
+/// A tensor as it stays in memory.
+enum Stored {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+}
+
+impl Stored {
+    fn bytes(&self) -> usize {
+        match self {
+            Stored::F32(values) => size_of_val(&values[..]),
+            Stored::F16(values) => size_of_val(&values[..]),
+        }
+    }
+
+    /// Writes row `row` of a table.
+    fn copy_row(&self, row: usize, out: &mut [f32]) {
+        let range = row * out.len()..(row + 1) * out.len();
+        match self {
+            Stored::F32(values) => out.copy_from_slice(&values[range]),
+            Stored::F16(values) => values[range].convert_to_f32_slice(out),
+        }
+    }
+}
+
+/// Rows of a word table that are halved at once, so that no f32 copy of all of it is ever held.
+const HALVED_ROWS: usize = 4096;
+
+/// Word tables, half of a small model and much of a large one, are kept as f16 in every mode but f32: 11 bits of
+/// precision, more than such a mode computes with.
+fn store(program: &Program, id: TensorId, weights: &Weights, dtype: Dtype) -> Result<Stored, WeightsError> {
+    let Tensor { name, shape } = &program.tensors[id.0];
+    let is_word_table = |op: &Op| matches!(op, Op::EmbedNorm { word, .. } if *word == id);
+    if dtype == Dtype::F32 || !program.ops.iter().any(is_word_table) {
+        return Ok(Stored::F32(weights.read(name, shape)?));
+    }
+    let rows = shape[0];
+    let mut halved = Vec::with_capacity(shape.iter().product());
+    for start in (0..rows).step_by(HALVED_ROWS) {
+        let values = weights.read_rows(name, shape, start..rows.min(start + HALVED_ROWS))?;
+        if values.iter().any(|value| value.abs() > f16::MAX.to_f32()) {
+            return Ok(Stored::F32(weights.read(name, shape)?));
+        }
+        halved.extend(values.into_iter().map(f16::from_f32));
+    }
+    Ok(Stored::F16(halved))
+}
+
+/// Layers with fewer outputs are computed in f32: a panel of them costs the same, and a head with one output (the
+/// lexical weights) has no other outputs to average its error.
+const REDUCED_OUTPUTS_MIN: usize = 32;
+
+fn pack(linear: &Linear, weights: &Weights, dtype: Dtype) -> Result<PackedLinear, WeightsError> {
+    let dtype = if linear.out_features < REDUCED_OUTPUTS_MIN { Dtype::F32 } else { dtype };
     Ok(PackedLinear {
-        weight: PackedWeight::pack(&linear.read_weight(weights)?, linear.out_features, linear.in_features),
+        weight: PackedWeight::pack(
+            &linear.read_weight(weights)?,
+            linear.out_features,
+            linear.in_features,
+            dtype,
+        ),
         bias: linear.read_bias(weights)?,
     })
 }
@@ -164,66 +251,102 @@ fn pack(linear: &Linear, weights: &Weights) -> Result<PackedLinear, WeightsError
 #[derive(Default)]
 struct Worker {
     arena: Arena,
-    scratch: Scratch,
+    linear: gemm::Scratch,
+    attention: attention::Scratch,
 }
 
 impl Worker {
-    fn run(&mut self, model: &CpuModel, batch: &Batch) -> Vectors {
+    fn run(&mut self, model: &CpuModel, batch: &Batch) -> Outputs {
         self.arena.prepare(&model.program, batch);
         for op in &model.program.ops {
             self.run_op(model, batch, op);
         }
-        Vectors::new(model.program.dim(), self.arena.read(model.program.output))
+        Outputs::gather(&model.program, batch, |buffer| self.arena.read(buffer))
     }
 
     fn bytes(&self) -> usize {
-        self.arena.bytes() + self.scratch.bytes()
+        self.arena.bytes() + self.linear.bytes() + self.attention.bytes()
     }
 
     fn run_op(&mut self, model: &CpuModel, batch: &Batch, op: &Op) {
         let (isa, program) = (model.isa, &model.program);
         match *op {
             Op::EmbedNorm { word, position, token_type, norm, out } => self.arena.write(out, |_, out| {
-                let tables = [word, position, token_type].map(|id| model.tensor(id));
-                embed(tables, batch, out);
+                embed(model, word, position, token_type, batch, out);
                 normalize_rows(model, norm, out);
             }),
-            Op::Linear { x, linear: id, activation, residual, out } => self.arena.write(out, |arena, out| {
-                let PackedLinear { weight, bias } = &model.linears[id.0];
-                let residual = residual.map(|id| arena.read(id));
-                let epilogue = Epilogue { bias: Some(bias), activation, residual };
-                linear(isa, arena.read(x), batch.tokens(), weight, epilogue, out);
-            }),
-            Op::Attention { qkv, heads, head_size, scale, out } => {
-                let scratch = &mut self.scratch;
+            Op::Linear { x, linear: id, activation, residual, out } => {
+                let scratch = &mut self.linear;
                 self.arena.write(out, |arena, out| {
-                    varlen(isa, arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, scratch, out);
+                    let PackedLinear { weight, bias } = &model.linears[id.0];
+                    let residual = residual.map(|id| arena.read(id));
+                    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual };
+                    linear(isa, arena.read(x), batch.tokens(), weight, epilogue, scratch, out);
                 });
             }
-            Op::Norm { x, norm } => self.arena.write(x, |_, x| normalize_rows(model, norm, x)),
+            Op::Attention { qkv, heads, head_size, scale, window, out } => {
+                let cu_seqlens = batch.cu_seqlens();
+                let shape = Shape { cu_seqlens, heads, head_size, scale, window_tokens: window };
+                let scratch = &mut self.attention;
+                self.arena.write(out, |arena, out| {
+                    varlen(isa, model.dtype, arena.read(qkv), shape, scratch, out);
+                });
+            }
+            Op::Rotary { qkv, heads, rotary } => {
+                let angles = &model.angles[rotary.0];
+                self.arena.write(qkv, |_, qkv| rotate(isa, qkv, batch.cu_seqlens(), heads, angles));
+            }
+            Op::Gate { x, activation, out } => self.arena.write(out, |arena, out| {
+                gate(isa, activation, arena.read(x), program.width(x) / 2, out);
+            }),
+            Op::Norm { x, norm, out } => {
+                if x != out {
+                    self.arena.write(out, |arena, out| out.copy_from_slice(arena.read(x)));
+                }
+                self.arena.write(out, |_, out| normalize_rows(model, norm, out));
+            }
             Op::Pool { x, ref pooling, out } => self.arena.write(out, |arena, out| {
                 pooling.pool_batch(arena.read(x), program.width(x), batch.ranges(), out);
             }),
+            Op::Cut { x, out } => {
+                let widths = (program.width(x), program.width(out));
+                self.arena.write(out, |arena, out| cut_rows(arena.read(x), widths, out));
+            }
             Op::L2 { x } => self.arena.write(x, |_, values| l2_normalize(isa, values, program.width(x))),
         }
     }
 }
 
 fn normalize_rows(model: &CpuModel, norm: LayerNorm, x: &mut [f32]) {
-    layer_norm(model.isa, x, model.tensor(norm.gamma), model.tensor(norm.beta), norm.eps);
+    let gamma = model.tensor(norm.gamma);
+    let beta = norm.beta.map_or(&model.zeros[..gamma.len()], |id| model.tensor(id));
+    layer_norm(model.isa, x, gamma, beta, norm.eps);
 }
 
-/// `out[t] = word[ids[t]] + token_type[0] + position[t - begin of its sequence]`, added in the order of `transformers`.
-fn embed([word, position, token_type]: [&[f32]; 3], batch: &Batch, out: &mut [f32]) {
+/// `out[t] = word[ids[t]] + token_type[0] + position[number of t]`, added in the order of `transformers`.
+fn embed(
+    model: &CpuModel,
+    word: TensorId,
+    position: Option<Positions>,
+    token_type: Option<TensorId>,
+    batch: &Batch,
+    out: &mut [f32],
+) {
     let width = out.len() / batch.tokens();
-    let token_type = &token_type[..width];
+    let (word, token_type) = (&model.tensors[word.0], token_type.map(|id| &model.tensor(id)[..width]));
+    for (row, &id) in out.chunks_exact_mut(width).zip(batch.ids()) {
+        word.copy_row(id as usize, row);
+        if let Some(token_type) = token_type {
+            row.iter_mut().zip(token_type).for_each(|(o, t)| *o += t);
+        }
+    }
+    let Some(Positions { table, numbering }) = position else { return };
+    let table = model.tensor(table);
     for range in batch.ranges() {
         let rows = out[range.start * width..range.end * width].chunks_exact_mut(width);
-        for ((row, position), &id) in rows.zip(position.chunks_exact(width)).zip(&batch.ids()[range]) {
-            let word = &word[id as usize * width..][..width];
-            for (((o, w), t), p) in row.iter_mut().zip(word).zip(token_type).zip(position) {
-                *o = w + t + p;
-            }
+        for (row, number) in rows.zip(numbering.rows(&batch.ids()[range])) {
+            let position = &table[number * width..][..width];
+            row.iter_mut().zip(position).for_each(|(o, p)| *o += p);
         }
     }
 }

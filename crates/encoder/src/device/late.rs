@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Ticket, Vectors, ticket};
+use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::program::Program;
 use crate::weights::Weights;
 
@@ -31,7 +31,7 @@ impl LoadedModel for LateModel {
         Ok(ticket)
     }
 
-    fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError> {
+    fn collect(&self, ticket: Ticket) -> Result<Outputs, DeviceError> {
         while let Some((batch, completion)) = self.waiting.lock().unwrap().pop() {
             completion.deliver(self.inner.collect(self.inner.submit(batch)?)?);
         }
@@ -51,20 +51,33 @@ mod tests {
     use std::num::NonZeroUsize;
     use std::path::Path;
 
+    use haul_kernels::dtype::Dtype;
     use haul_kernels::isa::Isa;
 
     use super::*;
     use crate::device::cpu::CpuDevice;
     use crate::device::reference::ReferenceDevice;
+    use crate::device::{SparseVector, Vectors};
     use crate::embedder::{EmbedError, Embedder};
+    use crate::model::Wanted;
     use crate::model_dir::ModelDir;
 
     fn tiny() -> ModelDir {
         ModelDir::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert")).unwrap()
     }
 
+    fn wanted(model: &ModelDir) -> Wanted {
+        Wanted {
+            pooling: model.pooling.clone(),
+            normalize: model.normalize,
+            dim: None,
+            heads: vec![],
+            dropped_ids: vec![],
+        }
+    }
+
     fn cpu(threads: usize) -> CpuDevice {
-        CpuDevice::new(Isa::best(), NonZeroUsize::new(threads).unwrap())
+        CpuDevice::new(Isa::best(), Dtype::F32, NonZeroUsize::new(threads).unwrap())
     }
 
     /// Sequences of made-up ids; the lengths are all over what the model reads.
@@ -99,26 +112,26 @@ mod tests {
     fn reading_what_nobody_wrote_shows() {
         let model = tiny();
         let weights = Weights::open(model.weights_file()).unwrap();
-        let mut program = model.config.program(&weights, &model.pooling, model.normalize).unwrap();
+        let mut program = model.config.program(&weights, &wanted(&model)).unwrap();
         program.ops.remove(0);
         for device in [&cpu(1) as &dyn Device, &ReferenceDevice] {
             let broken = device.load(program.clone(), &weights).unwrap();
             let batch = Batch::pack(&sequences(1, &[4, 9])).unwrap();
             let rows = broken.collect(broken.submit(batch).unwrap()).unwrap();
-            assert!(rows.iter().all(|row| row.iter().all(|v| v.is_nan())), "{}", device.name());
+            assert!(rows.dense.iter().all(|row| row.iter().all(|v| v.is_nan())), "{}", device.name());
         }
     }
 
     #[test]
     fn a_row_that_is_no_vector_is_named() {
-        struct Fixed(Vectors);
+        struct Fixed(Outputs);
         impl LoadedModel for Fixed {
             fn submit(&self, _: Batch) -> Result<Ticket, DeviceError> {
                 let (completion, ticket) = ticket();
                 completion.deliver(self.0.clone());
                 Ok(ticket)
             }
-            fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError> {
+            fn collect(&self, ticket: Ticket) -> Result<Outputs, DeviceError> {
                 ticket.wait()
             }
             fn batches_in_flight(&self) -> usize {
@@ -128,7 +141,7 @@ mod tests {
                 Memory { weights_bytes: 0, arena_bytes: 0 }
             }
         }
-        struct FixedDevice(Vectors);
+        struct FixedDevice(Outputs);
         impl Device for FixedDevice {
             fn name(&self) -> &str {
                 "fixed"
@@ -137,10 +150,12 @@ mod tests {
                 Ok(Box::new(Fixed(self.0.clone())))
             }
         }
-        let answer = |values: &[f32]| {
-            let embedder = Embedder::load(&tiny(), &FixedDevice(Vectors::new(2, values))).unwrap();
-            embedder.collect(embedder.submit(&[[2, 3]]).unwrap())
+        let answers = |outputs: Outputs| {
+            let embedder = Embedder::load(&tiny(), &FixedDevice(outputs)).unwrap();
+            embedder.collect_all(embedder.submit(&[[2, 3]]).unwrap())
         };
+        let answer =
+            |values: &[f32]| answers(Outputs { dense: Vectors::new(2, values), sparse: None, colbert: None });
         assert!(answer(&[1.0, 0.0, -0.5, 2.0]).is_ok());
         assert!(matches!(answer(&[1.0, 0.0, -0.0, 0.0]), Err(EmbedError::ZeroNorm { row: 1 })));
         assert!(matches!(answer(&[1.0, f32::NAN]), Err(EmbedError::NotFinite { row: 0, column: 1, .. })));
@@ -148,6 +163,27 @@ mod tests {
             answer(&[1.0, 1.0, 1.0, 1.0, f32::NEG_INFINITY, 1.0]),
             Err(EmbedError::NotFinite { row: 2, column: 0, .. })
         ));
+        let dense = || Vectors::new(1, &[1.0, 1.0]);
+        let sparse = |weights: &[f32]| {
+            let vector = SparseVector { ids: (7..).take(weights.len()).collect(), weights: weights.to_vec() };
+            let empty = SparseVector { ids: vec![], weights: vec![] };
+            answers(Outputs { dense: dense(), sparse: Some(vec![empty, vector]), colbert: None })
+        };
+        assert!(sparse(&[]).is_ok() && sparse(&[1.0, 2.0]).is_ok());
+        assert!(matches!(
+            sparse(&[1.0, f32::INFINITY]),
+            Err(EmbedError::WeightNotFinite { row: 1, id: 8, .. })
+        ));
+        let colbert = |values: &[f32]| {
+            let tokens = vec![Vectors::new(2, &[]), Vectors::new(2, values)];
+            answers(Outputs { dense: dense(), sparse: None, colbert: Some(tokens) })
+        };
+        assert!(colbert(&[1.0, 0.0]).is_ok());
+        assert!(matches!(
+            colbert(&[1.0, 0.0, f32::NAN, 0.0]),
+            Err(EmbedError::TokenNotFinite { row: 1, token: 1, column: 0, .. })
+        ));
+        assert!(matches!(colbert(&[0.0, 0.0]), Err(EmbedError::TokenZeroNorm { row: 1, token: 0 })));
     }
 
     /// A worker used to die of a panic. The batch behind it then stayed in the queue, and its collector waited for ever.
@@ -155,7 +191,7 @@ mod tests {
     fn a_panic_takes_its_own_batch_only() {
         let model = tiny();
         let weights = Weights::open(model.weights_file()).unwrap();
-        let program = model.config.program(&weights, &model.pooling, model.normalize).unwrap();
+        let program = model.config.program(&weights, &wanted(&model)).unwrap();
         let loaded = cpu(1).load(program, &weights).unwrap();
         let submit = |ids: &[u32]| loaded.submit(Batch::pack(&[ids]).unwrap()).unwrap();
         let before = loaded.collect(submit(&[2, 3])).unwrap();

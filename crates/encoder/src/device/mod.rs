@@ -8,7 +8,10 @@ mod arena;
 pub mod cpu;
 #[cfg(test)]
 mod late;
+mod outputs;
 pub mod reference;
+
+pub use outputs::{Outputs, SparseVector};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -32,7 +35,7 @@ pub trait LoadedModel: Send + Sync {
     fn submit(&self, batch: Batch) -> Result<Ticket, DeviceError>;
 
     /// Waits for a batch and gives its rows, in the order of the batch's sequences.
-    fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError>;
+    fn collect(&self, ticket: Ticket) -> Result<Outputs, DeviceError>;
 
     /// How many batches keep this device busy: more than that only wait.
     fn batches_in_flight(&self) -> usize;
@@ -139,10 +142,10 @@ impl Vectors {
 /// A claim to the rows of one submitted batch. A ticket that is dropped drops the rows.
 #[derive(Debug)]
 #[must_use = "the rows of a batch are lost without its ticket"]
-pub struct Ticket(Receiver<Vectors>);
+pub struct Ticket(Receiver<Outputs>);
 
 /// The other end of a [`Ticket`]. Dropping it without rows tells the collector that the batch is lost.
-struct Completion(Sender<Vectors>);
+struct Completion(Sender<Outputs>);
 
 fn ticket() -> (Completion, Ticket) {
     let (sender, receiver) = bounded(1);
@@ -150,15 +153,15 @@ fn ticket() -> (Completion, Ticket) {
 }
 
 impl Completion {
-    fn deliver(self, vectors: Vectors) {
+    fn deliver(self, outputs: Outputs) {
         // The channel has room for the one message of its life, so an error means that the ticket was dropped, and with
         // it all interest in the rows.
-        if self.0.send(vectors).is_err() {}
+        if self.0.send(outputs).is_err() {}
     }
 }
 
 impl Ticket {
-    fn wait(self) -> Result<Vectors, DeviceError> {
+    fn wait(self) -> Result<Outputs, DeviceError> {
         self.0.recv().map_err(|_| DeviceError::Lost)
     }
 }

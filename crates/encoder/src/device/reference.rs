@@ -5,11 +5,13 @@ use std::sync::Mutex;
 
 use haul_kernels::gemm::Epilogue;
 use haul_kernels::reference as plain;
+use haul_kernels::rotary::Angles;
 
 use crate::device::arena::Arena;
-use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Ticket, Vectors, ticket};
+use crate::device::outputs::cut_rows;
+use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::pooling::PoolMode;
-use crate::program::{LayerNorm, Op, Program, TensorId};
+use crate::program::{LayerNorm, Op, Positions, Program, TensorId};
 use crate::weights::Weights;
 
 /// The plain loops.
@@ -29,7 +31,9 @@ impl Device for ReferenceDevice {
             .collect::<Result<_, DeviceError>>()?;
         let tensors =
             program.tensors.iter().map(|t| weights.read(&t.name, &t.shape)).collect::<Result<_, _>>()?;
-        Ok(Box::new(ReferenceModel { program, linears, tensors, arena: Mutex::default() }))
+        let angles =
+            program.rotaries.iter().map(|r| Angles::new(r.theta, r.head_size, r.positions)).collect();
+        Ok(Box::new(ReferenceModel { program, linears, tensors, angles, arena: Mutex::default() }))
     }
 }
 
@@ -37,12 +41,13 @@ struct ReferenceModel {
     program: Program,
     linears: Vec<PlainLinear>,
     tensors: Vec<Vec<f32>>,
+    angles: Vec<Angles>,
     arena: Mutex<Arena>,
 }
 
 struct PlainLinear {
     weight: Vec<f32>,
-    bias: Vec<f32>,
+    bias: Option<Vec<f32>>,
 }
 
 impl LoadedModel for ReferenceModel {
@@ -53,11 +58,11 @@ impl LoadedModel for ReferenceModel {
         for op in &self.program.ops {
             self.run(op, &mut arena, &batch);
         }
-        completion.deliver(Vectors::new(self.program.dim(), arena.read(self.program.output)));
+        completion.deliver(Outputs::gather(&self.program, &batch, |buffer| arena.read(buffer)));
         Ok(ticket)
     }
 
-    fn collect(&self, ticket: Ticket) -> Result<Vectors, DeviceError> {
+    fn collect(&self, ticket: Ticket) -> Result<Outputs, DeviceError> {
         ticket.wait()
     }
 
@@ -66,7 +71,8 @@ impl LoadedModel for ReferenceModel {
     }
 
     fn memory(&self) -> Memory {
-        let linears = self.linears.iter().map(|l| l.weight.len() + l.bias.len());
+        let linears =
+            self.linears.iter().map(|l| l.weight.len() + l.bias.as_ref().map_or(0, |bias| bias.len()));
         let weights = linears.chain(self.tensors.iter().map(Vec::len)).sum::<usize>();
         Memory {
             weights_bytes: weights * size_of::<f32>(),
@@ -80,21 +86,32 @@ impl ReferenceModel {
         let width_of = |id| self.program.width(id);
         match *op {
             Op::EmbedNorm { word, position, token_type, norm, out } => arena.write(out, |_, out| {
-                let tables = [word, position, token_type].map(|id| self.tensor(id));
-                embed(tables, batch, out);
+                self.embed(word, position, token_type, batch, out);
                 self.layer_norm(norm, out);
             }),
             Op::Linear { x, linear, activation, residual, out } => arena.write(out, |arena, out| {
                 let PlainLinear { weight, bias } = &self.linears[linear.0];
                 let residual = residual.map(|id| arena.read(id));
-                let epilogue = Epilogue { bias: Some(bias), activation, residual };
+                let epilogue = Epilogue { bias: bias.as_deref(), activation, residual };
                 let (x, in_features) = (arena.read(x), width_of(x));
-                plain::linear(x, batch.tokens(), weight, bias.len(), in_features, epilogue, out);
+                let out_features = weight.len() / in_features;
+                plain::linear(x, batch.tokens(), weight, out_features, in_features, epilogue, out);
             }),
-            Op::Attention { qkv, heads, head_size, scale, out } => arena.write(out, |arena, out| {
-                plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, out);
+            Op::Attention { qkv, heads, head_size, scale, window, out } => arena.write(out, |arena, out| {
+                plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, window, out);
             }),
-            Op::Norm { x, norm } => arena.write(x, |_, x| self.layer_norm(norm, x)),
+            Op::Rotary { qkv, heads, rotary } => arena.write(qkv, |_, qkv| {
+                plain::rotate(qkv, batch.cu_seqlens(), heads, &self.angles[rotary.0]);
+            }),
+            Op::Gate { x, activation, out } => arena.write(out, |arena, out| {
+                plain::gate(activation, arena.read(x), width_of(x) / 2, out);
+            }),
+            Op::Norm { x, norm, out } => {
+                if x != out {
+                    arena.write(out, |arena, out| out.copy_from_slice(arena.read(x)));
+                }
+                arena.write(out, |_, out| self.layer_norm(norm, out));
+            }
             Op::Pool { x, ref pooling, out } => arena.write(out, |arena, out| {
                 let width = width_of(x);
                 let mut parts = out.chunks_exact_mut(width);
@@ -103,6 +120,10 @@ impl ReferenceModel {
                     pooling.modes.iter().zip(&mut parts).for_each(|(&mode, part)| pool(mode, rows, part));
                 }
             }),
+            Op::Cut { x, out } => {
+                let widths = (width_of(x), width_of(out));
+                arena.write(out, |arena, out| cut_rows(arena.read(x), widths, out));
+            }
             Op::L2 { x } => arena.write(x, |_, values| plain::l2_normalize(values, width_of(x))),
         }
     }
@@ -112,19 +133,33 @@ impl ReferenceModel {
     }
 
     fn layer_norm(&self, norm: LayerNorm, x: &mut [f32]) {
-        plain::layer_norm(x, self.tensor(norm.gamma), self.tensor(norm.beta), norm.eps);
+        let gamma = self.tensor(norm.gamma);
+        let zeros = vec![0.0; gamma.len()];
+        plain::layer_norm(x, gamma, norm.beta.map_or(&zeros, |id| self.tensor(id)), norm.eps);
     }
-}
 
-fn embed([word, position, token_type]: [&[f32]; 3], batch: &Batch, out: &mut [f32]) {
-    let width = out.len() / batch.tokens();
-    for range in batch.ranges() {
-        for token in range.clone() {
-            for column in 0..width {
-                let sum = f64::from(word[batch.ids()[token] as usize * width + column])
-                    + f64::from(token_type[column])
-                    + f64::from(position[(token - range.start) * width + column]);
-                out[token * width + column] = sum as f32;
+    fn embed(
+        &self,
+        word: TensorId,
+        position: Option<Positions>,
+        token_type: Option<TensorId>,
+        batch: &Batch,
+        out: &mut [f32],
+    ) {
+        let width = out.len() / batch.tokens();
+        let value =
+            |id: TensorId, row: usize, column: usize| f64::from(self.tensor(id)[row * width + column]);
+        for range in batch.ranges() {
+            let ids = &batch.ids()[range.clone()];
+            let numbers: Vec<usize> =
+                position.map_or(vec![], |position| position.numbering.rows(ids).collect());
+            for (place, &id) in ids.iter().enumerate() {
+                for column in 0..width {
+                    let sum = value(word, id as usize, column)
+                        + token_type.map_or(0.0, |token_type| value(token_type, 0, column))
+                        + position.map_or(0.0, |position| value(position.table, numbers[place], column));
+                    out[(range.start + place) * width + column] = sum as f32;
+                }
             }
         }
     }

@@ -1,18 +1,21 @@
 //! What must not depend on the batch, and what a batch may not be.
 
+use std::path::PathBuf;
+
 use haul_encoder::device::Batch;
 use haul_encoder::embedder::{EmbedError, Embedder};
 use haul_encoder::model_dir::ModelDir;
 use haul_kernels::isa::Isa;
 use proptest::prelude::*;
 
-use crate::common::{cpu, embed, minilm_dir, tiny};
+use crate::common::{cpu, embed, golden_file, minilm_dir, tiny};
 
 /// To the bit: each sequence alone, all in one batch, and ragged batches on several threads.
 #[test]
 fn a_row_does_not_know_its_batch() {
-    let models = [Some(tiny()), minilm_dir().map(|dir| ModelDir::open(&dir).unwrap())];
-    for model in models.into_iter().flatten() {
+    let opened = |dir: PathBuf| ModelDir::open(&dir).unwrap();
+    let golden = ["tiny-bert", "tiny-xlmr", "tiny-modernbert"].map(|name| Some(opened(golden_file(name))));
+    for model in golden.into_iter().chain([minilm_dir().map(opened)]).flatten() {
         let lengths = [1, 2, 3, 15, 16, 17, 31, 33, 48, 7, 1, 46].into_iter().chain(40..=44);
         let vocabulary = model.config.vocabulary_size;
         let sequences: Vec<Vec<u32>> = lengths

@@ -8,7 +8,10 @@
 
 mod batches;
 mod common;
+mod families;
 mod golden;
+mod heads;
 mod model_dir;
 mod tokenizer;
+mod torch;
 mod weights;

@@ -4,66 +4,14 @@ use std::path::{Path, PathBuf};
 
 use haul_encoder::embedder::{Embedder, LoadError};
 use haul_encoder::identity::identity;
+use haul_encoder::model::{Architecture, ModelConfig};
 use haul_encoder::model_dir::{ModelDir, ModelError};
 use haul_encoder::pooling::PoolMode;
 use haul_encoder::weights::WeightsError;
 use haul_kernels::isa::Isa;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::common::{cpu, minilm_dir, tiny_dir};
-
-/// A copy of the tiny model that a test may spoil.
-struct Copy(TempDir);
-
-impl Copy {
-    fn new() -> Copy {
-        let copy = Copy(tempfile::tempdir().unwrap());
-        std::fs::create_dir(copy.path().join("1_Pooling")).unwrap();
-        for name in [
-            "config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "modules.json",
-            "sentence_bert_config.json",
-            "config_sentence_transformers.json",
-            "1_Pooling/config.json",
-            "model.safetensors",
-        ] {
-            std::fs::copy(tiny_dir().join(name), copy.path().join(name)).unwrap();
-        }
-        copy
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn edit(self, name: &str, edit: impl FnOnce(&mut Value)) -> Copy {
-        let path = self.path().join(name);
-        let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        edit(&mut json);
-        std::fs::write(path, json.to_string()).unwrap();
-        self
-    }
-
-    fn set(self, name: &str, key: &str, value: Value) -> Copy {
-        self.edit(name, |json| json[key] = value)
-    }
-
-    fn without(self, name: &str) -> Copy {
-        std::fs::remove_file(self.path().join(name)).unwrap();
-        self
-    }
-
-    fn open(&self) -> Result<ModelDir, ModelError> {
-        ModelDir::open(self.path())
-    }
-
-    fn refusal(&self) -> String {
-        self.open().map(|_| ()).unwrap_err().to_string()
-    }
-}
+use crate::common::{Copy, cpu, golden_file, minilm_dir, tiny_dir};
 
 #[test]
 fn the_tiny_model_is_what_its_files_say() {
@@ -116,7 +64,7 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn other_weight_formats_are_named() {
-    for name in ["pytorch_model.bin", "model.safetensors.index.json"] {
+    for name in ["pytorch_model.bin.index.json", "model.safetensors.index.json"] {
         let copy = Copy::new().without("model.safetensors");
         std::fs::write(copy.path().join(name), "").unwrap();
         assert!(copy.refusal().contains(name), "{}", copy.refusal());
@@ -131,7 +79,7 @@ fn contradictions_and_strangers_are_refused_by_name() {
     let config = |key: &str, value: Value| Copy::new().set("config.json", key, value);
     let pooling = |key: &str, value: Value| Copy::new().set("1_Pooling/config.json", key, value);
     let cases = [
-        (config("model_type", "roberta".into()), "model_type \"roberta\""),
+        (config("model_type", "t5".into()), "model_type \"t5\""),
         (config("model_type", Value::Null), "model_type \"not given\""),
         (config("num_attention_heads", 5.into()), "5 does not divide hidden_size 32"),
         (config("num_attention_heads", 0.into()), "num_attention_heads is 0"),
@@ -148,7 +96,7 @@ fn contradictions_and_strangers_are_refused_by_name() {
         (config("vocab_size", 299.into()), "300 ids, config.json says vocab_size 299"),
         (
             config("max_position_embeddings", 47.into()),
-            "max_seq_length 48 is more than max_position_embeddings 47",
+            "max_seq_length 48 is more than the 47 tokens that have a position",
         ),
         (
             Copy::new().set("sentence_bert_config.json", "max_seq_length", 2.into()),
@@ -203,26 +151,87 @@ fn weights_that_are_not_the_configurations_are_refused() {
     assert!(matches!(load(&vast), WeightsError::Shape { .. }));
 }
 
-/// A checkpoint of a task model has `bert.` before every name; the vectors are the same.
+/// A checkpoint of a task model has the base model's name before every name; the vectors are the same.
 #[test]
 fn names_with_a_prefix_are_the_same_model() {
-    let copy = Copy::new();
-    let path = copy.path().join("model.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let header_bytes = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-    let (header, data) = bytes[8..].split_at(header_bytes);
-    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
-    let renamed: serde_json::Map<_, _> = header
-        .into_iter()
-        .map(|(name, value)| (if name == "__metadata__" { name } else { format!("bert.{name}") }, value))
-        .collect();
-    let header = Value::from(renamed).to_string();
-    std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()).unwrap();
-    let row = |dir: &Path| {
-        let embedder = Embedder::load(&ModelDir::open(dir).unwrap(), &cpu(Isa::best(), 1)).unwrap();
-        embedder.collect(embedder.submit(&[[2, 77, 150, 3]]).unwrap()).unwrap()
+    for (name, prefix) in [("tiny-bert", "bert."), ("tiny-xlmr", "roberta."), ("tiny-modernbert", "model.")] {
+        let copy = Copy::of(name).edit_safetensors(|header, _| {
+            *header = std::mem::take(header)
+                .into_iter()
+                .map(|(name, value)| {
+                    (if name == "__metadata__" { name } else { format!("{prefix}{name}") }, value)
+                })
+                .collect();
+        });
+        let row = |dir: &Path| {
+            let embedder = Embedder::load(&ModelDir::open(dir).unwrap(), &cpu(Isa::best(), 1)).unwrap();
+            embedder.collect(embedder.submit(&[[2, 77, 150, 3]]).unwrap()).unwrap()
+        };
+        assert_eq!(row(copy.path()), row(&golden_file(name)));
+    }
+}
+
+#[test]
+fn the_families_are_what_their_files_say() {
+    let open = |name: &str| Copy::of(name).open().unwrap();
+    let xlmr = open("tiny-xlmr");
+    assert_eq!((xlmr.config.max_tokens, xlmr.max_tokens, xlmr.dim()), (64, 48, 32));
+    assert_eq!(xlmr.special_ids, [0, 1, 2, 3]);
+    assert_eq!(xlmr.pooling.modes, [PoolMode::Cls]);
+    let modern = open("tiny-modernbert");
+    assert_eq!((modern.config.max_tokens, modern.max_tokens), (128, 48));
+    assert_eq!(modern.special_ids, [0, 1, 2, 3]);
+    let windows = |model: &ModelDir| match &model.config.architecture {
+        Architecture::ModernBert(modern) => modern.attention.iter().map(|a| a.window).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
     };
-    assert_eq!(row(copy.path()), row(&tiny_dir()));
+    assert_eq!(windows(&modern), [None, Some(8), Some(8), None]);
+}
+
+/// What bge-m3 ships: 8,194 positions are 8,192 tokens, and no file says otherwise.
+#[test]
+fn positions_begin_after_the_padding_id() {
+    let config = |changes: Value| {
+        let mut json = json!({
+            "model_type": "xlm-roberta", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "intermediate_size": 4096, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "type_vocab_size": 1,
+            "max_position_embeddings": 8194, "vocab_size": 250_002, "pad_token_id": 1,
+        });
+        json.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        ModelConfig::from_json(json)
+    };
+    assert_eq!(config(json!({})).unwrap().max_tokens, 8192);
+    for other in ["roberta", "camembert"] {
+        let config = config(json!({"model_type": other, "max_position_embeddings": 514})).unwrap();
+        assert_eq!(config.max_tokens, 512);
+    }
+    let refused = |changes: Value| config(changes).unwrap_err().to_string();
+    assert!(refused(json!({"pad_token_id": 8193})).contains("pad_token_id 8193 leaves none"));
+    assert!(refused(json!({"pad_token_id": 4_000_000_000u32})).contains("leaves none"));
+}
+
+#[test]
+fn modernberts_that_do_not_run_are_refused_by_name() {
+    let config = |key: &str, value: Value| Copy::of("tiny-modernbert").set("config.json", key, value);
+    let rope = |kind: &str| json!({"full_attention": {"rope_type": kind, "rope_theta": 1000.0}});
+    let cases = [
+        (config("layer_types", json!(["full_attention"])), "length of layer_types is \"1\""),
+        (
+            config("layer_types", json!(["full_attention", "linear_attention", "x", "y"])),
+            "\"linear_attention\"",
+        ),
+        (config("rope_parameters", rope("yarn")), "rope_type is \"yarn\""),
+        (config("rope_scaling", json!({"type": "linear"})), "rope_scaling"),
+        (config("global_rope_theta", 0.into()), "rope_theta is \"0\""),
+        (config("local_attention", 0.into()), "local_attention is 0"),
+        (config("global_attn_every_n_layers", 0.into()), "global_attn_every_n_layers is 0"),
+        (config("num_attention_heads", 32.into()), "columns turn in pairs"),
+        (config("max_position_embeddings", 1_000_000_000.into()), "max_position_embeddings is 1000000000"),
+        (config("hidden_activation", "mish".into()), "hidden_activation is \"mish\""),
+    ];
+    for (copy, expected) in cases {
+        assert!(copy.refusal().contains(expected), "wanted {expected:?}: {}", copy.refusal());
+    }
 }
 
 #[test]
@@ -314,6 +323,20 @@ fn identity_is_the_files_and_nothing_else() {
     let before = taken(&other).sha256;
     std::fs::write(other.path().join("model.safetensors"), weights).unwrap();
     assert_ne!(taken(&other).sha256, before);
+}
+
+/// The heads have a part in the vectors where they are there, and so has the one weights file that is read.
+#[test]
+fn identity_holds_heads_and_the_weights_that_are_read() {
+    let names = |copy: &Copy| {
+        let files = identity(&copy.open().unwrap()).unwrap().files;
+        files.into_iter().map(|file| file.name).collect::<Vec<_>>()
+    };
+    let both = names(&Copy::of("tiny-xlmr"));
+    assert!(both.contains(&"model.safetensors".into()) && !both.contains(&"pytorch_model.bin".into()));
+    assert!(both.contains(&"sparse_linear.pt".into()) && both.contains(&"colbert_linear.pt".into()));
+    let torch = names(&Copy::of("tiny-xlmr").without("model.safetensors").without("sparse_linear.pt"));
+    assert!(torch.contains(&"pytorch_model.bin".into()) && !torch.contains(&"sparse_linear.pt".into()));
 }
 
 /// An empty file has the SHA-256 that everybody knows, which proves the digest and its spelling.

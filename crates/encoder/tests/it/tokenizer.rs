@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use haul_encoder::tokenizer::{Tokenizer, TokenizerError};
 use proptest::prelude::*;
 
-use crate::common::{minilm_dir, tiny_dir};
+use crate::common::{golden_file, minilm_dir, tiny_dir};
 
 fn tokenizer_files() -> Vec<PathBuf> {
-    [Some(tiny_dir()), minilm_dir()].into_iter().flatten().map(|dir| dir.join("tokenizer.json")).collect()
+    [Some(tiny_dir()), Some(golden_file("tiny-xlmr")), minilm_dir()]
+        .into_iter()
+        .flatten()
+        .map(|dir| dir.join("tokenizer.json"))
+        .collect()
 }
 
 /// The library with padding and truncation off, special tokens by itself.
@@ -27,6 +31,7 @@ fn texts() -> impl Strategy<Value = String> {
         any::<String>(),
         Just("[CLS]".to_string()),
         Just("[SEP] [PAD]".to_string()),
+        Just("</s> <pad><s>".to_string()),
         "[éßøẞİıﬁ日本灯👩🔬\u{301}\u{308}]{1,6}",
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())

@@ -58,6 +58,38 @@ fn good_files_read_back() {
 }
 
 #[test]
+fn rows_are_those_of_the_whole() {
+    let values: Vec<f32> = (0..12).map(|n| n as f32).collect();
+    let f16: Vec<u8> = values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+    let f32: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let header = format!(
+        r#"{{"a":{},"b":{},"none":{}}}"#,
+        entry("F16", "[4,3]", 0, 24),
+        entry("F32", "[4,3]", 24, 72),
+        entry("F32", "[0,3]", 72, 72)
+    );
+    let weights = open(&header, &[f16, f32].concat()).unwrap();
+    for name in ["a", "b"] {
+        for begin in 0..=4 {
+            for end in begin..=4 {
+                let rows = weights.read_rows(name, &[4, 3], begin..end).unwrap();
+                assert_eq!(rows, values[begin * 3..end * 3]);
+            }
+        }
+        assert!(matches!(weights.read_rows(name, &[3, 4], 0..1), Err(WeightsError::Shape { .. })));
+    }
+    assert!(weights.read_rows("none", &[0, 3], 0..0).unwrap().is_empty());
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named_by_its_place_in_the_whole() {
+    let data = [1f32, 2.0, 3.0, f32::NAN].map(f32::to_le_bytes).concat();
+    let weights = open(&format!(r#"{{"a":{}}}"#, entry("F32", "[2,2]", 0, 16)), &data).unwrap();
+    assert!(weights.read_rows("a", &[2, 2], 0..1).is_ok());
+    assert!(matches!(weights.read_rows("a", &[2, 2], 1..2), Err(WeightsError::NotFinite { index: 3, .. })));
+}
+
+#[test]
 fn a_weight_that_is_no_number_is_named() {
     let data = [1f32, f32::INFINITY].map(f32::to_le_bytes).concat();
     let weights = open(&format!(r#"{{"a":{}}}"#, entry("F32", "[2]", 0, 8)), &data).unwrap();

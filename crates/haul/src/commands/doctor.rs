@@ -14,7 +14,7 @@ use crate::summary;
 /// Runs the command.
 pub(crate) fn run(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let request = settings.device(&args.device)?;
-    let cpu = haul_machine::cpu::probe();
+    let cpu = settings.cpu();
     let verdict = haul_machine::verdict::resolve(request, &cpu)?;
     let machine = Machine { cpu, verdict };
     let memory = memory::probe().map_err(|error| Failure::new(error.to_string()))?;

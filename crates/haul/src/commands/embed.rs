@@ -1,5 +1,6 @@
-//! `haul embed`: lines of stdin to vectors, as a NumPy file or as JSONL on stdout.
+//! `haul embed`: lines of stdin to vectors, as a NumPy file or as JSONL on stdout, there with what the heads give.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -7,33 +8,33 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use haul_encoder::device::Vectors;
+use haul_encoder::embedder::{LoadError, LoadOptions};
+use haul_encoder::model::Head;
 use haul_encoder::model_dir::ModelDir;
-use haul_jobs::embed::{self, Outcome, Parts};
+use haul_jobs::embed::{self, Outcome, Parts, TextOutputs};
 use haul_jobs::models::Models;
+use haul_machine::dtype::DtypeRequest;
 use haul_pipeline::batch::BatchLimits;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::{Stages, Stop};
+use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{EmbedArgs, RoleArg};
-use crate::commands::Machine;
+use crate::cli::{EmbedArgs, HeadArg, RoleArg};
+use crate::commands::{Machine, dim_of};
 use crate::failure::Failure;
 use crate::output::{Output, closed_is_fine};
 use crate::settings::{Compute, Settings};
 use crate::{Exit, signals_unix, summary};
 
-/// Takes one row after the other.
-type Rows<'a> = &'a mut (dyn FnMut(&[f32]) -> io::Result<()> + Send);
+/// Takes what the model gives for one text after the other.
+type WriteText<'a> = &'a mut (dyn FnMut(&TextOutputs) -> io::Result<()> + Send);
 
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
-    if output.json() && args.out.is_none() {
-        return Err(Failure::new(
-            "without --out, stdout has one line a vector and no room for a JSON document",
-        )
-        .hint("give --out FILE.npy to have the vectors in a file and a summary as JSON"));
-    }
-    let machine = Machine::resolve(settings.device(&args.compute.device)?, output)?;
+    check_output(args, output)?;
+    let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
     let Some(name) = settings.model(args.model.as_deref()) else {
         return Err(
@@ -42,17 +43,20 @@ pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Res
     };
     let (model, _) = Models::open(&settings.models()).find(&name)?;
     let job = job(args, &model, compute)?;
+    let options = load_options(args, &model)?;
+    let asked = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
+    let dtype = machine.dtype(asked, settings, output)?;
     let stop = signals_unix::stop_on_signals()?;
-    let embedder = machine.load(&model, compute.threads)?;
+    let embedder = machine.load(&model, &options, dtype, compute.threads)?;
     let input = BufReader::new(Stdin::start(stop.clone()));
     let stages = Stages::start();
     let progress = Progress::default();
     let parts =
         Parts { model: &model, embedder: &embedder, stages: &stages, progress: &progress, stop: &stop };
-    let run = |write: Rows<'_>| Ok(embed::run(&job, &parts, input, write)?);
+    let run = |write: WriteText<'_>| Ok(embed::run(&job, &parts, input, write)?);
     let outcome = match &args.out {
-        Some(path) => to_npy(path, model.dim(), run)?,
-        None => to_stdout(&stop, run)?,
+        Some(path) => to_npy(path, embedder.dim(), run)?,
+        None => to_stdout(&args.heads, &stop, run)?,
     };
     let seconds = stages.elapsed().as_secs_f64();
     if outcome.truncated.items > 0 {
@@ -60,11 +64,39 @@ pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Res
     }
     if output.json() {
         output.json_document(&json!({
-            "texts": outcome.texts, "dim": model.dim(), "tokens": outcome.tokens, "seconds": seconds,
+            "texts": outcome.texts, "dim": embedder.dim(), "dtype": dtype.name(), "tokens": outcome.tokens, "seconds": seconds,
             "truncated": outcome.truncated, "device": machine.verdict,
         }))?;
     }
     Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Ok })
+}
+
+/// Only stdout has room for more than one vector a text, and then for nothing else.
+fn check_output(args: &EmbedArgs, output: &Output) -> Result<(), Failure> {
+    if args.out.is_some() && args.heads.iter().any(|head| *head != HeadArg::Dense) {
+        return Err(Failure::new("--out: a NumPy array has room for the dense vectors alone")
+            .hint("leave --out away to have what the heads give as JSONL on stdout"));
+    }
+    if output.json() && args.out.is_none() {
+        return Err(Failure::new(
+            "without --out, stdout has one line a vector and no room for a JSON document",
+        )
+        .hint("give --out FILE.npy to have the vectors in a file and a summary as JSON"));
+    }
+    Ok(())
+}
+
+/// What the model lacks is said before anything is measured or loaded.
+fn load_options(args: &EmbedArgs, model: &ModelDir) -> Result<LoadOptions, Failure> {
+    let asked = |head| match head {
+        Head::Sparse => args.heads.contains(&HeadArg::Sparse),
+        Head::Colbert => args.heads.contains(&HeadArg::Colbert),
+    };
+    let heads: Vec<Head> = Head::ALL.into_iter().filter(|head| asked(*head)).collect();
+    if let Some(&head) = heads.iter().find(|head| model.head_file(**head).is_none()) {
+        return Err(LoadError::NoHead { head, dir: model.dir().into() }.into());
+    }
+    Ok(LoadOptions { heads, dim: Some(dim_of(args.dim, model)?) })
 }
 
 fn job(args: &EmbedArgs, model: &ModelDir, compute: Compute) -> Result<embed::Settings, Failure> {
@@ -89,15 +121,38 @@ fn job(args: &EmbedArgs, model: &ModelDir, compute: Compute) -> Result<embed::Se
     })
 }
 
-/// A `{"embedding":[..]}` line for each vector. A reader that goes away ends the run quietly.
+/// What is printed for one text.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sparse: Option<BTreeMap<u32, f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    colbert: Option<Vec<&'a [f32]>>,
+}
+
+impl<'a> Line<'a> {
+    fn of(outputs: &'a TextOutputs, heads: &[HeadArg]) -> Line<'a> {
+        let sparse = outputs.sparse.as_ref();
+        Line {
+            embedding: heads.contains(&HeadArg::Dense).then_some(&outputs.dense),
+            sparse: sparse.map(|sparse| sparse.ids.iter().copied().zip(sparse.weights.clone()).collect()),
+            colbert: outputs.colbert.as_ref().map(|rows| Vectors::iter(rows).collect()),
+        }
+    }
+}
+
+/// A line of JSON for each text. A reader that goes away ends the run quietly.
 fn to_stdout(
+    heads: &[HeadArg],
     stop: &Stop,
-    run: impl FnOnce(Rows<'_>) -> Result<Outcome, Failure>,
+    run: impl FnOnce(WriteText<'_>) -> Result<Outcome, Failure>,
 ) -> Result<Outcome, Failure> {
     let mut stdout = BufWriter::new(io::stdout());
     let mut closed = false;
-    let mut write = |row: &[f32]| {
-        let written = serde_json::to_writer(&mut stdout, &json!({ "embedding": row }))
+    let mut write = |outputs: &TextOutputs| {
+        let written = serde_json::to_writer(&mut stdout, &Line::of(outputs, heads))
             .map_err(io::Error::from)
             .and_then(|()| stdout.write_all(b"\n"));
         if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
@@ -117,13 +172,15 @@ fn to_stdout(
 fn to_npy(
     path: &Path,
     dim: usize,
-    run: impl FnOnce(Rows<'_>) -> Result<Outcome, Failure>,
+    run: impl FnOnce(WriteText<'_>) -> Result<Outcome, Failure>,
 ) -> Result<Outcome, Failure> {
     let failed = |error: io::Error| Failure::io("write", path, &error);
     let temporary = path.with_added_extension("tmp");
     let mut file = BufWriter::new(File::create(&temporary).map_err(failed)?);
     file.write_all(&npy_header(0, dim)).map_err(failed)?;
-    let mut write = |row: &[f32]| row.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()));
+    let mut write = |outputs: &TextOutputs| {
+        outputs.dense.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))
+    };
     let ended = run(&mut write);
     let outcome = match ended {
         Ok(outcome) if !outcome.interrupted => outcome,

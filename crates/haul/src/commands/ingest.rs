@@ -10,6 +10,7 @@ use haul_encoder::model_dir::ModelDir;
 use haul_encoder::weights::Weights;
 use haul_jobs::ingest::{self, Chunking, Gone, Inputs, Outcome, Parts, WorkerProgram};
 use haul_jobs::models::{ModelRecord, Models};
+use haul_machine::dtype::{Dtype, DtypeRequest};
 use haul_machine::{clock, memory, roof};
 use haul_pipeline::batch::BatchLimits;
 use haul_pipeline::cache::Cache;
@@ -21,21 +22,19 @@ use haul_store::library::{IngestCost, Library, LibrarySettings};
 use serde_json::json;
 
 use crate::cli::{ChunkerArg, IngestArgs};
-use crate::commands::{Machine, model_of};
+use crate::commands::{Machine, dense_of, dim_of, dtype_of, model_of};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Compute, Settings};
 use crate::{Exit, live, signals_unix, summary};
 
 const JOB: &str = "ingest";
-/// The exact arithmetic, and for now the only one.
-const DTYPE: &str = "f32";
 
 /// Runs the command.
 pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let started = SystemTime::now();
     let stages = Stages::start();
-    let machine = Machine::resolve(settings.device(&args.compute.device)?, output)?;
+    let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
     let store = settings.store(&args.store)?;
     check_receipt_folder(args.receipt.as_deref())?;
@@ -45,16 +44,17 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
         // Nothing to read is said before a library is made for it.
         inputs.refuse_empty()?;
     }
-    let (mut library, model, record) = open_library(args, settings, &store)?;
+    let Opened { mut library, model, record, dtype } = open(args, settings, &store, &machine, output)?;
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     let run_folder = run_folder(&store)?;
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
     let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
-    let job = job_settings(args, library.settings(), compute, &machine);
+    let job = job_settings(args, library.settings(), dtype, compute, &machine);
     let progress = Progress::default();
 
     let worker = parse_worker()?;
-    let load = || machine.load(&model, compute.threads);
+    let options = dense_of(library.settings().dim);
+    let load = |dtype| machine.load(&model, &options, dtype, compute.threads);
     let parts = Parts {
         library: &mut library,
         model: &model,
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     let outcome =
         live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))?;
 
-    let run = Run { args, compute, machine, record, roofs, started, store: &store };
+    let run = Run { args, compute, machine, record, dtype, roofs, started, store: &store };
     let receipt = run.receipt(&outcome, &stages, &library, &cache);
     if let Some(first) = cache.failures().first {
         output.note(&format!("the cache of parsed text failed {} times: {first}", receipt.cache.failures));
@@ -110,13 +110,24 @@ fn exit(outcome: &Outcome) -> Exit {
     }
 }
 
+/// A library, its model, and what the vectors of both are computed with.
+struct Opened {
+    library: Library,
+    model: ModelDir,
+    record: ModelRecord,
+    dtype: Dtype,
+}
+
 /// Opens the library with the model it was made with, or makes one with the model asked for.
-fn open_library(
+fn open(
     args: &IngestArgs,
     settings: &Settings,
     store: &Path,
-) -> Result<(Library, ModelDir, ModelRecord), Failure> {
+    machine: &Machine,
+    output: &Output,
+) -> Result<Opened, Failure> {
     let asked = settings.model(args.model.as_deref());
+    let asked_dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
     if store.exists() {
         let library = Library::open(store)?;
         let stored = library.settings();
@@ -124,19 +135,24 @@ fn open_library(
             Some(name) => Models::open(&settings.models()).find(name)?,
             None => model_of(stored, settings)?,
         };
-        let wanted = library_settings(args, &model, &record, Some(stored))?;
+        let dtype = match asked_dtype {
+            DtypeRequest::Named(dtype) => dtype,
+            DtypeRequest::Auto => dtype_of(stored)?,
+        };
+        let wanted = library_settings(args, &model, &record, dtype, Some(stored))?;
         refuse_differences(store, stored, &wanted)?;
-        return Ok((library, model, record));
+        return Ok(Opened { library, model, record, dtype });
     }
     let Some(name) = asked else {
         return Err(Failure::new(format!("{} is a new library and no model is named", store.display()))
             .hint("give --model NAME; `haul model list` shows the models that are here"));
     };
     let (model, record) = Models::open(&settings.models()).find(&name)?;
-    let wanted = library_settings(args, &model, &record, None)?;
+    let dtype = machine.dtype(asked_dtype, settings, output)?;
+    let wanted = library_settings(args, &model, &record, dtype, None)?;
     // A library keeps the identity of its model, so none is made with weights that do not open.
     Weights::open(model.weights_file()).map_err(LoadError::from)?;
-    Ok((Library::create(store, &wanted)?, model, record))
+    Ok(Opened { library: Library::create(store, &wanted)?, model, record, dtype })
 }
 
 /// A library keeps the settings it was made with.
@@ -164,6 +180,7 @@ fn library_settings(
     args: &IngestArgs,
     model: &ModelDir,
     record: &ModelRecord,
+    dtype: Dtype,
     stored: Option<&LibrarySettings>,
 ) -> Result<LibrarySettings, Failure> {
     let max_tokens = args.max_tokens.or(stored.map(|s| s.max_tokens)).unwrap_or(model.max_tokens);
@@ -193,11 +210,15 @@ fn library_settings(
         )
         .hint("use --max-tokens to say how much of each document the model sees"));
     }
+    let dim = match (args.dim, stored) {
+        (None, Some(stored)) => stored.dim,
+        (asked, _) => dim_of(asked, model)?,
+    };
     Ok(LibrarySettings {
         model_name: record.name.clone(),
         model_sha256: record.sha256.clone(),
-        dim: model.dim(),
-        dtype: DTYPE.to_owned(),
+        dim,
+        dtype: dtype.name().to_owned(),
         pooling: model.pooling.modes.iter().map(|mode| mode.name()).collect::<Vec<_>>().join("+"),
         normalize: model.normalize,
         max_tokens,
@@ -215,6 +236,7 @@ fn library_settings(
 fn job_settings(
     args: &IngestArgs,
     library: &LibrarySettings,
+    dtype: Dtype,
     compute: Compute,
     machine: &Machine,
 ) -> ingest::Settings {
@@ -228,6 +250,7 @@ fn job_settings(
     ingest::Settings {
         collection: args.collection.clone(),
         chunking,
+        dtype,
         max_tokens: library.max_tokens,
         document_prompt: library.document_prompt.clone(),
         gone: if args.prune { Gone::Prune } else { Gone::Keep },
@@ -263,6 +286,7 @@ struct Run<'a> {
     compute: Compute,
     machine: Machine,
     record: ModelRecord,
+    dtype: Dtype,
     roofs: roof::Roofs,
     started: SystemTime,
     store: &'a Path,
@@ -275,7 +299,7 @@ impl Run<'_> {
         let rate = self.rate(outcome, seconds);
         let device = match outcome.tokens {
             0 => self.machine.verdict,
-            _ => self.machine.verdict.with_measured_rate(rate.gflops, &self.roofs),
+            _ => self.machine.verdict.with_measured_rate(rate.gflops, self.dtype, &self.roofs),
         };
         let stored = library.settings();
         let (hits, misses) = cache.hits_and_misses();
@@ -304,7 +328,7 @@ impl Run<'_> {
             calls: None,
             rate,
             stages: stages.accounts(),
-            quality: None,
+            quality: outcome.quality.clone(),
             truncated: outcome.truncated,
             cache: CacheUse { hits, misses, failures: cache.failures().count },
             memory: MemoryUse { peak_rss: memory::peak_rss_bytes(), device_peak: None },
@@ -319,14 +343,15 @@ impl Run<'_> {
         // Compute threads run side by side: their summed time over their number is the device's time.
         let device_s = outcome.compute_s / self.compute.threads.get() as f64;
         let gflops = if device_s > 0.0 { outcome.flops as f64 / device_s / 1e9 } else { 0.0 };
-        let roof = self.roofs.f32_gflops;
+        // The comparison with f32 is no part of the work it judges.
+        let seconds = seconds - outcome.quality.as_ref().map_or(0.0, |quality| quality.seconds);
         Rate {
             items_per_s: outcome.chunks as f64 / seconds,
             unit: "chunk".to_owned(),
             tokens_per_s: outcome.tokens as f64 / seconds,
             gflops,
-            roof_gflops: [(DTYPE.to_owned(), roof)].into(),
-            percent_of_roof: 100.0 * gflops / roof,
+            roof_gflops: self.roofs.gflops.clone(),
+            percent_of_roof: 100.0 * gflops / self.roofs.of(self.dtype),
         }
     }
 

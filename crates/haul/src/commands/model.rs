@@ -1,9 +1,18 @@
 //! `haul model`: the models that are here.
 
+use std::path::Path;
+
+use haul_encoder::embedder::LoadOptions;
+use haul_jobs::golden::{self, Comparison, Parts};
 use haul_jobs::models::{Download, HUB_URL, Hub, ModelRecord, Models, Placement};
+use haul_machine::dtype::{Dtype, DtypeRequest};
+use haul_pipeline::batch::BatchLimits;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::stage::Stages;
 use serde_json::json;
 
-use crate::cli::ModelCommand;
+use crate::cli::{ComputeArgs, DeviceArgs, ModelCommand};
+use crate::commands::Machine;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -35,7 +44,10 @@ pub(crate) fn run(command: &ModelCommand, settings: &Settings, output: &Output) 
             added(&result?, output)
         }
         ModelCommand::List => list(&models, output),
-        ModelCommand::Check { name } => check(&models, name, output),
+        ModelCommand::Check { name, golden, dtype } => {
+            let golden = golden.as_deref().map(|file| (file, dtype.unwrap_or(EXACT)));
+            check(&models, name, golden, settings, output)
+        }
     }
 }
 
@@ -66,12 +78,65 @@ fn list(models: &Models, output: &Output) -> Result<Exit, Failure> {
     Ok(if damaged == 0 { Exit::Ok } else { Exit::SomeNotOk })
 }
 
-fn check(models: &Models, name: &str, output: &Output) -> Result<Exit, Failure> {
+/// What a golden is compared with unless another mode is asked for.
+const EXACT: DtypeRequest = DtypeRequest::Named(Dtype::F32);
+
+/// The files first; the vectors of a model whose files are not its own say nothing.
+fn check(
+    models: &Models,
+    name: &str,
+    golden: Option<(&Path, DtypeRequest)>,
+    settings: &Settings,
+    output: &Output,
+) -> Result<Exit, Failure> {
     let report = models.check(name)?;
+    let comparison = match golden {
+        Some((file, dtype)) if report.is_ok() => {
+            match compare(models, name, file, dtype, settings, output)? {
+                Some(comparison) => Some(comparison),
+                None => return Ok(Exit::Interrupted),
+            }
+        }
+        _ => None,
+    };
     if output.json() {
-        output.json_document(&report)?;
+        let mut document = json!(report);
+        if let Some(comparison) = &comparison {
+            document["golden"] = json!(comparison);
+        }
+        output.json_document(&document)?;
     } else {
-        output.data(&summary::model_check(&report))?;
+        let golden = comparison.as_ref().map_or_else(String::new, summary::golden);
+        output.data(&format!("{}{golden}", summary::model_check(&report)))?;
     }
-    Ok(if report.is_ok() { Exit::Ok } else { Exit::SomeNotOk })
+    let ok = report.is_ok() && comparison.is_none_or(|comparison| comparison.is_ok());
+    Ok(if ok { Exit::Ok } else { Exit::SomeNotOk })
+}
+
+/// `None` if it was stopped.
+fn compare(
+    models: &Models,
+    name: &str,
+    file: &Path,
+    dtype: DtypeRequest,
+    settings: &Settings,
+    output: &Output,
+) -> Result<Option<Comparison>, Failure> {
+    let (model, _) = models.find(name)?;
+    let golden = golden::read(file, model.dim())?;
+    let machine = Machine::resolve(settings.device(&DeviceArgs::default())?, settings, output)?;
+    let compute = settings.compute(&ComputeArgs::default(), &machine.cpu)?;
+    let dtype = machine.dtype(dtype, settings, output)?;
+    let stop = signals_unix::stop_on_signals()?;
+    let embedder = machine.load(&model, &LoadOptions::default(), dtype, compute.threads)?;
+    let (stages, progress) = (Stages::start(), Progress::default());
+    let job = golden::Settings {
+        max_tokens: model.max_tokens,
+        prompt: String::new(),
+        batch: BatchLimits { tokens: compute.batch_tokens, items: compute.batch_tokens },
+        compute_threads: compute.threads.get(),
+    };
+    let parts =
+        Parts { model: &model, embedder: &embedder, stages: &stages, progress: &progress, stop: &stop };
+    Ok(golden::compare(&job, &parts, dtype, &golden)?)
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::Exit;
 use crate::cli::{DeviceArgs, FilterArgs, ModeArg, SearchArgs};
-use crate::commands::{Machine, model_of};
+use crate::commands::{Machine, dense_of, dtype_of, model_of};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -62,13 +62,14 @@ pub(crate) fn open(
     output: &Output,
 ) -> Result<Searcher, Failure> {
     let library = Library::open_read_only(store)?;
-    let cores = haul_machine::cpu::probe().cores;
+    let cores = settings.cpu().cores;
     let model = match mode {
         Mode::Bm25 => None,
         Mode::Dense | Mode::Hybrid => {
-            let machine = Machine::resolve(settings.device(device)?, output)?;
+            let machine = Machine::resolve(settings.device(device)?, settings, output)?;
             let (dir, _) = model_of(library.settings(), settings)?;
-            let embedder = machine.load(&dir, NonZeroUsize::MIN)?;
+            let options = dense_of(library.settings().dim);
+            let embedder = machine.load(&dir, &options, dtype_of(library.settings())?, NonZeroUsize::MIN)?;
             Some(Model { dir, embedder })
         }
     };

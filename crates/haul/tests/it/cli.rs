@@ -36,6 +36,8 @@ const COMMANDS: &[&[&str]] = &[
     &["model", "list"],
     &["model", "check"],
     &["doctor"],
+    &["bench"],
+    &["bench", "encoder"],
 ];
 
 #[test]
@@ -56,6 +58,7 @@ fn help_names_the_commands() {
       store   Look at a library or check it
       model   Add, download, list and check models
       doctor  Say what this machine can do, from measurement
+      bench   Measure speed beside the roof of this machine
 
     Options:
           --json         Print exactly one JSON document to stdout
@@ -168,6 +171,8 @@ const USAGE_ERRORS: &[(&[&str], &str)] = &[
     (&["model", "check", "nope"], "there is no model named nope"),
     (&["model", "get", "no-slash"], "no-slash"),
     (&["doctor", "--device", "abacus"], "`abacus` is no device"),
+    (&["embed", "--model", "tiny", "--dtype", "f16"], "`f16` is no dtype"),
+    (&["bench"], "encoder"),
 ];
 
 /// What is typed wrong ends with 2, says what, and leaves stdout to data.
@@ -270,7 +275,7 @@ fn a_settings_file_that_is_wrong_is_named_with_its_line() {
         let ran = home.run(&["model", "list"]);
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{ran:#?}");
         assert!(
-            ran.stderr.contains(says) && ran.stderr.contains("hint: keys: device, threads"),
+            ran.stderr.contains(says) && ran.stderr.contains("hint: keys: device, dtype, threads"),
             "{says}: {ran:#?}"
         );
     }
@@ -325,6 +330,7 @@ fn json_is_exactly_one_document() {
         &["store", "verify", "--store", "lib.haul"],
         &["model", "list"],
         &["model", "check", "tiny"],
+        &["bench", "encoder", "--model", "tiny", "--seconds", "0"],
         &["model", "add", &model],
         &["doctor"],
     ] {

@@ -63,13 +63,14 @@ impl Home {
         command
     }
 
-    /// Environment and working directory of [`Home::haul`].
+    /// Environment and working directory of [`Home::haul`]: in f32, whatever `auto` would take on this machine.
     pub(crate) fn settle(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"HAUL_") {
                 command.env_remove(name);
             }
         }
+        command.env("HAUL_DTYPE", "f32");
         command.env("HAUL_HOME", self.path("home")).env_remove("COLUMNS").current_dir(self.dir.path());
     }
 
@@ -151,11 +152,18 @@ pub(crate) const FILTERS: &[(&str, &str)] = &[
     (r"\b[0-9a-f]{64}\b", "[HASH]"),
     (r"sha256 [0-9a-f]{12}\b", "sha256 [HASH]"),
     (r"device: cpu .*", "device: [CPU]"),
-    (r"[0-9,]+ tokens/s, [0-9]+ GFLOP/s on cpu, [0-9]+ %", "[RATE]"),
+    (r"dtype: \S+ \(auto: .*\)", "dtype: [AUTO]"),
+    (r"[0-9,]+ tokens/s, [0-9]+ GFLOP/s on cpu in (\S+), [0-9]+ %", "[RATE] in $1, [SHARE]"),
     (r" in [0-9.]+ (s|min)( [0-9]+ s)?;", " in [TIME];"),
     (r" +[0-9.]+s +[0-9.]+s +[0-9.]+s ", " [TIMES] "),
     (r"\bpid [0-9]+ on \S+", "pid [PID]"),
     (r"[0-9.]+ [KM]iB\b", "[SIZE]"),
+    (r"cosine [01]\.[0-9]{5}, worst [01]\.[0-9]{5}, top 10 [0-9.]+ %", "[AGREEMENT]"),
+    // Instruction sets add in different orders: the last digits of a mean are theirs.
+    (r"(mean cosine +[01]\.[0-9]{4})[0-9]{2}", "$1.."),
+    (r"tiny on .*, \S+, [0-9]+ threads", "tiny on [MACHINE]"),
+    (r"(texts +[0-9]+) +[0-9,]+ +[0-9]+ +[0-9]+ +[0-9]+\b", "$1 [SPEED]"),
+    (r"  [01]\.[0-9]{5} +[01]\.[0-9]{4} +[0-9.]+ %", "  [AGREEMENT]"),
 ];
 
 /// Runs a command to its end, `input` on its stdin.

@@ -14,4 +14,6 @@ mod hostile;
 mod house;
 mod ingest;
 mod kill;
+mod modes;
+mod outputs;
 mod search;

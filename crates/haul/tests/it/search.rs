@@ -282,25 +282,28 @@ fn cranfield() {
     convert.arg(repository().join("bench/cranfield/convert.py"));
     convert.arg("--source").arg(source).arg("--out").arg(home.path("cranfield"));
     assert!(convert.status().unwrap().success());
-    println!(
-        "{}",
-        ingest(
-            &home,
-            &home.path("cranfield/documents.jsonl"),
-            &["--chunker", "whole", "--max-tokens", "256"]
-        )
-    );
-    let ndcg = |mode| {
-        let scores =
-            eval(&home, &home.path("cranfield/queries.jsonl"), &home.path("cranfield/judgments.qrels"), mode);
+    let documents = home.path("cranfield/documents.jsonl");
+    let flags = ["--chunker", "whole", "--max-tokens", "256"];
+    println!("{}", ingest(&home, &documents, &flags));
+    let ndcg_of = |library: &Home, mode| {
+        let (queries, judgments) = ("cranfield/queries.jsonl", "cranfield/judgments.qrels");
+        let scores = eval(library, &home.path(queries), &home.path(judgments), mode);
         assert_eq!(scores["queries"], 225);
         scores["ndcg@10"].as_f64().unwrap()
     };
+    let ndcg = |mode| ndcg_of(&home, mode);
     let (dense, words, both) = (ndcg("dense"), ndcg("bm25"), ndcg("hybrid"));
     println!("nDCG@10 on Cranfield: dense {dense:.4}, bm25 {words:.4}, hybrid {both:.4}");
     assert!((dense - 0.3995).abs() <= 0.003, "dense {dense}");
     assert!(words >= 0.375, "bm25 {words}");
     assert!(both >= 0.43, "hybrid {both}");
+    for dtype in ["int16", "bf16", "int8"] {
+        let library = home_with(&minilm);
+        println!("{}", ingest(&library, &documents, &[&flags[..], &["--dtype", dtype]].concat()));
+        let faster = ndcg_of(&library, "dense");
+        println!("nDCG@10 on Cranfield in {dtype}: dense {faster:.4}");
+        assert!((faster - dense).abs() <= 0.005, "dense {faster} in {dtype}, {dense} in f32");
+    }
 }
 
 fn home_with(model: &Path) -> Home {
@@ -315,7 +318,7 @@ fn ingest(home: &Home, path: &Path, flags: &[&str]) -> String {
         [&["ingest", text(path), "--store", "lib.haul", "--model", "minilm", "--quiet"], flags].concat();
     let ran = finished(home.haul(&args).stdout(std::process::Stdio::piped()).spawn().unwrap());
     assert!([0, 1].contains(&ran.code), "{ran:#?}");
-    ran.stdout.lines().take(3).collect::<Vec<_>>().join("\n")
+    ran.stdout.lines().take(4).collect::<Vec<_>>().join("\n")
 }
 
 fn eval(home: &Home, queries: &Path, judgments: &Path, mode: &str) -> Value {

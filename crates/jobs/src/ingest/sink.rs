@@ -14,7 +14,7 @@ use haul_store::library::{DocumentRecord, Library, ManifestRow, VectorKey, Vecto
 use tracing::debug;
 
 use super::{Arrival, IngestError, Shared, Tally};
-use crate::encode::Encoded;
+use crate::encode::{Encoded, first_words};
 
 /// What was computed is on disk at the latest this long after it arrived.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -149,12 +149,12 @@ impl<'a> Sink<'a> {
         for key in &missing {
             self.waiting_for.entry(*key).or_default().push(document);
         }
-        let failed = missing.iter().find_map(|key| self.failed.get(key)).cloned();
+        let failed = missing.iter().find_map(|key| Some((*key, self.failed.get(key)?.clone())));
         let waiting = Waiting { file_no, record, begun, missing: missing.len(), embed_s: 0.0 };
-        if let Some(why) = failed {
+        if let Some((key, why)) = failed {
             // Its text already went through the model for another document, which failed by it.
             self.waiting.insert(document, waiting);
-            self.vector_failed(&[document], &why)?;
+            self.vector_failed(&[document], key, &why)?;
         } else if waiting.missing == 0 {
             self.completed(waiting);
         } else {
@@ -164,14 +164,14 @@ impl<'a> Sink<'a> {
     }
 
     fn take_vectors(&mut self, encoded: Vec<Encoded<VectorKey>>) -> Result<(), IngestError> {
-        for Encoded { key, row, seconds, .. } in encoded {
+        for Encoded { key, outputs, seconds, .. } in encoded {
             let documents = self.waiting_for.remove(&key).unwrap_or_default();
             let dim = self.library.settings().dim;
             let storable = |row: Vec<f32>| match storable(&row, dim) {
                 Ok(()) => Ok(row),
                 Err(fault) => Err(fault.to_string()),
             };
-            match row.and_then(storable) {
+            match outputs.and_then(|outputs| storable(outputs.dense)) {
                 Ok(row) => {
                     self.vectors.push((key, row));
                     self.buffered.insert(key);
@@ -179,7 +179,7 @@ impl<'a> Sink<'a> {
                     self.vector_came(&documents, seconds);
                 }
                 Err(error) => {
-                    self.vector_failed(&documents, &error)?;
+                    self.vector_failed(&documents, key, &error)?;
                     self.failed.insert(key, error);
                 }
             }
@@ -201,10 +201,14 @@ impl<'a> Sink<'a> {
     }
 
     /// A document with a text that the model gave no vector for is failed as a whole; nothing of it is stored.
-    fn vector_failed(&mut self, documents: &[u64], why: &str) -> Result<(), IngestError> {
+    fn vector_failed(&mut self, documents: &[u64], key: VectorKey, why: &str) -> Result<(), IngestError> {
         for document in documents {
             let Some(waiting) = self.waiting.remove(document) else { continue };
             let record = waiting.record;
+            let chunk = record.chunks.iter().find(|chunk| chunk.vector_key == key).map_or_else(
+                || "a chunk".to_owned(),
+                |chunk| format!("chunk {} (\"{}\")", chunk.chunk_no, first_words(&chunk.text)),
+            );
             let row = ManifestRow {
                 doc_id: record.doc_id,
                 collection: record.collection,
@@ -217,7 +221,7 @@ impl<'a> Sink<'a> {
                 content_hash: record.content_hash,
                 revision: record.revision,
                 verdict: "failed".to_owned(),
-                why: Some(why.to_owned()),
+                why: Some(format!("{chunk} has no vector: {why}")),
                 chunks: 0,
                 attempts: 0,
             };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use haul_encoder::model::Head;
 use serde::Deserialize;
 
 use super::checksum::Checksum;
@@ -22,7 +23,8 @@ const FILE_BYTES_MAX: u64 = 1 << 40;
 
 const REVISION_DEFAULT: &str = "main";
 const MODULES_FILE: &str = "modules.json";
-pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
+/// Where a model's weights are: the first of these that there is, as `ModelDir::open` looks for them.
+pub(super) const WEIGHTS_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// `tokenizer.json` says all that these say, but other libraries that may open the same folder ask for them.
 const FOR_OTHER_TOOLS: [&str; 2] = ["special_tokens_map.json", "vocab.txt"];
 
@@ -175,7 +177,8 @@ impl Listing {
             check_file_path(folder).map_err(|fault| self.refused_name(folder, fault))?;
         }
         let transformer = folders.first().copied().unwrap_or("");
-        self.required(&join(transformer, WEIGHTS_FILE))?;
+        let weights = self.weights_file(transformer)?;
+        let heads = Head::ALL.map(|head| join(transformer, head.file_name()));
         folders.push("");
         let mut files = vec![];
         for entry in self.entries.iter().filter(|entry| entry.r#type == "file") {
@@ -184,11 +187,16 @@ impl Listing {
                 continue;
             }
             let chosen = self.file(entry)?;
-            if folders.iter().any(|folder| join(folder, file) == entry.path) {
+            let wanted = if is_weights(file) {
+                entry.path == weights || heads.contains(&entry.path)
+            } else {
+                folders.iter().any(|folder| join(folder, file) == entry.path)
+            };
+            if wanted {
                 files.push(chosen);
             }
         }
-        let order = |file: &HubFile| (file.path.ends_with(WEIGHTS_FILE), file.bytes, file.path.clone());
+        let order = |file: &HubFile| (file.path == weights, file.bytes, file.path.clone());
         files.sort_by_key(order);
         files.dedup_by(|a, b| a.path == b.path);
         Ok(files)
@@ -197,17 +205,23 @@ impl Listing {
     fn required(&self, path: &str) -> Result<HubFile, HubError> {
         match self.entries.iter().find(|entry| entry.path == path) {
             Some(entry) => self.file(entry),
-            None => Err(self.absent(path)),
+            None => Err(HubError::Missing { id: self.id.clone(), file: path.to_owned() }),
         }
     }
 
-    fn absent(&self, path: &str) -> HubError {
-        let (id, file) = (self.id.clone(), path.to_owned());
-        let index = format!("{path}.index.json");
-        if self.entries.iter().any(|entry| entry.path == index) {
-            return HubError::Sharded { id, file: index };
+    /// The path of the weights, which are one file.
+    fn weights_file(&self, folder: &str) -> Result<String, HubError> {
+        let has = |path: &String| self.entries.iter().any(|entry| entry.path == *path);
+        let paths = WEIGHTS_FILES.map(|name| join(folder, name));
+        let indices = paths.each_ref().map(|path| format!("{path}.index.json"));
+        if let Some(path) = paths.iter().find(|path| has(path)) {
+            return Ok(path.clone());
         }
-        HubError::Missing { id, file }
+        let id = self.id.clone();
+        Err(match indices.into_iter().find(has) {
+            Some(file) => HubError::Sharded { id, file },
+            None => HubError::Missing { id, file: paths.join(" and no ") },
+        })
     }
 
     fn file(&self, entry: &Entry) -> Result<HubFile, HubError> {
@@ -243,15 +257,19 @@ fn join(folder: &str, file: &str) -> String {
 fn is_model_file(name: &str) -> bool {
     [
         MODULES_FILE,
-        WEIGHTS_FILE,
         "config.json",
         "config_sentence_transformers.json",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
     .contains(&name)
+        || is_weights(name)
         || FOR_OTHER_TOOLS.contains(&name)
         || (name.starts_with("sentence_") && name.ends_with("_config.json"))
+}
+
+fn is_weights(name: &str) -> bool {
+    WEIGHTS_FILES.contains(&name) || Head::ALL.iter().any(|head| head.file_name() == name)
 }
 
 /// The query of the `rel="next"` address in a `Link` header (RFC 8288). Only the query is taken: a listing never
@@ -436,6 +454,20 @@ mod tests {
         assert_eq!(chosen(&paths, MODULES).unwrap().iter().collect::<Vec<_>>(), needed);
     }
 
+    /// A file of torch is weights only where there are none of safetensors, and a head only beside the weights.
+    #[test]
+    fn weights_and_heads_are_chosen_where_the_model_reads_them() {
+        let whole = ["colbert_linear.pt", "modules.json", "pytorch_model.bin", "sparse_linear.pt"];
+        let others = ["1_Pooling/pytorch_model.bin", "1_Pooling/sparse_linear.pt", "onnx/colbert_linear.pt"];
+        assert_eq!(chosen(&[&whole[..], &others].concat(), MODULES).unwrap(), whole);
+        let both = ["model.safetensors", "modules.json", "pytorch_model.bin", "sparse_linear.pt"];
+        assert_eq!(chosen(&both, MODULES).unwrap(), [both[0], both[1], both[3]]);
+        let in_folder = ["0_M/pytorch_model.bin", "0_M/sparse_linear.pt", "modules.json"];
+        let at_top = ["model.safetensors", "colbert_linear.pt"];
+        let modules = r#"[{"path": "0_M"}, {"path": "1_Pooling"}]"#;
+        assert_eq!(chosen(&[&in_folder[..], &at_top].concat(), modules).unwrap(), in_folder);
+    }
+
     #[test]
     fn an_older_layout_has_its_weights_in_a_module_folder() {
         let modules = r#"[{"path": "0_BERT/"}, {"path": "1_Pooling"}]"#;
@@ -478,8 +510,11 @@ mod tests {
         let sharded = ["modules.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"];
         let error = chosen(&sharded, MODULES).unwrap_err();
         assert!(error.contains("several files (model.safetensors.index.json)"), "{error}");
-        let error = chosen(&["modules.json", "pytorch_model.bin"], MODULES).unwrap_err();
-        assert_eq!(error, "org/name@main: the hub has no model.safetensors");
+        let sharded = ["modules.json", "pytorch_model.bin.index.json"];
+        let error = chosen(&sharded, MODULES).unwrap_err();
+        assert!(error.contains("several files (pytorch_model.bin.index.json)"), "{error}");
+        let error = chosen(&["modules.json", "onnx/pytorch_model.bin"], MODULES).unwrap_err();
+        assert_eq!(error, "org/name@main: the hub has no model.safetensors and no pytorch_model.bin");
         assert!(matches!(listing(&["config.json"]).modules_file(), Err(HubError::Missing { .. })));
     }
 

@@ -14,6 +14,11 @@ fn tiny_bert() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../encoder/tests/golden/tiny-bert")
 }
 
+/// A model with heads, its weights both as safetensors and as torch saves them.
+fn tiny_xlmr() -> PathBuf {
+    tiny_bert().with_file_name("tiny-xlmr")
+}
+
 /// Every file under `dir` by its path with `/`, links followed.
 fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();

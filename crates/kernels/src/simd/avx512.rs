@@ -1,10 +1,11 @@
 //! Sixteen lanes with AVX-512.
 #![expect(unsafe_code, reason = "entering code compiled for AVX-512 and loading through pointers")]
 
-use super::{Kernel, Simd};
-use crate::isa::Avx512;
+use super::{DotKernel, Dots, Kernel, Simd};
+use crate::isa::{Avx512, Avx512Bf16, Avx512Vnni};
 use half::f16;
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 const LANES: usize = 16;
 
@@ -26,10 +27,47 @@ impl Avx512 {
         }
         proven!(compiled_for_avx512(self, kernel))
     }
+
+    /// Runs `kernel` compiled for this instruction set.
+    #[inline(always)]
+    pub(crate) fn enter_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn compiled_for_avx512<K: DotKernel>(s: Avx512, kernel: K) -> K::Output {
+            kernel.run(s, s)
+        }
+        proven!(compiled_for_avx512(self, kernel))
+    }
+}
+
+impl Avx512Vnni {
+    /// Runs `kernel` compiled for this instruction set.
+    #[inline(always)]
+    pub(crate) fn enter_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn compiled_for_vnni<K: DotKernel>(s: Avx512Vnni, kernel: K) -> K::Output {
+            kernel.run(s.base, s)
+        }
+        // SAFETY: an `Avx512Vnni` exists only after `isa::probe_avx512_vnni` found all of these features.
+        unsafe { compiled_for_vnni(self, kernel) }
+    }
+}
+
+impl Avx512Bf16 {
+    /// Runs `kernel` compiled for this instruction set.
+    #[inline(always)]
+    pub(crate) fn enter_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+        fn compiled_for_bf16<K: DotKernel>(s: Avx512Bf16, kernel: K) -> K::Output {
+            kernel.run(s.base.base, s)
+        }
+        // SAFETY: an `Avx512Bf16` exists only after `isa::probe_avx512_bf16` found all of these features.
+        unsafe { compiled_for_bf16(self, kernel) }
+    }
 }
 
 impl Simd for Avx512 {
     type V = __m512;
+    type I = __m512i;
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 12;
 
@@ -76,7 +114,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
     }
     #[inline(always)]
-    fn prefetch(self, x: &f32) {
+    fn prefetch<T>(self, x: &T) {
         // SAFETY: a prefetch of any address reads nothing and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()) }
     }
@@ -105,6 +143,10 @@ impl Simd for Avx512 {
         proven!(_mm512_fnmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn fms(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        proven!(_mm512_fmsub_ps(a, b, c))
+    }
+    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         proven!(_mm512_max_ps(a, b))
     }
@@ -121,6 +163,97 @@ impl Simd for Avx512 {
         proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))))
     }
     #[inline(always)]
+    fn splat_word(self, x: u32) -> __m512i {
+        proven!(_mm512_set1_epi32(x.cast_signed()))
+    }
+    #[inline(always)]
+    fn load_words(self, x: &[u32]) -> __m512i {
+        assert!(x.len() >= LANES);
+        // SAFETY: the assertion leaves 16 words to read, `self` proves AVX-512 F.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn store_words(self, v: __m512i, out: &mut [u32]) {
+        assert!(out.len() >= LANES);
+        // SAFETY: the assertion leaves 16 words to write, `self` proves AVX-512 F.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        proven!(_mm512_cvtepi32_ps(v))
+    }
+    #[inline(always)]
+    fn round(self, v: __m512) -> __m512i {
+        proven!(_mm512_cvtps_epi32(v))
+    }
+    #[inline(always)]
+    fn as_f32(self, v: __m512i) -> __m512 {
+        proven!(_mm512_castsi512_ps(v))
+    }
+    #[inline(always)]
+    fn bits(self, v: __m512) -> __m512i {
+        proven!(_mm512_castps_si512(v))
+    }
+    #[inline(always)]
+    fn low_bf16(self, v: __m512i) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)))
+    }
+    #[inline(always)]
+    fn high_bf16(self, v: __m512i) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))))
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: __m512) -> __m512 {
+        // Half a unit of the last place, less one where that place is even; then the low half is cut off.
+        let bits = proven!(_mm512_castps_si512(v));
+        let odd = proven!(_mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1)));
+        let bias = proven!(_mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let rounded = self.high_bf16(proven!(_mm512_add_epi32(bits, bias)));
+        proven!(_mm512_mask_mov_ps(
+            rounded,
+            _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v),
+            _mm512_set1_ps(f32::NAN)
+        ))
+    }
+    #[inline(always)]
+    fn max_magnitude(self, bits: __m512i, v: __m512) -> __m512i {
+        let magnitude = proven!(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(i32::MAX)));
+        proven!(_mm512_max_epi32(bits, magnitude))
+    }
+    #[inline(always)]
+    fn largest_magnitude(self, bits: __m512i) -> f32 {
+        f32::from_bits(proven!(_mm512_reduce_max_epi32(bits)).cast_unsigned())
+    }
+    #[inline(always)]
+    fn pair_i16(self, even: __m512i, odd: __m512i) -> __m512i {
+        proven!(_mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_slli_epi32::<16>(odd)))
+    }
+    #[inline(always)]
+    fn quad_i8(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        let low = proven!(_mm512_set1_epi32(0xff));
+        let a = proven!(_mm512_and_si512(a, low));
+        let b = proven!(_mm512_slli_epi32::<8>(_mm512_and_si512(b, low)));
+        let c = proven!(_mm512_slli_epi32::<16>(_mm512_and_si512(c, low)));
+        let d = proven!(_mm512_slli_epi32::<24>(d));
+        proven!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)))
+    }
+    #[inline(always)]
+    fn store_u8(self, v: __m512i, out: &mut [u32]) {
+        assert!(out.len() >= LANES / 4);
+        // SAFETY: the assertion leaves 4 words to write, `self` proves AVX-512 F.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    fn store_i16(self, v: __m512i, out: &mut [u32]) {
+        assert!(out.len() >= LANES / 2);
+        // SAFETY: the assertion leaves 8 words to write, `self` proves AVX-512 F.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: __m512, out: &mut [u32]) {
+        self.store_i16(proven!(_mm512_srli_epi32::<16>(_mm512_castps_si512(v))), out);
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         proven!(_mm512_reduce_add_ps(v))
     }
@@ -128,6 +261,77 @@ impl Simd for Avx512 {
     fn largest(self, v: __m512) -> f32 {
         proven!(_mm512_reduce_max_ps(v))
     }
+}
+
+impl Dots<Avx512> for Avx512 {
+    const HAS_BF16: bool = false;
+
+    #[inline(always)]
+    fn i16(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_add_epi32(acc, _mm512_madd_epi16(a, b)))
+    }
+    #[inline(always)]
+    fn u8i8(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // Not the 8-bit product instruction, which saturates: even and odd bytes apart, as 16 bits.
+        let low = proven!(_mm512_set1_epi16(0x00ff));
+        let even = proven!(_mm512_madd_epi16(
+            _mm512_and_si512(a, low),
+            _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b))
+        ));
+        let odd = proven!(_mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b)));
+        proven!(_mm512_add_epi32(acc, _mm512_add_epi32(even, odd)))
+    }
+    #[inline(always)]
+    fn bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        widened_bf16(self, acc, a, b)
+    }
+}
+
+impl Dots<Avx512> for Avx512Vnni {
+    const HAS_BF16: bool = false;
+
+    #[inline(always)]
+    fn i16(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` exists only after `isa::probe_avx512_vnni` found AVX-512 VNNI.
+        unsafe { _mm512_dpwssd_epi32(acc, a, b) }
+    }
+    #[inline(always)]
+    fn u8i8(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` exists only after `isa::probe_avx512_vnni` found AVX-512 VNNI.
+        unsafe { _mm512_dpbusd_epi32(acc, a, b) }
+    }
+    #[inline(always)]
+    fn bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        widened_bf16(self.base, acc, a, b)
+    }
+}
+
+impl Dots<Avx512> for Avx512Bf16 {
+    const HAS_BF16: bool = true;
+
+    #[inline(always)]
+    fn i16(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        self.base.i16(acc, a, b)
+    }
+    #[inline(always)]
+    fn u8i8(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        self.base.u8i8(acc, a, b)
+    }
+    #[inline(always)]
+    fn bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: `self` exists only after `isa::probe_avx512_bf16` found AVX-512 BF16; any 512 bits are 32 bf16.
+        unsafe {
+            let [a, b] = [transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)];
+            _mm512_dpbf16_ps(acc, a, b)
+        }
+    }
+}
+
+/// Both products of a pair in f32.
+#[inline(always)]
+fn widened_bf16(s: Avx512, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+    let acc = s.fma(s.low_bf16(a), s.low_bf16(b), acc);
+    s.fma(s.high_bf16(a), s.high_bf16(b), acc)
 }
 
 /// Mask of the first `count` lanes, `count <= 16`.

@@ -1,6 +1,6 @@
 //! Four lanes in plain Rust, for processors without kernels of their own.
 
-use super::Simd;
+use super::{Dots, Simd};
 use half::f16;
 
 /// Runs on every processor.
@@ -9,6 +9,7 @@ pub(crate) struct Generic;
 
 const LANES: usize = 4;
 type V = [f32; LANES];
+type I = [u32; LANES];
 
 #[inline(always)]
 fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
@@ -17,6 +18,7 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 
 impl Simd for Generic {
     type V = V;
+    type I = I;
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 4;
 
@@ -44,7 +46,7 @@ impl Simd for Generic {
         std::array::from_fn(|i| f32::from(x[i]))
     }
     #[inline(always)]
-    fn prefetch(self, _: &f32) {}
+    fn prefetch<T>(self, _: &T) {}
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         zip(a, b, |a, b| a + b)
@@ -70,6 +72,10 @@ impl Simd for Generic {
         self.sub(c, self.mul(a, b))
     }
     #[inline(always)]
+    fn fms(self, a: V, b: V, c: V) -> V {
+        self.sub(self.mul(a, b), c)
+    }
+    #[inline(always)]
     fn max(self, a: V, b: V) -> V {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
@@ -84,5 +90,97 @@ impl Simd for Generic {
     #[inline(always)]
     fn mantissa_to_exponent(self, v: V) -> V {
         v.map(|x| f32::from_bits(x.to_bits() << 23))
+    }
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load_words(self, x: &[u32]) -> I {
+        let x = &x[..LANES];
+        std::array::from_fn(|i| x[i])
+    }
+    #[inline(always)]
+    fn store_words(self, v: I, out: &mut [u32]) {
+        out[..LANES].copy_from_slice(&v);
+    }
+    #[inline(always)]
+    fn to_f32(self, v: I) -> V {
+        v.map(|x| x.cast_signed() as f32)
+    }
+    #[inline(always)]
+    fn round(self, v: V) -> I {
+        v.map(|x| (x.round_ties_even() as i32).cast_unsigned())
+    }
+    #[inline(always)]
+    fn as_f32(self, v: I) -> V {
+        v.map(f32::from_bits)
+    }
+    #[inline(always)]
+    fn bits(self, v: V) -> I {
+        v.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn low_bf16(self, v: I) -> V {
+        v.map(|x| f32::from_bits(x << 16))
+    }
+    #[inline(always)]
+    fn high_bf16(self, v: I) -> V {
+        v.map(|x| f32::from_bits(x & 0xffff_0000))
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: V) -> V {
+        v.map(|x| half::bf16::from_f32(x).to_f32())
+    }
+    #[inline(always)]
+    fn max_magnitude(self, bits: I, v: V) -> I {
+        std::array::from_fn(|i| bits[i].max(v[i].abs().to_bits()))
+    }
+    #[inline(always)]
+    fn pair_i16(self, even: I, odd: I) -> I {
+        std::array::from_fn(|i| (even[i] & 0xffff) | (odd[i] << 16))
+    }
+    #[inline(always)]
+    fn quad_i8(self, bytes: [I; 4]) -> I {
+        std::array::from_fn(|i| u32::from_le_bytes(bytes.map(|lanes| lanes[i] as u8)))
+    }
+    #[inline(always)]
+    fn store_u8(self, v: I, out: &mut [u32]) {
+        out[0] = u32::from_le_bytes(v.map(|x| x as u8));
+    }
+    #[inline(always)]
+    fn store_i16(self, v: I, out: &mut [u32]) {
+        out[0] = (v[0] & 0xffff) | (v[1] << 16);
+        out[1] = (v[2] & 0xffff) | (v[3] << 16);
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: V, out: &mut [u32]) {
+        self.store_i16(v.map(|x| x.to_bits() >> 16), out);
+    }
+}
+
+impl Dots<Generic> for Generic {
+    const HAS_BF16: bool = false;
+
+    #[inline(always)]
+    fn i16(self, acc: I, a: I, b: I) -> I {
+        let half = |x: u32, shift: u32| i32::from((x >> shift) as i16);
+        std::array::from_fn(|i| {
+            let sum = half(a[i], 0) * half(b[i], 0) + half(a[i], 16) * half(b[i], 16);
+            acc[i].wrapping_add(sum.cast_unsigned())
+        })
+    }
+    #[inline(always)]
+    fn u8i8(self, acc: I, a: I, b: I) -> I {
+        std::array::from_fn(|i| {
+            let products = a[i].to_le_bytes().into_iter().zip(b[i].to_le_bytes());
+            let sum: i32 = products.map(|(a, b)| i32::from(a) * i32::from(b.cast_signed())).sum();
+            acc[i].wrapping_add(sum.cast_unsigned())
+        })
+    }
+    #[inline(always)]
+    fn bf16(self, acc: V, a: I, b: I) -> V {
+        let acc = self.fma(self.low_bf16(a), self.low_bf16(b), acc);
+        self.fma(self.high_bf16(a), self.high_bf16(b), acc)
     }
 }

@@ -3,9 +3,11 @@
 mod act;
 mod attention;
 mod dot;
+mod gate;
 mod gemm;
 mod norm;
 mod roof;
+mod rotary;
 
 /// `count` numbers in -1..1 from a seed; the same on every machine.
 fn random(count: usize, seed: u64) -> Vec<f32> {
@@ -16,6 +18,16 @@ fn random(count: usize, seed: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..count).map(|_| next()).collect()
+}
+
+/// `count` normally distributed numbers (by Box and Muller) from a seed.
+fn gaussian(count: usize, seed: u64) -> Vec<f32> {
+    let uniform = random(2 * count, seed);
+    let normal = |pair: &[f32]| {
+        let radius = (-2.0 * (1.0 - pair[0].abs()).max(f32::MIN_POSITIVE).ln()).sqrt();
+        radius * (std::f32::consts::PI * pair[1]).cos()
+    };
+    uniform.chunks_exact(2).map(normal).collect()
 }
 
 /// Panics at the first element that is off by more than `tolerance` of it.

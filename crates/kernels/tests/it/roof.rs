@@ -1,7 +1,8 @@
 use haul_kernels::act::Activation;
-use haul_kernels::gemm::{Epilogue, PackedWeight, linear};
+use haul_kernels::dtype::Dtype;
+use haul_kernels::gemm::{Epilogue, PackedWeight, Scratch, linear};
 use haul_kernels::isa::Isa;
-use haul_kernels::roof::{f32_gflops, read_gb_per_s};
+use haul_kernels::roof::{f32_gflops, gflops, read_gb_per_s};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -17,6 +18,17 @@ fn roofs_are_positive_and_take_the_time_given() {
     }
 }
 
+#[test]
+fn every_dtype_has_a_roof() {
+    const RUN_FOR: Duration = Duration::from_millis(2);
+    for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| Dtype::ALL.map(|dtype| (isa, dtype))) {
+        let start = Instant::now();
+        let rate = gflops(isa, dtype, RUN_FOR);
+        assert!(start.elapsed() >= RUN_FOR, "{} {dtype}", isa.name());
+        assert!(rate > 0.1 && rate < 10_000.0, "{} {dtype}: {rate} GFLOP/s", isa.name());
+    }
+}
+
 /// The best of many windows shorter than a time slice: other processes may hold the core in between.
 fn best_roof(isa: Isa) -> f64 {
     (0..40).map(|_| f32_gflops(isa, Duration::from_millis(2))).fold(0.0, f64::max)
@@ -27,15 +39,15 @@ fn best_roof(isa: Isa) -> f64 {
 fn no_product_is_above_the_roof() {
     const TOLERANCE: f64 = 1.25;
     let (rows, k, n) = (48, 384, 96);
-    let weight = PackedWeight::pack(&vec![0.5; n * k], n, k);
+    let weight = PackedWeight::pack(&vec![0.5; n * k], n, k, Dtype::F32);
     let x = vec![0.5; rows * k];
-    let mut out = vec![0.0; rows * n];
+    let (mut out, mut scratch) = (vec![0.0; rows * n], Scratch::new());
     let plain = Epilogue { bias: None, activation: Activation::Identity, residual: None };
     for isa in Isa::available() {
         let mut best_seconds = f64::MAX;
         for _ in 0..40 {
             let start = Instant::now();
-            linear(isa, &x, rows, &weight, plain, &mut out);
+            linear(isa, &x, rows, &weight, plain, &mut scratch, &mut out);
             best_seconds = best_seconds.min(start.elapsed().as_secs_f64());
         }
         let (rate, roof) = ((2 * rows * k * n) as f64 / best_seconds / 1e9, best_roof(isa));

@@ -1,4 +1,5 @@
-use haul_machine::cpu::{self, Cpu};
+use haul_kernels::dtype::Dtype;
+use haul_machine::cpu::{self, Cpu, Isa};
 use haul_machine::roof::{RoofError, Roofs, load_or_measure};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,12 +19,12 @@ fn write(file: &Path, roofs: &Roofs) {
 /// One test, so that the measuring loops do not compete with each other for the cores.
 #[test]
 fn roofs_are_measured_once_kept_and_measured_again_when_they_do_not_fit() {
-    let cpu = cpu::probe();
+    let cpu = cpu::probe(Isa::best());
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("made/on/demand");
 
     let first = load_or_measure(&dir, &cpu).unwrap();
-    assert!(first.f32_gflops > 1.0 && first.read_gb_per_s > 0.5, "{first:?}");
+    assert!(Dtype::ALL.iter().all(|dtype| first.of(*dtype) > 1.0) && first.read_gb_per_s > 0.5, "{first:?}");
     assert_eq!((first.cores, first.isa.as_str()), (cpu.cores, cpu.isa.name()));
     let file = only_file(&dir);
 
@@ -41,8 +42,16 @@ fn roofs_are_measured_once_kept_and_measured_again_when_they_do_not_fit() {
         assert!(again.measured > marked.measured, "{again:?}");
     }
 
+    let with = |dtype: Dtype, gflops: Option<f64>| {
+        let mut wrong = marked.clone();
+        wrong.gflops.remove(dtype.name());
+        wrong.gflops.extend(gflops.map(|gflops| (dtype.name().to_owned(), gflops)));
+        wrong
+    };
     for wrong in [
-        Roofs { f32_gflops: first.f32_gflops * 20.0, ..marked.clone() },
+        with(Dtype::F32, Some(first.of(Dtype::F32) * 20.0)),
+        with(Dtype::Int8, None),
+        with(Dtype::Bf16, Some(0.0)),
         Roofs { cores: cpu.cores + 1, ..marked.clone() },
         Roofs { read_gb_per_s: 0.0, ..marked.clone() },
     ] {
@@ -53,6 +62,10 @@ fn roofs_are_measured_once_kept_and_measured_again_when_they_do_not_fit() {
         assert_eq!(kept, replaced);
     }
 
+    // As written before there was more than one dtype.
+    let old = r#"{"cpu": "CPU", "cores": 2, "isa": "avx2", "f32_gflops": 400.0, "read_gb_per_s": 20.0, "measured": ""}"#;
+    std::fs::write(&file, old).unwrap();
+    assert!(load_or_measure(&dir, &cpu).unwrap().measured > marked.measured);
     std::fs::write(&file, "{ half a prof").unwrap();
     assert!(load_or_measure(&dir, &cpu).unwrap().measured > marked.measured);
 }
@@ -62,7 +75,7 @@ fn a_profile_that_cannot_be_kept_is_an_error_that_names_it() {
     let home = tempfile::tempdir().unwrap();
     let blocked = home.path().join("file");
     std::fs::write(&blocked, "").unwrap();
-    let cpu = Cpu { cores: 1, ..cpu::probe() };
+    let cpu = Cpu { cores: 1, ..cpu::probe(Isa::best()) };
     let error = load_or_measure(&blocked.join("profiles"), &cpu).unwrap_err();
     assert!(matches!(error, RoofError::Read { .. } | RoofError::Write { .. }), "{error}");
     assert!(error.to_string().contains("file/profiles/roof-"), "{error}");

@@ -1,17 +1,21 @@
-use haul_machine::cpu::{self, Cpu};
+use haul_kernels::dtype::Dtype;
+use haul_machine::cpu::{self, Cpu, Isa};
 use haul_machine::roof::Roofs;
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict, WitnessKind, resolve};
 
 fn cpu_named(name: &str) -> Cpu {
-    Cpu { name: name.to_owned(), ..cpu::probe() }
+    Cpu { name: name.to_owned(), ..cpu::probe(Isa::best()) }
 }
 
+/// int16 at twice the f32 roof, bf16 and int8 at the same.
 fn roofs_of(f32_gflops: f64) -> Roofs {
     Roofs {
         cpu: "test".to_owned(),
         cores: 2,
         isa: "avx2".to_owned(),
-        f32_gflops,
+        gflops: [("f32", 1.0), ("bf16", 1.0), ("int16", 2.0), ("int8", 1.0)]
+            .map(|(name, times)| (name.to_owned(), times * f32_gflops))
+            .into(),
         read_gb_per_s: 20.0,
         measured: "2026-11-20T00:00:00Z".to_owned(),
     }
@@ -19,10 +23,11 @@ fn roofs_of(f32_gflops: f64) -> Roofs {
 
 #[test]
 fn the_processor_is_known() {
-    let cpu = cpu::probe();
+    let cpu = cpu::probe(Isa::best());
     assert!(!cpu.name.is_empty() && cpu.cores >= 1, "{cpu:?}");
     let has = |feature: &str| cpu.features.iter().any(|f| f == feature);
-    assert_eq!(has("avx512f"), cpu.isa.name() == "avx512", "{cpu:?}");
+    assert_eq!(has("avx512f"), cpu.isa.name().starts_with("avx512"), "{cpu:?}");
+    assert_eq!(cpu::probe(Isa::Generic).isa, Isa::Generic, "the instruction set is the caller's choice");
 }
 
 #[test]
@@ -50,7 +55,7 @@ fn device_names_read_back_as_they_are_written() {
 
 #[test]
 fn auto_and_cpu_give_the_cpu_and_all_else_is_refused() {
-    let cpu = cpu::probe();
+    let cpu = cpu::probe(Isa::best());
     for request in [DeviceRequest::Auto, DeviceRequest::Cpu] {
         let verdict = resolve(request, &cpu).unwrap();
         assert_eq!(verdict.requested, request.to_string());
@@ -94,15 +99,19 @@ fn a_verdict_line_fits_the_terminal_whatever_the_processor_is_called() {
 
 #[test]
 fn a_measured_rate_is_a_witness_and_one_above_the_roof_is_a_contradiction() {
-    let with = |gflops| {
+    let in_dtype = |gflops, dtype| {
         let verdict = resolve(DeviceRequest::Cpu, &cpu_named("Chip")).unwrap();
-        verdict.with_measured_rate(gflops, &roofs_of(400.0))
+        verdict.with_measured_rate(gflops, dtype, &roofs_of(400.0))
     };
+    let with = |gflops| in_dtype(gflops, Dtype::F32);
     let usual = with(180.0);
     assert_eq!((usual.verdict, usual.witnesses.len()), (Placement::Cpu, 2));
     assert_eq!((usual.witnesses[1].kind, usual.witnesses[1].says.as_str()), (WitnessKind::Roof, "cpu"));
     assert!(usual.witnesses[1].detail.contains("45.0 % of 400.0 GFLOP/s"), "{:?}", usual.witnesses[1]);
     assert_eq!(with(450.0).verdict, Placement::Cpu, "the roof is known to 10 %");
+    assert_eq!(in_dtype(900.0, Dtype::Int16).verdict, Placement::Cpu, "each dtype has a roof of its own");
+    let half = in_dtype(400.0, Dtype::Int16).witnesses.remove(1).detail;
+    assert!(half.contains("50.0 % of 800.0 GFLOP/s, the measured int16 roof"), "{half}");
     for impossible in [900.0, 0.0, -1.0, f64::NAN, f64::INFINITY] {
         let verdict = with(impossible);
         assert_eq!(verdict.verdict, Placement::Unknown, "{impossible}");

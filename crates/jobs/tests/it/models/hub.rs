@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use haul_encoder::model::Head;
 use haul_jobs::models::{Download, Hub, HubError, ModelRecord, Models, ModelsError, Placement, RECORD_FILE};
 use tempfile::TempDir;
 
 use super::loopback::{Answer, Asked, Content, Loopback};
-use super::{names, tiny_bert, tree};
+use super::{names, tiny_bert, tiny_xlmr, tree};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -29,6 +30,15 @@ fn weights() -> Vec<u8> {
 fn get_into(home: &Path, hub: &Loopback) -> Result<ModelRecord, ModelsError> {
     let hub = Hub { url: hub.url.clone() };
     Models::open(home).get(&hub, "org/tiny", None, &|| false, &mut |_| ())
+}
+
+/// As bge-m3 stands in its repository: weights and heads as torch saves them.
+fn torch_content() -> Content {
+    let mut files = tree(&tiny_xlmr());
+    files.remove(WEIGHTS).unwrap();
+    files.insert("onnx/pytorch_model.bin".into(), b"not needed".to_vec());
+    files.insert("1_Pooling/sparse_linear.pt".into(), b"not needed".to_vec());
+    Content { files }
 }
 
 /// A hub that is honest but for the weights, for which `answer` gets the request, the bytes, and the number of
@@ -290,6 +300,45 @@ fn hostile_names_lead_nowhere() {
     assert_eq!(hub.asked().len(), 2);
 }
 
+/// Only torch files: they are the weights, and come last. Beside safetensors they are no part of the model.
+#[test]
+fn weights_of_torch_and_heads_are_downloaded() {
+    let mut expected = tree(&tiny_xlmr());
+    expected.remove(WEIGHTS).unwrap();
+    let content = torch_content();
+    let hub = Loopback::start(move |asked, _| content.honest(asked));
+    let home = tempfile::tempdir().unwrap();
+    let record = get_into(home.path(), &hub).unwrap();
+    let mut files = tree(&home.path().join("tiny"));
+    files.remove(RECORD_FILE);
+    assert_eq!(files, expected);
+    assert!(hub.asked().last().unwrap().target.ends_with("/main/pytorch_model.bin"));
+    let (model, found) = Models::open(home.path()).find("tiny").unwrap();
+    assert_eq!(found, record);
+    assert!(Head::ALL.iter().all(|head| model.head_file(*head).is_some()));
+    assert_eq!(get_into(home.path(), &hub).unwrap(), record, "it is there");
+
+    let both = Content { files: tree(&tiny_xlmr()) };
+    let hub = Loopback::start(move |asked, _| both.honest(asked));
+    let home = tempfile::tempdir().unwrap();
+    get_into(home.path(), &hub).unwrap();
+    assert_eq!((hub.ranges_of(".pt"), hub.ranges_of("pytorch_model.bin")), (vec![None; 2], vec![]));
+    assert!(home.path().join("tiny").join(WEIGHTS).is_file());
+}
+
+/// Sound by the hub's sum, and no archive of torch: said now, not at the first use.
+#[test]
+fn a_head_that_is_none_is_refused() {
+    let mut content = torch_content();
+    content.files.insert("sparse_linear.pt".into(), b"not a head".to_vec());
+    let hub = Loopback::start(move |asked, _| content.honest(asked));
+    let home = tempfile::tempdir().unwrap();
+    let error = get_into(home.path(), &hub).unwrap_err();
+    assert!(matches!(error, ModelsError::Weights(_)), "{error}");
+    assert!(error.to_string().contains("sparse_linear.pt"), "{error}");
+    assert_eq!(names(home.path()), [".lock"]);
+}
+
 #[test]
 fn a_listing_without_end_is_refused() {
     let hub =
@@ -340,6 +389,7 @@ fn a_listing_of_several_pages_is_read_to_the_end_from_the_same_hub() {
 fn weights_in_several_files_are_refused_before_any_is_downloaded() {
     let mut content = content();
     content.files.remove(WEIGHTS);
+    content.files.remove("pytorch_model.bin");
     content.files.insert("model.safetensors.index.json".into(), b"{}".to_vec());
     let hub = Loopback::start(move |asked, _| content.honest(asked));
     let error = failed(&tempfile::tempdir().unwrap(), &hub, 0);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use haul_jobs::models::{FileVerdict, Listed, ModelRecord, Models, ModelsError, Placement, RECORD_FILE};
 use tempfile::TempDir;
 
-use super::{copy_of_tiny, names, tiny_bert, tree};
+use super::{copy_of_tiny, names, tiny_bert, tiny_xlmr, tree};
 
 /// A home with the tiny model added by copy.
 fn home_with_tiny() -> (TempDir, Models, ModelRecord) {
@@ -95,6 +95,25 @@ fn a_directory_that_is_no_sound_model_leaves_no_trace() {
     assert!(error.hint().unwrap().contains("pooling is never guessed"));
     assert_eq!(names(home.path()), [""; 0]);
     assert!(models.list().unwrap().is_empty());
+}
+
+/// A cut head would be found at its first use, months later.
+#[test]
+fn a_cut_head_is_refused_before_anything_is_placed() {
+    let source = tempfile::tempdir().unwrap();
+    for (name, bytes) in tree(&tiny_xlmr()) {
+        let path = source.path().join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let kept = if name == "colbert_linear.pt" { bytes.len() / 2 } else { bytes.len() };
+        fs::write(path, &bytes[..kept]).unwrap();
+    }
+    let home = tempfile::tempdir().unwrap();
+    let models = Models::open(&home.path().join("models"));
+    let text = error_text(&models.add(source.path(), Some("xlmr"), Placement::Copy).unwrap_err());
+    assert!(text.contains("colbert_linear.pt"), "{text}");
+    assert_eq!(names(home.path()), [""; 0]);
+    models.add(&tiny_xlmr(), Some("xlmr"), Placement::Copy).unwrap();
+    assert!(models.check("xlmr").unwrap().is_ok());
 }
 
 #[test]

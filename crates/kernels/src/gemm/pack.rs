@@ -1,0 +1,175 @@
+//! Weights, packed once.
+
+use crate::dtype::Dtype;
+use crate::tile::{PANEL, PanelRow};
+use half::bf16;
+
+/// The weight of a linear layer, in the panels of 32 outputs that the product reads.
+#[derive(Clone, Debug)]
+pub struct PackedWeight {
+    dtype: Dtype,
+    out_features: usize,
+    in_features: usize,
+    /// For each 32 outputs, the words of `k` in order, padded with zeros to whole panels and words.
+    panels: Vec<PanelRow>,
+    /// Integers: what an output's integers are multiplied by to be its weights. `[out_features]`
+    scales: Vec<f32>,
+    /// Int8: the sum of an output's integers. `[out_features]`
+    sums: Vec<f32>,
+    /// Integers: the largest that may stand in a row, so that no sum overflows.
+    row_max: f32,
+}
+
+/// Largest magnitude of an 8-bit weight.
+const INT8_MAX: f32 = 127.0;
+
+/// Unsigned rows, so that their whole range is used wherever it lies.
+const INT8_ROW_MAX: f32 = 255.0;
+
+/// Largest magnitude of a 16-bit number.
+const INT16_MAX: f32 = 32_767.0;
+
+/// What a sum of products must stay below; a little less than 2^31, because a few roundings come together.
+const SUM_MAX: f64 = 2_147_000_000.0;
+
+impl PackedWeight {
+    /// Packs a weight `[out_features, in_features]`, row-major as PyTorch stores it.
+    ///
+    /// The integers of an output are `weight / scale` rounded, with the largest magnitude of that output at the end
+    /// of the range. 16-bit weights and rows share the 31 bits of their sums: the range is what lets no sum of the
+    /// output with the most weight overflow, whatever the row.
+    ///
+    /// # Panics
+    /// When `weight` is not `out_features * in_features` long, or either is zero.
+    pub fn pack(weight: &[f32], out_features: usize, in_features: usize, dtype: Dtype) -> Self {
+        assert!(out_features > 0 && in_features > 0, "a weight of {out_features} x {in_features}");
+        assert_eq!(weight.len(), out_features * in_features, "weight [{out_features}, {in_features}]");
+        let outputs = || weight.chunks_exact(in_features);
+        let mut packed = PackedWeight {
+            dtype,
+            out_features,
+            in_features,
+            panels: vec![],
+            scales: vec![],
+            sums: vec![],
+            row_max: INT8_ROW_MAX,
+        };
+        match dtype {
+            Dtype::F32 => packed.fill(outputs(), 1, |[x, ..]| x.to_bits()),
+            Dtype::Bf16 => {
+                packed.fill(outputs(), 2, |[a, b, ..]| pair([a, b].map(|x| bf16::from_f32(x).to_bits())));
+            }
+            Dtype::Int16 => {
+                let share = outputs().map(weight_share).fold(1.0, f64::max);
+                let max = (SUM_MAX / share).sqrt().min(f64::from(INT16_MAX)).floor() as f32;
+                let integers = packed.quantize(outputs(), max);
+                let largest_sum = integers.chunks_exact(in_features).map(magnitude_sum).fold(1.0, f64::max);
+                packed.row_max = (SUM_MAX / largest_sum).min(f64::from(INT16_MAX)).floor() as f32;
+                packed.fill(integers.chunks_exact(in_features), 2, |[a, b, ..]| {
+                    pair([a, b].map(|x| (x as i16).cast_unsigned()))
+                });
+            }
+            Dtype::Int8 => {
+                let max = (SUM_MAX as f32 / INT8_ROW_MAX / in_features as f32).floor();
+                let integers = packed.quantize(outputs(), max.min(INT8_MAX));
+                packed.fill(integers.chunks_exact(in_features), 4, |four| {
+                    u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))
+                });
+            }
+        }
+        packed
+    }
+
+    /// The integers of all outputs, which fills `scales` and `sums`.
+    fn quantize<'a>(&mut self, outputs: impl Iterator<Item = &'a [f32]>, max: f32) -> Vec<f32> {
+        let mut integers = Vec::with_capacity(self.out_features * self.in_features);
+        for weights in outputs {
+            let largest = weights.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+            // A NaN or an infinity among the weights makes the output NaN.
+            let poison: f32 = weights.iter().map(|w| w * 0.0).sum();
+            let scale = largest / max + poison;
+            let inverse = if scale > 0.0 { 1.0 / f64::from(scale) } else { 0.0 };
+            let start = integers.len();
+            integers.extend(weights.iter().map(|&w| (f64::from(w) * inverse).round_ties_even() as f32));
+            self.scales.push(scale);
+            self.sums.push(integers[start..].iter().sum());
+        }
+        integers
+    }
+
+    /// Fills the panels with words of `per_word` neighbouring elements.
+    fn fill<'a>(
+        &mut self,
+        outputs: impl Iterator<Item = &'a [f32]>,
+        per_word: usize,
+        word: impl Fn([f32; 4]) -> u32,
+    ) {
+        let height = self.in_features.div_ceil(per_word);
+        self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height];
+        for (output, weights) in outputs.enumerate() {
+            let panel = &mut self.panels[output / PANEL * height..][..height];
+            for (row, elements) in panel.iter_mut().zip(weights.chunks(per_word)) {
+                let mut four = [0.0; 4];
+                four[..elements.len()].copy_from_slice(elements);
+                row.0[output % PANEL] = word(four);
+            }
+        }
+    }
+
+    /// What the products are computed with.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Width of a result row.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Width of an input row.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// Memory held, padding included.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.panels.as_slice()) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+    }
+
+    /// All panels, one after the other.
+    pub(super) fn panels(&self) -> &[PanelRow] {
+        &self.panels
+    }
+
+    /// Rows of one panel.
+    pub(super) fn height(&self) -> usize {
+        self.panels.len() / self.out_features.div_ceil(PANEL)
+    }
+
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    pub(super) fn sums(&self) -> &[f32] {
+        &self.sums
+    }
+
+    pub(super) fn row_max(&self) -> f32 {
+        self.row_max
+    }
+}
+
+/// Two 16-bit numbers of neighbouring `k` in a word.
+fn pair([even, odd]: [u16; 2]) -> u32 {
+    u32::from(even) | u32::from(odd) << 16
+}
+
+/// The sum of magnitudes in units of the largest: how many products of full size a sum can have at most.
+fn weight_share(weights: &[f32]) -> f64 {
+    let largest = weights.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+    if largest > 0.0 { magnitude_sum(weights) / f64::from(largest) } else { 0.0 }
+}
+
+fn magnitude_sum(weights: &[f32]) -> f64 {
+    weights.iter().map(|w| f64::from(w.abs())).sum()
+}
