@@ -181,8 +181,9 @@ fn read_tensors(path: &Path, map: &[u8]) -> Result<HashMap<String, TensorInfo>, 
 fn map_file(path: &Path) -> std::io::Result<Mmap> {
     let file = File::open(path)?;
     // SAFETY: the mapping is private and read-only and its bytes are only ever read as integers. Nobody can check that
-    // no other process cuts the file short meanwhile; that would end this process with SIGBUS, it cannot corrupt it.
-    // The map is dropped once the weights are packed, so the window is the load.
+    // no other process changes the file meanwhile: cut short, it would end this process with SIGBUS; rewritten in place,
+    // it would give other weights, which `model check` finds. Model files are replaced by renaming, and the map is
+    // dropped once the weights are packed, so the window is the load.
     unsafe { Mmap::map(&file) }
 }
 

@@ -44,6 +44,9 @@ impl Machine {
         if request == DeviceRequest::Auto {
             output.note(&verdict.line());
         }
+        if settings.is_isa_forced() {
+            output.note(&format!("instruction set: {}, because HAUL_ISA says so", cpu.isa.name()));
+        }
         Ok(Self { cpu, verdict })
     }
 

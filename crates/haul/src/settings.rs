@@ -64,6 +64,11 @@ impl Settings {
         Ok(Self { home, file, isa: isa()? })
     }
 
+    /// Whether `HAUL_ISA` asks for another instruction set than the best.
+    pub(crate) fn is_isa_forced(&self) -> bool {
+        self.isa != Isa::best()
+    }
+
     /// The processor, with the instruction set that the kernels run with.
     pub(crate) fn cpu(&self) -> Cpu {
         cpu::probe(self.isa)
@@ -150,7 +155,7 @@ impl Settings {
 /// The instruction set that was forced, else the widest of this processor.
 #[expect(clippy::disallowed_methods, reason = "settings are resolved here")]
 fn isa() -> Result<Isa, Failure> {
-    let Some(name) = std::env::var_os(ISA) else { return Ok(Isa::best()) };
+    let Some(name) = std::env::var_os(ISA).filter(|name| !name.is_empty()) else { return Ok(Isa::best()) };
     name.to_str().and_then(Isa::from_name).ok_or_else(|| {
         let known: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
         Failure::new(format!("{ISA}={}: this machine has no such instruction set", name.display()))

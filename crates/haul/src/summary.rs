@@ -89,12 +89,13 @@ fn agreement(quality: &Quality) -> String {
     let overlap =
         quality.top10_overlap.map_or_else(String::new, |share| format!(", top 10 {}", percent(share)));
     format!(
-        "agrees with {}: {} {:.5}, worst {:.5}{overlap} ({} texts)",
+        "agrees with {}: {} {:.5}, worst {:.5}{overlap} ({} texts of {} tokens)",
         quality.against,
         quality.metric,
         1.0 - quality.delta,
         quality.cosine_min,
-        thousands(quality.texts)
+        thousands(quality.texts),
+        quality.text_tokens_max
     )
 }
 

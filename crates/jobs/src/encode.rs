@@ -1,7 +1,7 @@
 //! The compute step that jobs share: one packed batch through the model.
 
 use std::iter::Sum;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use haul_encoder::device::{Outputs, SparseVector, Vectors};
 use haul_encoder::embedder::{EmbedError, Embedder};
@@ -43,7 +43,23 @@ pub(crate) struct Encoded<K> {
 pub(crate) struct Computed {
     pub(crate) tokens: u64,
     pub(crate) flops: u64,
-    pub(crate) busy: Duration,
+    /// From the begin of the first batch to the end of the last one.
+    pub(crate) span: Option<(Instant, Instant)>,
+}
+
+impl Computed {
+    /// Of [`Computed::span`].
+    pub(crate) fn seconds(&self) -> f64 {
+        self.span.map_or(0.0, |(begin, end)| (end - begin).as_secs_f64())
+    }
+}
+
+/// What holds both of two spans.
+fn both(a: Option<(Instant, Instant)>, b: Option<(Instant, Instant)>) -> Option<(Instant, Instant)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (one, other) => one.or(other),
+    }
 }
 
 impl Sum for Computed {
@@ -51,7 +67,7 @@ impl Sum for Computed {
         all.fold(Computed::default(), |a, b| Computed {
             tokens: a.tokens + b.tokens,
             flops: a.flops + b.flops,
-            busy: a.busy + b.busy,
+            span: both(a.span, b.span),
         })
     }
 }
@@ -71,12 +87,12 @@ pub(crate) fn run_batch<K>(
     let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
     let tokens: usize = lengths.iter().sum();
     let outputs = outputs(embedder, &ids);
-    let busy = started.elapsed();
+    let ended = Instant::now();
     computed.tokens += tokens as u64;
     computed.flops += embedder.flops(&lengths);
-    computed.busy += busy;
+    computed.span = both(computed.span, Some((started, ended)));
     debug!(stage = "embed", sequences = lengths.len(), "end");
-    let seconds_per_token = busy.as_secs_f64() / tokens.max(1) as f64;
+    let seconds_per_token = (ended - started).as_secs_f64() / tokens.max(1) as f64;
     let share = |ids: &[u32]| ids.len() as f64 * seconds_per_token;
     keys.into_iter()
         .zip(ids)

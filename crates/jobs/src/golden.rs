@@ -1,7 +1,7 @@
 //! `golden`: a model's vectors against those that another program made of the same texts.
 //!
 //! A golden is JSONL, a line a text: `{"text": "...", "embedding": [...], "role": "query" | "document"}`, the role
-//! left out where the text is given as it is.
+//! left out where only the model's default prompt, if it has one, stands before the text.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ const GOLDEN_BYTES_MAX: u64 = 1 << 30;
 
 /// One text and the vector it should have.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GoldenRow {
     text: String,
     embedding: Vec<f64>,
@@ -166,7 +167,7 @@ impl GoldenError {
                 Some("the golden was made with another model")
             }
             Self::Line { .. } | Self::Size { .. } => Some(
-                "a line is {\"text\": \"...\", \"embedding\": [numbers, NaN is none]}, with \"role\": \"query\" or \
+                "a line is {\"text\": \"...\", \"embedding\": [numbers]} without NaN, with \"role\": \"query\" or \
                  \"document\" if the model's prompt stands before the text",
             ),
             Self::Text(error) => error.fault.hint(),

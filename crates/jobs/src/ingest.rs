@@ -171,7 +171,7 @@ pub struct Outcome {
     pub tokens: u64,
     /// Operations of the model.
     pub flops: u64,
-    /// Time of the compute threads inside the model, summed.
+    /// From the begin of the first batch to the end of the last one.
     pub compute_s: f64,
     /// Bytes of input read.
     pub bytes_read: u64,
@@ -334,6 +334,7 @@ fn compare_with_f32(
         cosine_min: agreement.cosine_min,
         top10_overlap: agreement.top10_overlap,
         texts: agreement.texts as u64,
+        text_tokens_max: quality::SAMPLE_TOKENS as u64,
         seconds: started.elapsed().as_secs_f64(),
     }))
 }
@@ -510,7 +511,7 @@ fn finish(
         chunks: tally.chunks,
         tokens: done.computed.tokens,
         flops: done.computed.flops,
-        compute_s: done.computed.busy.as_secs_f64(),
+        compute_s: done.computed.seconds(),
         bytes_read: tally.bytes_read,
         loads: shared.loads(),
         truncated: tally.truncated,

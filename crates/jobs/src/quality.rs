@@ -82,9 +82,9 @@ pub(crate) fn evenly(count: usize) -> Vec<usize> {
     (0..texts).map(|number| number * count / texts).collect()
 }
 
-/// Tokens of a text of the sample. Rounding errors average out over the tokens of a vector, so short texts show a mode
-/// at its worst; and the exact mode, much slower than the one it is compared with, has little to do.
-const SAMPLE_TOKENS: usize = 32;
+/// Tokens of a text of the sample, so that the exact mode, much slower than the one it is compared with, has little to
+/// do. A vector of few tokens has fewer rounding errors to average than one of a whole chunk.
+pub(crate) const SAMPLE_TOKENS: usize = 32;
 
 /// The texts of a run by which its mode is compared: those with the smallest keys, cut to [`SAMPLE_TOKENS`]. Keys are
 /// hashes, so the choice is like one by lot, and the same whatever the order in which threads finish.

@@ -63,7 +63,7 @@ pub struct Outcome {
     pub tokens: u64,
     /// Operations of the model.
     pub flops: u64,
-    /// Time of the compute threads inside the model, summed.
+    /// From the begin of the first batch to the end of the last one.
     pub compute_s: f64,
     /// Whether the run was stopped early.
     pub interrupted: bool,
@@ -154,7 +154,7 @@ pub(crate) fn run<E: From<TextError> + Send>(
             truncated: truncated?,
             tokens: computed.tokens,
             flops: computed.flops,
-            compute_s: computed.busy.as_secs_f64(),
+            compute_s: computed.seconds(),
             interrupted: parts.stop.requested(),
         })
     })

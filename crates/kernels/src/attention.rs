@@ -224,8 +224,9 @@ impl<S: Simd, D: Dots<S>> Precision<S> for I16<D> {
 }
 
 impl<S: Simd, D: Dots<S>> Precision<S> for U8I8<D> {
-    fn feature_max(_: usize) -> f32 {
-        127.0
+    /// A byte, less for heads so wide that a sum over the features would overflow.
+    fn feature_max(head_size: usize) -> f32 {
+        (I32_SUM_MAX / (255.0 * head_size as f32)).min(127.0).floor()
     }
     const VALUE_MAX: f32 = 127.0;
     /// One less than a byte holds, for the carry.

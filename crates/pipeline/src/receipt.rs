@@ -174,6 +174,8 @@ pub struct Quality {
     pub top10_overlap: Option<f64>,
     /// Texts compared.
     pub texts: u64,
+    /// Each text is compared by so many of its first tokens at most.
+    pub text_tokens_max: u64,
     /// Time the comparison took, loading the exact mode's weights included; part of the run's seconds and of no rate.
     pub seconds: f64,
 }

@@ -220,12 +220,14 @@ fn store(program: &Program, id: TensorId, weights: &Weights, dtype: Dtype) -> Re
         return Ok(Stored::F32(weights.read(name, shape)?));
     }
     let rows = shape[0];
-    let mut halved = Vec::with_capacity(shape.iter().product());
+    // No capacity before the first rows are read: until then the shape is only what config.json says.
+    let mut halved = Vec::new();
     for start in (0..rows).step_by(HALVED_ROWS) {
         let values = weights.read_rows(name, shape, start..rows.min(start + HALVED_ROWS))?;
         if values.iter().any(|value| value.abs() > f16::MAX.to_f32()) {
             return Ok(Stored::F32(weights.read(name, shape)?));
         }
+        halved.reserve_exact(shape.iter().product::<usize>() - halved.len());
         halved.extend(values.into_iter().map(f16::from_f32));
     }
     Ok(Stored::F16(halved))

@@ -11,7 +11,7 @@ use haul_kernels::dtype::Dtype;
 use haul_kernels::isa::Isa;
 use serde::Deserialize;
 
-use crate::common::{cpu, cpu_in, embed, golden_file, minilm_dir, sequence, tiny};
+use crate::common::{Copy, cpu, cpu_in, embed, golden_file, minilm_dir, sequence, tiny};
 
 const COSINE_MIN: f64 = 0.99999;
 const DIFFERENCE_MAX: f64 = 1e-4;
@@ -169,6 +169,19 @@ fn minilm_vectors_keep_what_every_dtype_promises() {
         println!("{} {dtype}: cosine mean {mean:.6}, least {least:.6} of {count} texts", isa.name());
         let (least_promised, mean_promised) = promised(dtype);
         assert!(least >= least_promised && mean >= mean_promised, "{} {dtype}: {mean} {least}", isa.name());
+    }
+}
+
+/// A config.json that claims a huge word table once made every mode but f32 reserve memory for it, which aborts.
+#[test]
+fn a_word_table_that_is_not_there_is_refused_in_every_dtype() {
+    for dtype in Dtype::ALL {
+        let copy = Copy::new().set("config.json", "vocab_size", (1 << 24).into());
+        let model = copy.open().unwrap();
+        let Err(error) = Embedder::load(&model, &cpu_in(Isa::best(), dtype, 1)) else {
+            panic!("{dtype}: a table of 2^24 rows was loaded");
+        };
+        assert!(error.to_string().contains("config.json says [16777216, 32]"), "{dtype}: {error}");
     }
 }
 

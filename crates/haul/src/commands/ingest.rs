@@ -340,9 +340,9 @@ impl Run<'_> {
 
     #[expect(clippy::cast_precision_loss, reason = "rates are for people; exact to 2^53")]
     fn rate(&self, outcome: &Outcome, seconds: f64) -> Rate {
-        // Compute threads run side by side: their summed time over their number is the device's time.
-        let device_s = outcome.compute_s / self.compute.threads.get() as f64;
-        let gflops = if device_s > 0.0 { outcome.flops as f64 / device_s / 1e9 } else { 0.0 };
+        // Of the time between the first batch and the last: a device that was starved meanwhile shows it.
+        let compute_s = outcome.compute_s;
+        let gflops = if compute_s > 0.0 { outcome.flops as f64 / compute_s / 1e9 } else { 0.0 };
         // The comparison with f32 is no part of the work it judges.
         let seconds = seconds - outcome.quality.as_ref().map_or(0.0, |quality| quality.seconds);
         Rate {

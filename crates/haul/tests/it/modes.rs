@@ -124,7 +124,7 @@ fn a_faster_mode_says_what_it_costs() {
     2 of 2 inputs ok in lib.haul
       2 chunks, 66 tokens in [TIME]; 0 inputs unchanged
       [RATE] in int16, [SHARE] of its measured roof
-      agrees with f32: [AGREEMENT] (2 texts)
+      agrees with f32: [AGREEMENT] (2 texts of 32 tokens)
 
       stage    threads     busy  starved  blocked    items
       list           1 [TIMES]        2
