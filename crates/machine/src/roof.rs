@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 /// Length of one measuring window.
 const WINDOW: Duration = Duration::from_millis(2);
 
-/// Windows per core and dtype of a measurement: 0.2 s for each.
-const MEASURE_WINDOWS: usize = 100;
+/// Windows per core and dtype of a measurement: 0.08 s for each, which the first run of a machine waits for.
+const MEASURE_WINDOWS: usize = 40;
 
 /// Windows per core of a recheck: 16 ms.
 const RECHECK_WINDOWS: usize = 8;
