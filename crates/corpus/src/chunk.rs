@@ -41,15 +41,6 @@ pub fn by_tokens(document: &Document, offsets: &[(u32, u32)], settings: &ChunkSe
     chunks
 }
 
-/// One chunk for the whole document, across its chapters; `chapter` is 0. No chunk for an empty text.
-pub fn whole(document: &Document, offsets: &[(u32, u32)]) -> Vec<Chunk> {
-    if document.text.is_empty() {
-        return Vec::new();
-    }
-    let end = document.text.len();
-    vec![Chunk { start: 0, end, overlap_bytes: 0, tokens: offsets.len(), chapter: 0, truncated_tokens: 0 }]
-}
-
 /// Smaller chunks in the place of one that turned out too long: first it loses its overlap, then it is cut in
 /// two near its middle, between sentences if it can be, else between words, else between tokens. None when
 /// all of it is one token or one character. Reads nothing of the document outside the chunk but the words
@@ -282,6 +273,22 @@ mod tests {
     use super::*;
     use crate::encoding::decode;
     use crate::markdown;
+
+    /// One chunk for the whole document, across its chapters; `chapter` is 0. No chunk for an empty text.
+    fn whole(document: &Document, offsets: &[(u32, u32)]) -> Vec<Chunk> {
+        if document.text.is_empty() {
+            return Vec::new();
+        }
+        let end = document.text.len();
+        vec![Chunk {
+            start: 0,
+            end,
+            overlap_bytes: 0,
+            tokens: offsets.len(),
+            chapter: 0,
+            truncated_tokens: 0,
+        }]
+    }
 
     fn document(source: &str) -> Document {
         markdown::document(decode(source.as_bytes().to_vec()))

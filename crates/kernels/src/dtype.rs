@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The numbers that weights are packed as and that products are computed with. Sums, norms, activations and the
-/// softmax are f32 in every mode.
+/// The numbers that weights are packed as and that products are computed with. Sums of integers are exact;
+/// other sums, norms, activations and the softmax are f32 in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// The exact mode.
@@ -12,7 +12,7 @@ pub enum Dtype {
     /// Weights and rows rounded to bfloat16, 8 bits of precision at any magnitude.
     Bf16,
     /// Weights and rows as 16-bit integers with one scale an output and one scale a row: 11 to 13 bits below the
-    /// largest of its row.
+    /// largest of its row, fewer in layers of many thousand inputs.
     Int16,
     /// As [`Dtype::Int16`] with 8 bits.
     Int8,

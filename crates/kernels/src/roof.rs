@@ -13,16 +13,11 @@ const CHAINS: usize = 12;
 /// Multiply-adds of each chain between two looks at the clock: about 10 microseconds.
 const STEPS: usize = 4096;
 
-/// f32 multiply-adds in registers on this thread, in GFLOP/s (two operations each), over at least `run_for`.
-pub fn f32_gflops(isa: Isa, run_for: Duration) -> f64 {
-    isa.run(FmaLoop { run_for })
-}
-
 /// The products of a mode in registers on this thread, in 10^9 operations per second (a multiply-add is two), over
 /// at least `run_for`.
 pub fn gflops(isa: Isa, dtype: Dtype, run_for: Duration) -> f64 {
     match dtype {
-        Dtype::F32 => f32_gflops(isa, run_for),
+        Dtype::F32 => isa.run(FmaLoop { run_for }),
         Dtype::Bf16 | Dtype::Int16 | Dtype::Int8 => isa.run_dots(DotLoop { dtype, run_for }),
     }
 }

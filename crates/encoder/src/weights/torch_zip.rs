@@ -15,9 +15,10 @@ pub(super) fn read(map: &[u8]) -> Result<HashMap<String, TensorInfo>, TorchError
         Some(entry) => TorchError::Entry { entry, why: fault.why },
         None => TorchError::Archive { why: fault.why },
     })?;
-    let pickles = || entries.iter().filter_map(|entry| entry.name.strip_suffix(PICKLE));
-    let root = pickles().next().ok_or(TorchError::Archive { why: "there is no data.pkl" })?;
-    if pickles().count() > 1 {
+    let mut pickles =
+        entries.iter().filter_map(|entry| Some((entry.name.strip_suffix(PICKLE)?, &entry.bytes)));
+    let (root, pickle) = pickles.next().ok_or(TorchError::Archive { why: "there is no data.pkl" })?;
+    if pickles.next().is_some() {
         return Err(TorchError::Archive { why: "there is more than one data.pkl" });
     }
     let by_name: HashMap<&str, Range<usize>> =
@@ -28,8 +29,7 @@ pub(super) fn read(map: &[u8]) -> Result<HashMap<String, TensorInfo>, TorchError
     {
         return Err(TorchError::Archive { why: "its numbers are not little-endian" });
     }
-    let pickle = entry(format!("{root}{PICKLE}")).unwrap_or_default();
-    let tensors = pickle::state_dict(&map[pickle])?;
+    let tensors = pickle::state_dict(&map[pickle.clone()])?;
     tensors
         .into_iter()
         .map(|(name, tensor)| {

@@ -2,7 +2,7 @@ use haul_kernels::act::Activation;
 use haul_kernels::dtype::Dtype;
 use haul_kernels::gemm::{Epilogue, PackedWeight, Scratch, linear};
 use haul_kernels::isa::Isa;
-use haul_kernels::roof::{f32_gflops, gflops, read_gb_per_s};
+use haul_kernels::roof::{gflops, read_gb_per_s};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -11,7 +11,7 @@ fn roofs_are_positive_and_take_the_time_given() {
     let buffer = vec![1.0; 1 << 16];
     for isa in Isa::available() {
         let start = Instant::now();
-        let (flops, bytes) = (f32_gflops(isa, RUN_FOR), read_gb_per_s(isa, &buffer, RUN_FOR));
+        let (flops, bytes) = (gflops(isa, Dtype::F32, RUN_FOR), read_gb_per_s(isa, &buffer, RUN_FOR));
         assert!(start.elapsed() >= 2 * RUN_FOR, "{}", isa.name());
         assert!(flops > 0.1 && flops < 10_000.0, "{} {flops} GFLOP/s", isa.name());
         assert!(bytes > 0.1 && bytes < 10_000.0, "{} {bytes} GB/s", isa.name());
@@ -31,7 +31,7 @@ fn every_dtype_has_a_roof() {
 
 /// The best of many windows shorter than a time slice: other processes may hold the core in between.
 fn best_roof(isa: Isa) -> f64 {
-    (0..40).map(|_| f32_gflops(isa, Duration::from_millis(2))).fold(0.0, f64::max)
+    (0..40).map(|_| gflops(isa, Dtype::F32, Duration::from_millis(2))).fold(0.0, f64::max)
 }
 
 /// The loop of the generic set was once compiled to scalar code: its "roof" was a sixth of what products reached.
