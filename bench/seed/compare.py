@@ -1,7 +1,12 @@
 #!/usr/bin/env python3
 """Haul and the algorithm it replaces, on the same book, model, machine and threads, one after the other.
 
-    compare.py --haul BINARY --model DIR --book FILE.epub [--venv DIR] [--threads 2] [--rounds 3]
+    compare.py --haul BINARY --model DIR --book FILE.epub [--chunker tokens|semantic] [--dtype LIST]
+               [--venv DIR] [--threads 2] [--rounds 3]
+
+With --chunker semantic Haul cuts as the seed does (--alexandria-compat): every sentence through the model, then the
+chunks and the chapters. Each dtype of the list is timed; with f32 among them, the others also say which share of
+f32's chunk ends they have.
 
 Makes the environment of `requirements.txt` in --venv when it is not there. Each round runs both and prints
 both times; the ratio is that of the medians, because machines are noisy. Haul is timed as a whole process:
@@ -11,6 +16,7 @@ imports and without loading its model.
 
 import argparse
 import json
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -26,11 +32,20 @@ def main():
     python = environment(arguments.venv)
     rounds = [one_round(arguments, python) for _ in range(arguments.rounds)]
     seed_s = statistics.median(seed["seconds"] for seed, _ in rounds)
-    haul_s = statistics.median(haul["wall_s"] for _, haul in rounds)
-    seed, haul = rounds[-1]
+    seed, hauls = rounds[-1]
     print(f"seed's algorithm: {seed_s:.1f} s, {seed['chunks']} chunks (median of {len(rounds)})")
-    print(f"haul ingest:      {haul_s:.1f} s, {haul['chunks']} chunks, {haul['tokens']} tokens, whole process")
-    print(f"ratio:            {seed_s / haul_s:.2f}x")
+    for dtype, haul in hauls.items():
+        haul_s = statistics.median(hauls[dtype]["wall_s"] for _, hauls in rounds)
+        print(f"haul ingest {dtype or ''}: {haul_s:.1f} s, {haul['chunks']} chunks, {haul['tokens']} tokens, whole process")
+        print(f"  ratio: {seed_s / haul_s:.2f}x")
+        for name, seconds in haul["passes"].items():
+            print(f"  {name}: {seconds:.1f} s of the device")
+        if dtype != "f32" and "f32" in hauls:
+            print(f"  chunk ends of f32 that it has: {100 * equal_ends(hauls['f32']['ends'], haul['ends']):.1f} %")
+
+
+def equal_ends(exact, ends):
+    return len(exact & ends) / len(exact)
 
 
 def parse_arguments():
@@ -38,6 +53,8 @@ def parse_arguments():
     parser.add_argument("--haul", required=True, type=Path)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--book", required=True, type=Path)
+    parser.add_argument("--chunker", choices=["tokens", "semantic"], default="tokens")
+    parser.add_argument("--dtype", default="", help="what Haul computes with, such as f32,int16,int8 [default: auto]")
     parser.add_argument("--venv", type=Path, default=Path("venv"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -56,31 +73,40 @@ def environment(venv):
 
 def one_round(arguments, python):
     seed = run_seed(arguments, python)
-    haul = run_haul(arguments)
-    print(f"  seed {seed['seconds']:.1f} s, haul {haul['wall_s']:.1f} s", file=sys.stderr)
-    return seed, haul
+    hauls = {dtype: run_haul(arguments, dtype) for dtype in arguments.dtype.split(",")}
+    times = ", ".join(f"haul {dtype} {haul['wall_s']:.1f} s" for dtype, haul in hauls.items())
+    print(f"  seed {seed['seconds']:.1f} s, {times}", file=sys.stderr)
+    return seed, hauls
 
 
 def run_seed(arguments, python):
     command = [python, HERE / "alexandria.py", "--model", arguments.model, "--book", arguments.book]
     command += ["--threads", str(arguments.threads), "--json"]
+    if arguments.chunker == "semantic":
+        command.append("--parents")
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def run_haul(arguments):
+def run_haul(arguments, dtype):
     with tempfile.TemporaryDirectory() as home:
         haul = [arguments.haul, "--home", home]
         add = [*haul, "model", "add", arguments.model.resolve(), "--name", "minilm", "--link"]
         subprocess.run(add, check=True, capture_output=True)
         # The roofs of a machine are measured once, not in every run.
         subprocess.run([*haul, "doctor"], check=True, capture_output=True)
-        ingest = [*haul, "ingest", arguments.book, "--store", Path(home) / "b.haul", "--model", "minilm"]
+        store = Path(home) / "b.haul"
+        ingest = [*haul, "ingest", arguments.book, "--store", store, "--model", "minilm"]
         ingest += ["--threads", str(arguments.threads), "--json", "--quiet"]
+        ingest += ["--dtype", dtype] if dtype else []
+        if arguments.chunker == "semantic":
+            ingest += ["--chunker", "semantic", "--alexandria-compat"]
         started = time.perf_counter()
         receipt = json.loads(subprocess.run(ingest, check=True, capture_output=True, text=True).stdout)
         wall_s = time.perf_counter() - started
-        chunks = next(stage["items"] for stage in receipt["stages"] if stage["name"] == "embed")
-        return {"wall_s": wall_s, "chunks": chunks, "tokens": receipt["work"]["tokens"]}
+        rows = sqlite3.connect(store).execute("SELECT end_byte FROM chunks").fetchall()
+        passes = {found["name"]: found["busy_s"] for found in receipt.get("passes", [])}
+        tokens, ends = receipt["work"]["tokens"], {end for (end,) in rows}
+        return {"wall_s": wall_s, "chunks": len(rows), "tokens": tokens, "passes": passes, "ends": ends}
 
 
 if __name__ == "__main__":

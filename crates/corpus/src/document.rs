@@ -27,6 +27,8 @@ pub struct Document {
     pub blocks: Vec<Block>,
     /// Chapters: see the type.
     pub chapters: Vec<Chapter>,
+    /// Where each page that has text begins, in order; empty for formats without pages.
+    pub pages: Vec<PageStart>,
     /// What was left out or replaced, counted.
     pub furniture: Furniture,
 }
@@ -84,6 +86,15 @@ pub struct Chapter {
     pub end: usize,
 }
 
+/// Where the text of a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageStart {
+    /// Counted from 1, whatever the page calls itself.
+    pub number: u32,
+    /// First byte of `Document::text` on the page; a paragraph may have begun on the page before.
+    pub start: usize,
+}
+
 /// Counts of what is in the file and not in the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Furniture {
@@ -107,6 +118,12 @@ pub struct Furniture {
     pub guessed_encodings: usize,
     /// Documents that the spine of a book names and the archive lacks.
     pub missing_documents: usize,
+    /// Running headers, running footers and page numbers.
+    pub running_lines: usize,
+    /// Words put together again that a line break had hyphenated.
+    pub mended_hyphens: usize,
+    /// Pieces of text that a tracked change deletes.
+    pub deleted_pieces: usize,
 }
 
 impl Furniture {
@@ -122,10 +139,20 @@ impl Furniture {
         self.replaced_characters += other.replaced_characters;
         self.guessed_encodings += other.guessed_encodings;
         self.missing_documents += other.missing_documents;
+        self.running_lines += other.running_lines;
+        self.mended_hyphens += other.mended_hyphens;
+        self.deleted_pieces += other.deleted_pieces;
     }
 }
 
 impl Document {
+    /// The page that the byte at `offset` stands on; none for formats without pages.
+    pub fn page_at(&self, offset: usize) -> Option<u32> {
+        let past = self.pages.partition_point(|page| page.start <= offset);
+        // What stands before the first page's text is whitespace at most.
+        self.pages.get(past.saturating_sub(1)).map(|page| page.number)
+    }
+
     /// Checks every promise of the offsets; the first one broken is the error. A reply of a worker is checked
     /// with this before anything slices its text.
     pub fn check(&self) -> Result<(), String> {
@@ -160,7 +187,20 @@ impl Document {
             self.check_gap(end_of_last, block.start)?;
             end_of_last = block.end;
         }
-        self.check_gap(end_of_last, self.text.len())
+        self.check_gap(end_of_last, self.text.len())?;
+        self.check_pages()
+    }
+
+    fn check_pages(&self) -> Result<(), String> {
+        let mut last = PageStart { number: 0, start: 0 };
+        for page in &self.pages {
+            if page.number <= last.number || page.start < last.start || page.start > self.text.len() {
+                return Err(format!("page {} starts at {} after {last:?}", page.number, page.start));
+            }
+            self.check_boundary(page.start)?;
+            last = *page;
+        }
+        Ok(())
     }
 
     fn check_gap(&self, start: usize, end: usize) -> Result<(), String> {
@@ -193,6 +233,10 @@ pub enum Format {
     Html,
     /// One JSON object a line: `{"id", "title", "text", ...}`.
     JsonLines,
+    /// PDF.
+    Pdf,
+    /// Word documents since 2007.
+    Docx,
 }
 
 impl Format {
@@ -204,6 +248,8 @@ impl Format {
             "md" | "markdown" => Some(Format::Markdown),
             "html" | "htm" | "xhtml" => Some(Format::Html),
             "jsonl" | "ndjson" => Some(Format::JsonLines),
+            "pdf" => Some(Format::Pdf),
+            "docx" | "docm" => Some(Format::Docx),
             _ => None,
         }
     }
@@ -216,6 +262,8 @@ impl Format {
             Format::Markdown => "markdown",
             Format::Html => "html",
             Format::JsonLines => "json_lines",
+            Format::Pdf => "pdf",
+            Format::Docx => "docx",
         }
     }
 }

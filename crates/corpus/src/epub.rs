@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
+use crate::archive::Archive;
 use crate::chapters;
 use crate::document::{BlockKind, Chapter, Document, Furniture};
 use crate::encoding;
@@ -11,11 +12,9 @@ use crate::limits::Limits;
 use crate::markup::Dialect;
 use crate::verdict::{ParseFailure, Verdict};
 
-use archive::Archive;
 use contents::Entry;
 use package::Package;
 
-mod archive;
 mod contents;
 mod encryption;
 mod package;

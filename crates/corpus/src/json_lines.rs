@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::document::Document;
 use crate::encoding::Decoded;
 use crate::limits::Limits;
-use crate::parse::{Parsed, unreadable};
+use crate::parse::{Event, Parsed, unreadable};
 use crate::verdict::{ParseFailure, Verdict};
 use crate::{language, text};
 
@@ -23,7 +23,7 @@ const ID_PREFIX: &str = "id ";
 pub(crate) fn read(
     file: File,
     limits: &Limits,
-    emit: &mut dyn FnMut(Parsed) -> ControlFlow<()>,
+    emit: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<(), ParseFailure> {
     let mut reader = BufReader::new(file);
     let mut seen = HashSet::new();
@@ -46,7 +46,7 @@ pub(crate) fn read(
             parse_line(content, number, &mut seen)
         };
         documents += 1;
-        if emit(parsed).is_break() {
+        if emit(Event::Document(Box::new(parsed))).is_break() {
             return Ok(());
         }
     }

@@ -3,8 +3,10 @@
 //! [`source::list`] finds files, a [`worker::Worker`] reads each in another process into
 //! [`document::Document`]s (one text, and where its blocks and chapters stand in it), and
 //! [`chunk::by_tokens`] cuts a document into pieces that fit a model, given the offsets of its tokens.
+//! [`calibre::read`] says what a Calibre library knows of its books.
 //!
-//! This crate never fetches anything that a file refers to, never writes a file, and does not know models,
+//! This crate never fetches anything that a file refers to, never writes beside its input (a Calibre database is
+//! copied to a scratch folder that the caller names), and does not know models,
 //! vectors or stores. Parsers of files run in worker processes that limit themselves.
 //!
 //! ```
@@ -27,15 +29,20 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod calibre;
 pub mod chunk;
 pub mod document;
 pub mod limits;
 pub mod parse;
+pub mod pdf;
+pub mod readers;
 pub mod source;
 pub mod verdict;
 pub mod worker;
 
+mod archive;
 mod chapters;
+mod docx;
 mod encoding;
 mod epub;
 mod html;
@@ -43,6 +50,10 @@ mod json_lines;
 mod language;
 mod markdown;
 mod markup;
+#[cfg(unix)]
+mod path_unix;
+#[cfg(any(windows, test))]
+mod path_windows;
 mod sentence;
 mod sniff;
 mod text;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::Format;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -24,8 +26,12 @@ pub struct Limits {
     pub text_bytes: u64,
     /// Bytes of one reply frame of the worker.
     pub reply_bytes: u64,
-    /// Address space of the worker process.
+    /// Address space of the worker process; of a PDF, see [`Limits::of_file`].
     pub memory_bytes: u64,
+    /// Address space of the worker process for a PDF, to which twice the size of the file is added.
+    pub pdf_memory_bytes: u64,
+    /// Pages of a PDF.
+    pub pdf_pages: u32,
     /// CPU time of one document.
     pub cpu_seconds: u64,
     /// Wall-clock time from asking to one document's reply; time the caller spends on a reply is not counted.
@@ -43,10 +49,32 @@ impl Limits {
         text_bytes: 64 * MIB,
         reply_bytes: 256 * MIB,
         memory_bytes: 2 * GIB,
+        pdf_memory_bytes: 512 * MIB,
+        pdf_pages: 20_000,
         cpu_seconds: 30,
         wall_seconds: 60,
     };
+
+    /// What a file of this format and size may cost. The work in a PDF grows with its size: it gets twice its bytes
+    /// of memory, and 2 s of CPU time and 4 s of wall-clock time for each MiB, on top of what every file gets.
+    #[must_use]
+    pub fn of_file(&self, format: Format, size_bytes: u64) -> Limits {
+        if format != Format::Pdf {
+            return self.clone();
+        }
+        let size_mib = size_bytes / MIB;
+        Limits {
+            memory_bytes: self.pdf_memory_bytes + 2 * size_bytes,
+            cpu_seconds: self.cpu_seconds + PDF_CPU_SECONDS_PER_MIB * size_mib,
+            wall_seconds: self.wall_seconds + PDF_WALL_SECONDS_PER_MIB * size_mib,
+            ..self.clone()
+        }
+    }
 }
+
+const PDF_CPU_SECONDS_PER_MIB: u64 = 2;
+/// Twice the CPU time, for machines that are busy with other files.
+const PDF_WALL_SECONDS_PER_MIB: u64 = 4;
 
 /// Nesting of a table of contents.
 pub(crate) const DEPTH_MAX: usize = 256;
@@ -58,3 +86,16 @@ pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 64 * KIB as usize;
 pub(crate) const TITLE_BYTES_MAX: usize = KIB as usize;
 /// Directory levels below a listed root.
 pub(crate) const FOLDER_DEPTH_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pdf_may_cost_more_the_larger_it_is() {
+        let large = Limits::DEFAULT.of_file(Format::Pdf, 331 * MIB);
+        assert_eq!(large.memory_bytes, (512 + 662) * MIB);
+        assert_eq!((large.cpu_seconds, large.wall_seconds), (30 + 662, 60 + 1324));
+        assert_eq!(Limits::DEFAULT.of_file(Format::Epub, 331 * MIB), Limits::DEFAULT);
+    }
+}

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Document, Format};
 use crate::limits::Limits;
+use crate::readers::Setup;
 use crate::verdict::{ParseFailure, Verdict};
-use crate::{encoding, epub, html, json_lines, language, markdown, sniff, text};
+use crate::{docx, encoding, epub, html, json_lines, language, markdown, pdf, sniff, text};
 
 /// Changes when the same file gives other documents; part of the pipeline fingerprint.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,15 +26,26 @@ pub struct Parsed {
     pub document: Result<Document, ParseFailure>,
 }
 
+/// What a reader has to say while it reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A document is read.
+    Document(Box<Parsed>),
+    /// A page was recognised; the limits of time count from here again, for a page takes seconds and there is no
+    /// saying from the size of a file how many there are.
+    PageRecognised,
+}
+
 /// Reads the file at `path` as `format` and hands each of its documents to `emit`, in order, as it is read; a
 /// `Break` from `emit` ends the reading. An error says why the file as a whole, or the rest of it, was not
 /// read.
 pub fn parse(
     path: &Path,
     format: Format,
-    limits: &Limits,
-    emit: &mut dyn FnMut(Parsed) -> ControlFlow<()>,
+    setup: &Setup,
+    emit: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<(), ParseFailure> {
+    let limits = &setup.limits;
     let mut file = open(path)?;
     sniff::check(&mut file, format)?;
     if format == Format::JsonLines {
@@ -41,6 +53,8 @@ pub fn parse(
     }
     let mut document = match format {
         Format::Epub => epub::read(file, limits)?,
+        Format::Docx => docx::read(file, limits)?,
+        Format::Pdf => pdf::read(path, setup, &mut || emit(Event::PageRecognised))?,
         Format::Html => html::document(encoding::decode_markup(read_bytes(&mut file, limits)?), limits)?,
         Format::Markdown => markdown::document(encoding::decode(read_bytes(&mut file, limits)?)),
         Format::Text | Format::JsonLines => text::document(encoding::decode(read_bytes(&mut file, limits)?)),
@@ -50,7 +64,7 @@ pub fn parse(
     }
     document.detected_language = language::detect(&document.text);
     // A `Break` after the last document has nothing left to end.
-    match emit(Parsed { part: None, document: Ok(document) }) {
+    match emit(Event::Document(Box::new(Parsed { part: None, document: Ok(document) }))) {
         ControlFlow::Continue(()) | ControlFlow::Break(()) => Ok(()),
     }
 }

@@ -14,14 +14,14 @@ const SNIFFED_BYTES: u64 = 8 << 10;
 const MAGIC: [(&[u8], &str); 16] = [
     (b"PK\x03\x04", "a zip archive"),
     (b"PK\x05\x06", "an empty zip archive"),
-    (b"%PDF-", "a PDF"),
+    (PDF_MAGIC, "a PDF"),
     (b"\x1f\x8b", "gzip data"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"BZh", "bzip2 data"),
     (b"\xfd7zXZ", "xz data"),
     (b"\x28\xb5\x2f\xfd", "zstd data"),
-    (b"\xd0\xcf\x11\xe0", "an old Office document"),
+    (b"\xd0\xcf\x11\xe0", OLD_OFFICE),
     (b"{\\rtf", "an RTF document"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -29,6 +29,9 @@ const MAGIC: [(&[u8], &str); 16] = [
     (b"\x7fELF", "a program"),
     (b"SQLite format 3\0", "an SQLite database"),
 ];
+const PDF_MAGIC: &[u8] = b"%PDF-";
+const PDF_MAGIC_WITHIN_BYTES: usize = 1024;
+const OLD_OFFICE: &str = "an old Office document";
 const MOBI_MAGIC_AT: usize = 60;
 const MOBI_MAGIC: &[u8] = b"BOOKMOBI";
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -48,14 +51,22 @@ fn check_start(start: &[u8], format: Format) -> Result<(), ParseFailure> {
         Err(ParseFailure::new(Verdict::Unsupported, why))
     };
     let binary = binary_kind(start);
-    if format == Format::Epub {
+    if format == Format::Pdf {
+        return check_pdf(start, binary);
+    }
+    if matches!(format, Format::Epub | Format::Docx) {
         return match binary {
             Some(kind) if kind.ends_with("zip archive") => Ok(()),
+            // Word puts a document with a password into the shell of an old one.
+            Some(kind) if kind == OLD_OFFICE && format == Format::Docx => {
+                let why = "encrypted, or an old Word document under the name of a new one";
+                Err(ParseFailure::new(Verdict::Drm, why))
+            }
             Some(kind) => unsupported(kind),
             None if looks_like_html(start) => unsupported("HTML"),
             None => {
-                let first = String::from_utf8_lossy(&start[..start.len().min(8)]).into_owned();
-                let why = format!("not a zip archive, as an EPUB is: it starts with {first:?}");
+                let is = if format == Format::Docx { "a Word document" } else { "an EPUB" };
+                let why = format!("not a zip archive, as {is} is: it starts with {:?}", first_letters(start));
                 Err(ParseFailure::new(Verdict::Corrupt, why))
             }
         };
@@ -64,6 +75,28 @@ fn check_start(start: &[u8], format: Format) -> Result<(), ParseFailure> {
         Some(kind) => unsupported(kind),
         None => Ok(()),
     }
+}
+
+/// Readers find the mark of a PDF behind other bytes too; old mail gateways put some there.
+fn check_pdf(start: &[u8], binary: Option<&'static str>) -> Result<(), ParseFailure> {
+    let head = &start[..start.len().min(PDF_MAGIC_WITHIN_BYTES)];
+    if head.windows(PDF_MAGIC.len()).any(|window| window == PDF_MAGIC) {
+        return Ok(());
+    }
+    match binary {
+        Some(kind) if !kind.starts_with("binary") => {
+            let why = format!("named as pdf, but its content is {kind}");
+            Err(ParseFailure::new(Verdict::Unsupported, why))
+        }
+        _ => {
+            let why = format!("not a PDF: it starts with {:?}", first_letters(start));
+            Err(ParseFailure::new(Verdict::Corrupt, why))
+        }
+    }
+}
+
+fn first_letters(start: &[u8]) -> String {
+    String::from_utf8_lossy(&start[..start.len().min(8)]).into_owned()
 }
 
 fn binary_kind(start: &[u8]) -> Option<&'static str> {

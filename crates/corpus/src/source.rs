@@ -8,6 +8,10 @@ use std::time::SystemTime;
 
 use crate::document::Format;
 use crate::limits::FOLDER_DEPTH_MAX;
+#[cfg(unix)]
+use crate::path_unix as system;
+#[cfg(windows)]
+use crate::path_windows as system;
 use crate::verdict::{ParseFailure, Verdict};
 
 /// Lists the files under `paths` (files and folders), sorted by path within each of them.
@@ -29,6 +33,15 @@ pub fn list(paths: &[PathBuf]) -> Result<Listing, SourceError> {
         }
     }
     Ok(walk.listing)
+}
+
+/// A path with its links resolved, so that the working directory does not matter, in the form that people type: on
+/// Windows without `\\?\`, a share as `\\server\share`.
+///
+/// # Errors
+/// Nothing is there, or it cannot be reached.
+pub fn absolute(path: &Path) -> io::Result<PathBuf> {
+    system::absolute(path)
 }
 
 /// The files under some paths.

@@ -26,6 +26,8 @@ pub enum Verdict {
     TooLarge,
     /// The reader itself failed: a crash, a signal, an I/O error.
     Failed,
+    /// Left out because the user's own rules say so.
+    Skipped,
 }
 
 impl Verdict {
@@ -41,6 +43,7 @@ impl Verdict {
             Verdict::Timeout => "timeout",
             Verdict::TooLarge => "too_large",
             Verdict::Failed => "failed",
+            Verdict::Skipped => "skipped",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Parsing in another process, so that a file which crashes, hangs or bloats its parser costs only itself.
 //!
 //! [`Worker`] is the process as the pipeline sees it, [`serve`] what runs inside it. They speak frames over the
-//! worker's stdin and stdout: the limits first, then one request a file, answered by a frame for each document
+//! worker's stdin and stdout: the setup first, then one request a file, answered by a frame for each document
 //! and a last one. One document at a time is in memory, however many a file holds.
 
 use std::io::{self, Read, Write};
@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::Format;
 use crate::limits::Limits;
-use crate::parse::{self, Parsed};
+use crate::parse::{self, Event, Parsed};
+use crate::pdf;
+use crate::readers::Setup;
 use crate::verdict::{ParseFailure, Verdict};
 use crate::worker_unix as system;
 
@@ -25,12 +27,12 @@ pub use frame::FrameError;
 mod frame;
 
 /// Both sides must speak the same frames; the worker says this number first.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// Time for a fresh worker to say that it is ready.
 const START_SECONDS: u64 = 20;
 /// Replies waiting between the worker and the caller, besides the one being read.
 const REPLIES_MAX: usize = 1;
-/// Bytes of a request frame: one path and a format.
+/// Bytes of a request frame: one path, a format and limits; or the setup.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// The last bytes of the worker's stderr that are kept to say why it died.
 const STDERR_TAIL_BYTES: usize = 4 << 10;
@@ -39,17 +41,16 @@ const STDERR_TAIL_BYTES: usize = 4 << 10;
 pub struct Worker {
     program: PathBuf,
     args: Vec<String>,
-    limits: Limits,
+    setup: Setup,
     process: Process,
 }
 
 impl Worker {
-    /// Starts `program args...`, which must call [`serve`] on its stdin and stdout. The process works under
-    /// `limits`.
-    pub fn spawn(program: &Path, args: &[&str], limits: &Limits) -> Result<Worker, WorkerError> {
+    /// Starts `program args...`, which must call [`serve`] on its stdin and stdout.
+    pub fn spawn(program: &Path, args: &[&str], setup: &Setup) -> Result<Worker, WorkerError> {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let process = Process::start(program, &args, limits)?;
-        Ok(Worker { program: program.to_path_buf(), args, limits: limits.clone(), process })
+        let process = Process::start(program, &args, setup)?;
+        Ok(Worker { program: program.to_path_buf(), args, setup: setup.clone(), process })
     }
 
     /// Reads one file and hands its documents to `emit` as they come; a `Break` ends the reading and the
@@ -65,20 +66,40 @@ impl Worker {
         let Some(path) = path.to_str() else {
             return Err(ParseFailure::new(Verdict::Unsupported, "the path is not UTF-8"));
         };
-        let patience = Duration::from_secs(self.limits.wall_seconds);
-        self.begin(&Request { path: path.to_owned(), format }, patience)?;
+        // A file that cannot be looked at gets the limits of an empty one; the worker says what is wrong with it.
+        let size_bytes = std::fs::metadata(path).map_or(0, |facts| facts.len());
+        let limits = self.setup.limits.of_file(format, size_bytes);
+        let request = Request { path: path.to_owned(), format, limits };
+        match self.parse_once(&request, emit) {
+            // Files before this one may have left the process too little of its address space.
+            Ended::OutOfMemory { files_before: 1.., .. } => self.parse_once(&request, emit).into_result(),
+            ended => ended.into_result(),
+        }
+    }
+
+    fn parse_once(&mut self, request: &Request, emit: &mut dyn FnMut(Parsed) -> ControlFlow<()>) -> Ended {
+        let patience = Duration::from_secs(request.limits.wall_seconds);
+        if let Err(failure) = self.begin(request, patience) {
+            return Ended::Result(Err(failure));
+        }
         let mut documents = 0usize;
         loop {
             let parsed = match self.process.receive(patience) {
                 Ok(Reply::Document(parsed)) => check(*parsed),
-                Ok(Reply::Done(result)) => return result,
-                Ok(Reply::Ready { .. } | Reply::Begun) => return Err(self.end(documents, Death::Garbled)),
-                Err(death) => return Err(self.end(documents, death)),
+                Ok(Reply::PageRecognised) => continue,
+                Ok(Reply::Done(result)) => {
+                    self.process.files += 1;
+                    return Ended::Result(result);
+                }
+                Ok(Reply::Ready { .. } | Reply::Begun) => {
+                    return self.end(documents, Death::Garbled, &request.limits);
+                }
+                Err(death) => return self.end(documents, death, &request.limits),
             };
             documents += 1;
             if emit(parsed).is_break() {
                 self.process.kill();
-                return Ok(());
+                return Ended::Result(Ok(()));
             }
         }
     }
@@ -98,31 +119,53 @@ impl Worker {
         })?;
         match self.process.receive(patience) {
             Ok(Reply::Begun) => Ok(()),
-            Ok(_) => Err(self.end(0, Death::Garbled)),
-            Err(death) => Err(self.end(0, death)),
+            Ok(_) => self.end(0, Death::Garbled, &request.limits).into_result(),
+            Err(death) => self.end(0, death, &request.limits).into_result(),
         }
     }
 
     fn restart(&mut self) -> Result<(), ParseFailure> {
-        self.process = Process::start(&self.program, &self.args, &self.limits).map_err(|error| {
+        self.process = Process::start(&self.program, &self.args, &self.setup).map_err(|error| {
             ParseFailure::new(Verdict::Failed, format!("cannot start a fresh worker: {error}"))
         })?;
         Ok(())
     }
 
     /// Ends the process and says why, as the verdict of the file it was reading.
-    fn end(&mut self, documents: usize, death: Death) -> ParseFailure {
-        let failure = self.process.post_mortem(death, &self.limits);
+    fn end(&mut self, documents: usize, death: Death, limits: &Limits) -> Ended {
+        let failure = self.process.post_mortem(death, limits);
+        let files_before = self.process.files;
         match documents {
-            0 => failure,
-            _ => ParseFailure { why: format!("after {documents} documents: {}", failure.why), ..failure },
+            0 if failure.verdict == Verdict::TooLarge => Ended::OutOfMemory { failure, files_before },
+            0 => Ended::Result(Err(failure)),
+            _ => Ended::Result(Err(ParseFailure {
+                why: format!("after {documents} documents: {}", failure.why),
+                ..failure
+            })),
         }
     }
 }
 
-/// The main loop of a worker process: sets its own resource limits as the first frame says, then answers
-/// requests until `requests` ends. Limits: address space, CPU time for each document, no core dump, no bytes
-/// written to files. Nothing but `replies` may write to the stream behind it.
+/// How the reading of a file ended.
+enum Ended {
+    /// By the parser, or by a death that is the file's.
+    Result(Result<(), ParseFailure>),
+    /// By the limit of memory, before a document came, in a process that had read as many files before.
+    OutOfMemory { failure: ParseFailure, files_before: usize },
+}
+
+impl Ended {
+    fn into_result(self) -> Result<(), ParseFailure> {
+        match self {
+            Ended::Result(result) => result,
+            Ended::OutOfMemory { failure, .. } => Err(failure),
+        }
+    }
+}
+
+/// The main loop of a worker process: limits itself, loads the libraries that the first frame names, then answers
+/// requests until `requests` ends. Limits: address space for each file, CPU time for each document, no core dump,
+/// no bytes written to files. Nothing but `replies` may write to the stream behind it.
 pub fn serve(requests: impl Read, replies: impl Write) -> Result<(), WorkerError> {
     serve_with(requests, replies, parse::parse)
 }
@@ -132,17 +175,22 @@ pub fn serve(requests: impl Read, replies: impl Write) -> Result<(), WorkerError
 pub fn serve_with(
     mut requests: impl Read,
     mut replies: impl Write,
-    parser: impl Fn(&Path, Format, &Limits, &mut dyn FnMut(Parsed) -> ControlFlow<()>) -> Result<(), ParseFailure>,
+    parser: impl Fn(&Path, Format, &Setup, &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), ParseFailure>,
 ) -> Result<(), WorkerError> {
-    let Some(limits) = frame::read::<Limits>(&mut requests, REQUEST_BYTES_MAX)? else {
+    let Some(mut setup) = frame::read::<Setup>(&mut requests, REQUEST_BYTES_MAX)? else {
         return Ok(());
     };
-    system::limit_process(limits.memory_bytes).map_err(WorkerError::Limit)?;
-    frame::write(&mut replies, &Reply::Ready { protocol: PROTOCOL }, limits.reply_bytes)?;
+    system::limit_process().map_err(WorkerError::Limit)?;
+    system::limit_memory(setup.limits.memory_bytes).map_err(WorkerError::Limit)?;
+    let reply_bytes = setup.limits.reply_bytes;
+    let unusable = pdf::load(&setup.readers).err();
+    frame::write(&mut replies, &Reply::Ready { protocol: PROTOCOL, unusable }, reply_bytes)?;
     while let Some(request) = frame::read::<Request>(&mut requests, REQUEST_BYTES_MAX)? {
-        frame::write(&mut replies, &Reply::Begun, limits.reply_bytes)?;
-        let result = answer(&request, &limits, &mut replies, &parser)?;
-        frame::write(&mut replies, &Reply::Done(result), limits.reply_bytes)?;
+        setup.limits = request.limits.clone();
+        system::limit_memory(setup.limits.memory_bytes).map_err(WorkerError::Limit)?;
+        frame::write(&mut replies, &Reply::Begun, reply_bytes)?;
+        let result = answer(&request, &setup, &mut replies, &parser)?;
+        frame::write(&mut replies, &Reply::Done(result), reply_bytes)?;
     }
     Ok(())
 }
@@ -150,18 +198,14 @@ pub fn serve_with(
 /// Parses one file. The outer error is a broken pipe, the inner result the file's.
 fn answer(
     request: &Request,
-    limits: &Limits,
+    setup: &Setup,
     replies: &mut impl Write,
-    parser: &impl Fn(
-        &Path,
-        Format,
-        &Limits,
-        &mut dyn FnMut(Parsed) -> ControlFlow<()>,
-    ) -> Result<(), ParseFailure>,
+    parser: &impl Fn(&Path, Format, &Setup, &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), ParseFailure>,
 ) -> Result<Result<(), ParseFailure>, WorkerError> {
+    let limits = &setup.limits;
     let mut broken = None;
-    let mut emit = |parsed: Parsed| {
-        let sent = send_document(parsed, replies, limits)
+    let mut emit = |event: Event| {
+        let sent = send(event, replies, limits)
             .and_then(|()| system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit));
         match sent {
             Ok(()) => ControlFlow::Continue(()),
@@ -173,11 +217,18 @@ fn answer(
     };
     system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit)?;
     let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        parser(Path::new(&request.path), request.format, limits, &mut emit)
+        parser(Path::new(&request.path), request.format, setup, &mut emit)
     }));
     match broken {
         Some(error) => Err(error),
         None => Ok(parsed.unwrap_or_else(|panic| Err(panicked(&*panic)))),
+    }
+}
+
+fn send(event: Event, replies: &mut impl Write, limits: &Limits) -> Result<(), WorkerError> {
+    match event {
+        Event::Document(parsed) => send_document(*parsed, replies, limits),
+        Event::PageRecognised => Ok(frame::write(replies, &Reply::PageRecognised, limits.reply_bytes)?),
     }
 }
 
@@ -221,6 +272,14 @@ pub enum WorkerError {
         /// What it did instead.
         why: String,
     },
+    /// A library that the readers should use cannot be used.
+    #[error("{}: {why}", library.display())]
+    Library {
+        /// The library.
+        library: PathBuf,
+        /// What is wrong with it, with the symbol it lacks if it lacks one.
+        why: String,
+    },
     /// The stream between the two processes broke.
     #[error("the stream between worker and caller broke: {0}")]
     Stream(#[from] FrameError),
@@ -236,6 +295,10 @@ impl WorkerError {
             WorkerError::Spawn { .. } | WorkerError::NotAWorker { .. } => {
                 Some("the worker is the program itself; install all of one version again")
             }
+            WorkerError::Library { .. } => Some(
+                "pdfium is in the Python package pypdfium2, of the version that `./dev pdfium` fetches; name its \
+                 library with --pdfium, or take this one away to read PDFs without pdfium",
+            ),
             WorkerError::Limit(_) => Some("the limits in force (`ulimit -a`) are lower than a worker needs"),
             WorkerError::Stream(_) => None,
         }
@@ -246,17 +309,27 @@ impl WorkerError {
 struct Request {
     path: String,
     format: Format,
+    limits: Limits,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Reply {
     Ready {
         protocol: u32,
+        unusable: Option<Unusable>,
     },
     /// A request has come; from here on, a crash is the file's.
     Begun,
     Document(Box<Parsed>),
+    PageRecognised,
     Done(Result<(), ParseFailure>),
+}
+
+/// A library of the setup that cannot be used, and why.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Unusable {
+    pub(crate) library: PathBuf,
+    pub(crate) why: String,
 }
 
 /// How a process stopped answering.
@@ -286,12 +359,18 @@ struct Process {
     requests: Option<ChildStdin>,
     replies: Receiver<Result<Reply, FrameError>>,
     stderr: Option<JoinHandle<Vec<u8>>>,
+    /// Files read to their end.
+    files: usize,
+    /// Whether its end was seen, so that nothing has its number for sure any more.
+    waited_for: bool,
 }
 
 impl Process {
-    fn start(program: &Path, args: &[String], limits: &Limits) -> Result<Process, WorkerError> {
+    fn start(program: &Path, args: &[String], setup: &Setup) -> Result<Process, WorkerError> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A backtrace would push the words that say why it died out of the tail that is kept.
+        command.env("RUST_BACKTRACE", "0");
         system::detach_from_terminal(&mut command);
         let spawn_error = |error| WorkerError::Spawn { program: program.to_path_buf(), error };
         let mut child = command.spawn().map_err(spawn_error)?;
@@ -301,24 +380,35 @@ impl Process {
             return Err(spawn_error(io::Error::other("a piped stream is missing")));
         };
         let (sender, replies) = sync_channel(REPLIES_MAX);
-        let reply_bytes = limits.reply_bytes;
+        let reply_bytes = setup.limits.reply_bytes;
         thread::spawn(move || read_replies(stdout, reply_bytes, &sender));
         let stderr = Some(thread::spawn(move || tail(stderr)));
-        let mut process = Process { child, requests: Some(requests), replies, stderr };
-        process
-            .handshake(limits)
+        let mut process =
+            Process { child, requests: Some(requests), replies, stderr, files: 0, waited_for: false };
+        let unusable = process
+            .handshake(setup)
             .map_err(|why| WorkerError::NotAWorker { program: program.to_path_buf(), why })?;
-        Ok(process)
+        match unusable {
+            Some(Unusable { library, why }) => Err(WorkerError::Library { library, why }),
+            None => Ok(process),
+        }
     }
 
-    fn handshake(&mut self, limits: &Limits) -> Result<(), String> {
-        self.send(limits).map_err(|error| error.to_string())?;
+    fn handshake(&mut self, setup: &Setup) -> Result<Option<Unusable>, String> {
+        self.send(setup).map_err(|error| error.to_string())?;
         match self.receive(Duration::from_secs(START_SECONDS)) {
-            Ok(Reply::Ready { protocol: PROTOCOL }) => Ok(()),
-            Ok(Reply::Ready { protocol }) => Err(format!("it speaks protocol {protocol}, not {PROTOCOL}")),
+            Ok(Reply::Ready { protocol: PROTOCOL, unusable }) => Ok(unusable),
+            Ok(Reply::Ready { protocol, .. }) => {
+                Err(format!("it speaks protocol {protocol}, not {PROTOCOL}"))
+            }
             Ok(_) | Err(Death::Garbled) => Err("it answered something else".to_owned()),
             Err(Death::Silent) => Err(format!("it was silent for {START_SECONDS} s")),
-            Err(Death::Ended) => Err(self.post_mortem(Death::Ended, limits).why),
+            Err(Death::Ended) => {
+                let loading = setup.readers.pdfium.as_ref();
+                let loading =
+                    loading.map_or_else(String::new, |found| format!(", with {}", found.library.display()));
+                Err(self.post_mortem(Death::Ended, &setup.limits).why + &loading)
+            }
         }
     }
 
@@ -339,21 +429,25 @@ impl Process {
     }
 
     fn is_running(&mut self) -> bool {
-        self.requests.is_some() && matches!(self.child.try_wait(), Ok(None))
+        let ended = !matches!(self.child.try_wait(), Ok(None));
+        self.waited_for |= ended;
+        self.requests.is_some() && !ended
     }
 
-    /// Ends the process, if it has not ended yet.
+    /// Ends the process and what it runs. Before it is waited for: its number, and that of its group, may be another's
+    /// afterwards.
     fn kill(&mut self) {
         self.requests = None;
-        let ended = self.child.kill().and_then(|()| self.child.wait());
+        if std::mem::replace(&mut self.waited_for, true) {
+            return;
+        }
+        let ended = system::kill_group(&mut self.child).and_then(|()| self.child.wait());
         debug_assert!(ended.is_ok(), "a child of ours can be killed and waited for: {ended:?}");
     }
 
     fn post_mortem(&mut self, death: Death, limits: &Limits) -> ParseFailure {
         self.requests = None;
-        if !matches!(death, Death::Ended) {
-            self.kill();
-        }
+        self.kill();
         let status = self.child.wait();
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let stderr = String::from_utf8_lossy(&stderr);

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::limits::Limits;
@@ -14,11 +14,17 @@ use crate::verdict::{ParseFailure, Verdict};
 const OUT_OF_MEMORY: &str = "memory allocation of";
 const STACK_OVERFLOW: &str = "has overflowed its stack";
 
-/// Limits this process for good: address space, no core dump, no bytes written to files.
-pub(crate) fn limit_process(memory_bytes: u64) -> io::Result<()> {
-    lower(Resource::As, memory_bytes)?;
+/// Limits this process for good: no core dump, no bytes written to files.
+pub(crate) fn limit_process() -> io::Result<()> {
     lower(Resource::Core, 0)?;
     lower(Resource::Fsize, 0)
+}
+
+/// Limits the address space of this process until the next file.
+pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+    let maximum = getrlimit(Resource::As).maximum;
+    let current = maximum.map_or(bytes, |maximum| maximum.min(bytes));
+    Ok(setrlimit(Resource::As, Rlimit { current: Some(current), maximum })?)
 }
 
 /// Lets this process use `seconds` more of CPU time; the system kills it when they are over.
@@ -41,6 +47,15 @@ fn lower(resource: Resource, limit: u64) -> io::Result<()> {
 /// its workers, and must not read as a crash of the file in work.
 pub(crate) fn detach_from_terminal(command: &mut Command) {
     command.process_group(0);
+}
+
+/// Ends a worker and the programs that it runs: its group is its own.
+pub(crate) fn kill_group(child: &mut Child) -> io::Result<()> {
+    match kill_process_group(Pid::from_child(child), Signal::KILL) {
+        // It has ended already, or has not yet made the group.
+        Err(_) => child.kill(),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Why a worker ended in the middle of a file.

@@ -60,6 +60,17 @@ impl Tokenizer {
         [&self.before, ids, &self.after].concat()
     }
 
+    /// Whether a text cut beside a space or a line feed has the ids of its parts: so it is where words are parted at
+    /// white space before anything else, and what is done to a text before is done to each character.
+    pub fn is_local_at_spaces(&self) -> bool {
+        use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
+        let parts_words =
+            matches!(self.inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)));
+        let by_character =
+            matches!(self.inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)));
+        parts_words && by_character
+    }
+
     /// One more than the largest id that this tokenizer can give.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)

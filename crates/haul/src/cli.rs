@@ -1,8 +1,11 @@
 //! What can be typed. Argument types only: nothing here opens a file or looks at the machine.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use haul_corpus::document::Format;
+use haul_jobs::ingest::FORMATS;
 use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
 
@@ -51,7 +54,9 @@ pub(crate) enum LogLevel {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Read books and documents into a searchable library
-    Ingest(IngestArgs),
+    Ingest(Box<IngestArgs>),
+    /// Show what was ingested, how fast, and what failed, as a page
+    Report(ReportArgs),
     /// Find passages in a library
     Search(SearchArgs),
     /// Measure search quality against judgments
@@ -117,23 +122,14 @@ pub(crate) struct StoreArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct IngestArgs {
-    /// Files and folders: EPUB, HTML, Markdown, text, JSONL of {"id","title","text"}
-    #[arg(required = true, value_name = "PATH")]
+    /// Calibre libraries, files and folders: EPUB, PDF, DOCX, HTML, Markdown, text, JSONL of {"id","title","text"}
+    #[arg(required_unless_present = "files_from", value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArg,
     /// A model's name or folder; needed when the library is new
     #[arg(long, env = "HAUL_MODEL", value_name = "NAME", hide_env_values = true)]
     pub(crate) model: Option<String>,
-    /// How documents are cut
-    #[arg(long, value_name = "KIND")]
-    pub(crate) chunker: Option<ChunkerArg>,
-    /// Tokens of a chunk, special tokens not counted [default: what the model takes]
-    #[arg(long, value_name = "N")]
-    pub(crate) chunk_tokens: Option<usize>,
-    /// Sentences of a chunk that the next one repeats [default: 0]
-    #[arg(long, value_name = "SENTENCES")]
-    pub(crate) overlap: Option<usize>,
     /// Longest sequence given to the model [default: what the model's files say]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
@@ -144,15 +140,202 @@ pub(crate) struct IngestArgs {
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) collection: String,
     /// Remove documents whose files are gone
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["calibre_id", "author", "title", "tag", "language"])]
     pub(crate) prune: bool,
     /// Also write the receipt here
     #[arg(long, value_name = "FILE")]
     pub(crate) receipt: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) select: SelectArgs,
+    #[command(flatten)]
+    pub(crate) readers: ReaderArgs,
+    #[command(flatten)]
+    pub(crate) chunks: ChunkArgs,
+    #[command(flatten)]
     pub(crate) dtype: DtypeArg,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// How long and how large a run may be.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub(crate) struct RunArgs {
+    /// Say what the run will take, from a sample of the files, and stop
+    #[arg(long, conflicts_with = "receipt")]
+    pub(crate) plan: bool,
+    /// Memory that the run and its workers may take together, such as 4G or 512M [default: three quarters of what is
+    /// free]
+    #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount)]
+    pub(crate) memory: Option<u64>,
+}
+
+/// Bytes, in binary units where one is named.
+pub(crate) fn amount(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        "T" | "TB" | "TIB" => 1_u64 << 40,
+        unit => return Err(format!("`{unit}` is no unit of memory (K, M, G, T)")),
+    };
+    let number = digits.trim().parse::<u64>().map_err(|_| "not a whole number of bytes".to_owned())?;
+    number.checked_mul(factor).ok_or_else(|| "more bytes than there are".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// The folder for report.html, report.md and report.json; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// How PDFs are read.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "PDF")]
+pub(crate) struct ReaderArgs {
+    /// The pdfium library [default: libpdfium.so beside haul or in HAUL_HOME/backends, else a reader of haul's own]
+    #[arg(long, env = "HAUL_PDFIUM", value_name = "FILE", hide_env_values = true)]
+    pub(crate) pdfium: Option<PathBuf>,
+    /// Recognise pages that are pictures with the tesseract command; without it they are listed
+    #[arg(long)]
+    pub(crate) ocr: bool,
+    /// Languages for tesseract, such as eng+deu [default: tesseract's own]
+    #[arg(long, requires = "ocr", value_name = "LANGUAGES")]
+    pub(crate) ocr_language: Option<String>,
+}
+
+/// How documents are cut.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Chunks")]
+pub(crate) struct ChunkArgs {
+    /// How documents are cut [default: tokens]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) chunker: Option<ChunkerArg>,
+    /// tokens: tokens of a chunk, special tokens not counted [default: what the model takes]
+    #[arg(long, value_name = "N")]
+    pub(crate) chunk_tokens: Option<usize>,
+    /// tokens: sentences of a chunk that the next one repeats [default: 0]
+    #[arg(long, value_name = "SENTENCES")]
+    pub(crate) overlap: Option<usize>,
+    /// fixed: words of a window [default: 500]
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) fixed_words: Option<usize>,
+    /// fixed: words that a window repeats of the one before [default: 50]
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) fixed_overlap: Option<usize>,
+    /// fixed: a last window of fewer words joins the one before [default: 100]
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) fixed_min: Option<usize>,
+    /// semantic: the topic changes between sentences whose cosine is below this [default: 0.55]
+    #[arg(long, value_name = "COSINE", value_parser = cosine)]
+    pub(crate) threshold: Option<f64>,
+    /// semantic: words before a change of topic ends a chunk [default: 200]
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) semantic_min: Option<usize>,
+    /// semantic: words of a chunk at most [default: 1200]
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) semantic_max: Option<usize>,
+    /// Embed sections too, as parents of their chunks; searches still answer with chunks
+    #[arg(long)]
+    pub(crate) parents: bool,
+    /// Sections, chunks and texts as Alexandria makes them: short sections are dropped, long chunks truncated, parents
+    /// embedded
+    #[arg(long)]
+    pub(crate) alexandria_compat: bool,
+    /// Rules by title and author, TOML or JSON, that choose semantic, fixed, tokens or none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Show how documents would be cut, and write nothing
+    #[arg(long, conflicts_with_all = ["prune", "receipt"])]
+    pub(crate) dry_run: bool,
+    /// Compare thresholds of the semantic chunker on the same sentences, and write nothing
+    #[arg(long, value_name = "COSINE,...", value_delimiter = ',', value_parser = cosine,
+          conflicts_with_all = ["prune", "receipt", "dry_run", "threshold"])]
+    pub(crate) compare_thresholds: Vec<f64>,
+}
+
+/// What of the input is wanted, and how it is fetched.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct SelectArgs {
+    /// Also read the files of this list: one path a line, # for comments, - for stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) files_from: Option<PathBuf>,
+    /// Only Calibre's books of these ids, such as 1,2,5-9
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = book_ids)]
+    pub(crate) calibre_id: Vec<RangeInclusive<i64>>,
+    /// Only Calibre's books with an author who contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) author: Option<String>,
+    /// Only Calibre's books whose title contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) title: Option<String>,
+    /// Only Calibre's books with a tag that contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) tag: Option<String>,
+    /// Only Calibre's books in this language: en or eng
+    #[arg(long, value_name = "CODE")]
+    pub(crate) language: Option<String>,
+    /// The one file of a book in Calibre, by preference [default: epub,docx,pdf,html,md,txt]
+    #[arg(long, value_name = "FORMAT,...", value_delimiter = ',', value_parser = book_format)]
+    pub(crate) formats: Vec<String>,
+    /// Take a folder with Calibre's metadata.db as a folder like any other
+    #[arg(long)]
+    pub(crate) plain_folders: bool,
+    /// What becomes of titles and authors such as "untitled.doc" and "admin" [default: replace; with
+    /// --alexandria-compat: skip]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) junk_metadata: Option<JunkArg>,
+    /// Which files are copied to the local disk before they are read, at most 1 GiB at once
+    #[arg(long, value_enum, default_value_t = PrefetchArg::Auto, value_name = "WHEN")]
+    pub(crate) prefetch: PrefetchArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum JunkArg {
+    /// Take the next best, such as the file's name
+    Replace,
+    /// Take them as they are
+    Keep,
+    /// Leave the document out, and list it
+    Skip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrefetchArg {
+    /// Those on network file systems
+    Auto,
+    /// All
+    Always,
+    /// None
+    Never,
+}
+
+/// `7` or `5-9`.
+fn book_ids(text: &str) -> Result<RangeInclusive<i64>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let id = |text: &str| text.trim().parse::<i64>().ok().filter(|id| *id > 0);
+    id(first)
+        .zip(id(last))
+        .filter(|(first, last)| first <= last)
+        .map(|(first, last)| first..=last)
+        .ok_or_else(|| "not an id such as 7, nor a range such as 5-9".to_owned())
+}
+
+fn book_format(text: &str) -> Result<String, String> {
+    let format = text.trim().trim_start_matches('.').to_lowercase();
+    match Format::from_extension(&format) {
+        Some(Format::JsonLines) | None => Err(format!("not one of {}", FORMATS.join(", "))),
+        Some(_) => Ok(format),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -161,6 +344,15 @@ pub(crate) enum ChunkerArg {
     Tokens,
     /// One chunk a document, cut off at the model's limit
     Whole,
+    /// Windows of words
+    Fixed,
+    /// Ends where the topic changes, which costs a pass of the model over every sentence
+    Semantic,
+}
+
+fn cosine(text: &str) -> Result<f64, String> {
+    let within = |cosine: &f64| (0.0..=1.0).contains(cosine);
+    text.parse().ok().filter(within).ok_or_else(|| "not a number within 0..=1".to_owned())
 }
 
 /// Which passages may answer.
@@ -176,9 +368,15 @@ pub(crate) struct FilterArgs {
     /// Language, by metadata or as found in the text
     #[arg(long, value_name = "CODE")]
     pub(crate) language: Option<String>,
-    /// epub, text, markdown, html or json_lines
+    /// epub, pdf, docx, text, markdown, html or json_lines
     #[arg(long, value_name = "NAME")]
     pub(crate) format: Option<String>,
+    /// A tag contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) tag: Option<String>,
+    /// Series contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) series: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -278,6 +476,17 @@ pub(crate) enum StoreCommand {
     Info(StoreArg),
     /// Check that everything in the library is whole
     Verify(StoreArg),
+    /// List documents whose title or authors differ from Calibre's; 1 if there are any
+    Mismatched(MismatchedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MismatchedArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// The Calibre library: the folder that holds metadata.db
+    #[arg(long, value_name = "DIR")]
+    pub(crate) calibre: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,9 @@ pub(crate) mod eval;
 pub(crate) mod ingest;
 pub(crate) mod model;
 pub(crate) mod parse_worker;
+pub(crate) mod report;
 pub(crate) mod search;
+pub(crate) mod select;
 pub(crate) mod store;
 
 use std::num::NonZeroUsize;

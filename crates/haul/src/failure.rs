@@ -54,6 +54,7 @@ macro_rules! from_library {
 
 from_library! {
     haul_machine::verdict::DeviceError => |e| Some(e.hint().to_owned());
+    haul_machine::memory::MemoryError => |_| None;
     haul_machine::roof::RoofError => |e| Some(e.hint().to_owned());
     haul_store::library::OpenError => |e| e.hint().map(str::to_owned);
     haul_store::library::ReadError => |e| e.hint().map(str::to_owned);
@@ -68,5 +69,6 @@ from_library! {
     haul_pipeline::cache::CacheError => |_| None;
     haul_pipeline::journal::JournalError => |e| e.hint().map(str::to_owned);
     haul_pipeline::receipt::ReceiptError => |_| None;
+    haul_corpus::calibre::CalibreError => |e| e.hint().map(str::to_owned);
     haul_corpus::worker::WorkerError => |e| e.hint().map(str::to_owned);
 }

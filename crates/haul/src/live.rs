@@ -3,12 +3,26 @@
 use std::path::Path;
 use std::thread;
 
-use haul_pipeline::progress::{Progress, ProgressError, Snapshot, TICK, write_snapshot};
+use haul_pipeline::forecast::{self, Range};
+use haul_pipeline::progress::{Point, Progress, ProgressError, Snapshot, TICK, Timeline, write_snapshot};
 use haul_pipeline::stage::Stop;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Output;
 use crate::summary::{duration, thousands};
+
+/// A forecast that a run makes of itself rests on this much of it, at least.
+const FORECAST_SECONDS: f64 = 10.0;
+
+/// How a run went.
+pub(crate) struct Watched<T> {
+    /// What came of it.
+    pub(crate) result: T,
+    /// How its counters grew.
+    pub(crate) timeline: Vec<Point>,
+    /// The first forecast of its whole time that could be made while it ran.
+    pub(crate) forecast: Option<Range>,
+}
 
 /// Runs `work` while another thread reports on it.
 pub(crate) fn watch<T, E>(
@@ -18,7 +32,7 @@ pub(crate) fn watch<T, E>(
     output: &Output,
     stop: &Stop,
     work: impl FnOnce() -> Result<T, E>,
-) -> Result<T, E> {
+) -> Result<Watched<T>, E> {
     let line = line(output);
     let (done, waiting) = closing_channel();
     let (result, reported) = thread::scope(|scope| {
@@ -35,10 +49,19 @@ pub(crate) fn watch<T, E>(
         Ok(_) => "finished",
     };
     // Whoever watches the file is told, and the work does not suffer.
-    if let Err(error) = reported.and_then(|()| write_snapshot(file, &progress.snapshot(job, state))) {
+    let Reported { timeline, forecast, written } = reported;
+    let end = progress.snapshot(job, state);
+    if let Err(error) = written.and_then(|()| write_snapshot(file, &end)) {
         output.note(&format!("the live progress is not up to date: {error}"));
     }
-    result
+    Ok(Watched { result: result?, timeline: timeline.finish(&end), forecast })
+}
+
+/// What the reporting thread saw.
+struct Reported {
+    timeline: Timeline,
+    forecast: Option<Range>,
+    written: Result<(), ProgressError>,
 }
 
 fn report(
@@ -47,16 +70,26 @@ fn report(
     file: &Path,
     line: &ProgressBar,
     waiting: &std::sync::mpsc::Receiver<()>,
-) -> Result<(), ProgressError> {
+) -> Reported {
+    let mut reported = Reported { timeline: Timeline::default(), forecast: None, written: Ok(()) };
     loop {
-        let snapshot = progress.snapshot(job, "running");
-        write_snapshot(file, &snapshot)?;
+        let mut snapshot = progress.snapshot(job, "running");
+        reported.timeline.add(&snapshot);
+        let whole = forecast::running(reported.timeline.points(), snapshot.bytes_total);
+        if snapshot.seconds >= FORECAST_SECONDS {
+            reported.forecast = reported.forecast.or(whole);
+        }
+        let left = |seconds: f64| (seconds - snapshot.seconds).max(0.0);
+        snapshot.eta_range_s = whole.map(|whole| (left(whole.low), left(whole.high)));
+        if reported.written.is_ok() {
+            reported.written = write_snapshot(file, &snapshot);
+        }
         line.set_length(snapshot.bytes_total);
         line.set_position(snapshot.bytes_done);
         line.set_message(message(&snapshot));
         match waiting.recv_timeout(TICK) {
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-            _ => return Ok(()),
+            _ => return reported,
         }
     }
 }
@@ -78,7 +111,13 @@ fn line(output: &Output) -> ProgressBar {
 }
 
 fn message(snapshot: &Snapshot) -> String {
-    let eta = snapshot.eta_s.map_or_else(|| "?".to_owned(), duration);
+    let eta = match (snapshot.eta_range_s, snapshot.eta_s) {
+        (Some((low, high)), _) if duration(low) != duration(high) => {
+            format!("{} to {}", duration(low), duration(high))
+        }
+        (_, Some(eta)) => duration(eta),
+        (_, None) => "?".to_owned(),
+    };
     format!(
         "{}/{} files  {} tokens/s  {eta} left",
         thousands(snapshot.items_done),

@@ -11,9 +11,12 @@ mod failure;
 mod home_unix;
 mod live;
 mod output;
+mod readers;
+mod report;
 mod settings;
 mod signals_unix;
 mod summary;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
 fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     match command {
         Command::Ingest(args) => commands::ingest::run(&args, settings, output),
+        Command::Report(args) => commands::report::run(&args, settings, output),
         Command::Search(args) => commands::search::run(&args, settings, output),
         Command::Eval(args) => commands::eval::run(&args, settings, output),
         Command::Embed(args) => commands::embed::run(&args, settings, output),

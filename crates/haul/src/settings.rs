@@ -8,7 +8,7 @@ use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
 use serde::Deserialize;
 
-use crate::cli::{ComputeArgs, DeviceArgs, DtypeArg, Global, StoreArg};
+use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, ReaderArgs, RunArgs, StoreArg};
 use crate::failure::Failure;
 use crate::home_unix;
 
@@ -44,6 +44,8 @@ struct SettingsFile {
     model: Option<String>,
     hub: Option<String>,
     cache_bytes: Option<u64>,
+    pdfium: Option<PathBuf>,
+    memory: Option<String>,
 }
 
 /// How a command computes.
@@ -89,6 +91,16 @@ impl Settings {
         self.home.join("cache").join("text")
     }
 
+    /// `HAUL_HOME/backends`.
+    pub(crate) fn backends(&self) -> PathBuf {
+        self.home.join("backends")
+    }
+
+    /// The pdfium library, where one is named.
+    pub(crate) fn pdfium(&self, flag: &ReaderArgs) -> Option<PathBuf> {
+        flag.pdfium.clone().or_else(|| self.file.pdfium.clone())
+    }
+
     pub(crate) fn cache_bytes(&self) -> u64 {
         self.file.cache_bytes.unwrap_or(CACHE_BYTES)
     }
@@ -123,6 +135,17 @@ impl Settings {
                 name.parse().map_err(|error| Failure::new(format!("{FILE}: device: {error}")))
             }
             (None, None) => Ok(DeviceRequest::Auto),
+        }
+    }
+
+    /// The bytes of memory that a run was given, if it was.
+    pub(crate) fn memory(&self, flag: &RunArgs) -> Result<Option<u64>, Failure> {
+        match (flag.memory, &self.file.memory) {
+            (Some(bytes), _) => Ok(Some(bytes)),
+            (None, Some(amount)) => cli::amount(amount)
+                .map(Some)
+                .map_err(|error| Failure::new(format!("{FILE}: memory: {error}"))),
+            (None, None) => Ok(None),
         }
     }
 
@@ -171,7 +194,8 @@ fn read(path: &Path) -> Result<SettingsFile, Failure> {
     };
     toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        Failure::new(format!("{}:{line}: {}", path.display(), error.message()))
-            .hint("keys: device, dtype, threads, batch_tokens, store, model, hub, cache_bytes")
+        Failure::new(format!("{}:{line}: {}", path.display(), error.message())).hint(
+            "keys: device, dtype, threads, batch_tokens, memory, store, model, hub, cache_bytes, pdfium",
+        )
     })
 }

@@ -6,13 +6,16 @@ use std::num::NonZeroUsize;
 
 use haul_jobs::bench::{Report as BenchReport, Row};
 use haul_jobs::golden::Comparison;
-use haul_jobs::ingest::Outcome;
+use haul_jobs::ingest::mismatched::{Mismatch, Mismatches, Names};
+use haul_jobs::ingest::plan::Plan;
+use haul_jobs::ingest::{ATTEMPTS_MAX, Outcome};
 use haul_jobs::models::{CheckReport, FileVerdict, Listed, ModelRecord};
 use haul_jobs::search::evaluate::Evaluation;
 use haul_machine::dtype::{self, Dtype};
 use haul_machine::memory::Memory;
 use haul_machine::roof::Roofs;
-use haul_pipeline::receipt::{Quality, Receipt, RunState, Truncated};
+use haul_pipeline::forecast::Range;
+use haul_pipeline::receipt::{Forecast, Pass, Quality, Receipt, RunState, Truncated};
 use haul_store::library::{Info, Report};
 use haul_store::search::Hit;
 
@@ -30,6 +33,8 @@ macro_rules! line {
         $text.push('\n');
     }};
 }
+
+pub(crate) mod preview;
 
 /// What an ingest did.
 pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> String {
@@ -56,6 +61,9 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
         duration(seconds),
         thousands(items.reused)
     );
+    if items.updated > 0 {
+        line!(text, "  {} with new metadata, without any model work", thousands(items.updated));
+    }
     if receipt.work.tokens > 0 {
         let rate = &receipt.rate;
         line!(
@@ -68,11 +76,22 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
             rate.percent_of_roof
         );
     }
+    for pass in receipt.passes.iter().filter(|pass| pass.name == "sentences") {
+        line!(text, "  {}", sentence_pass(pass, outcome.busy_s));
+    }
     if let Some(quality) = &receipt.quality {
         line!(text, "  {}", agreement(quality));
     }
     if receipt.truncated.items > 0 {
         line!(text, "  {}", truncated(&receipt.truncated));
+    }
+    if let Some(Forecast { low_s, high_s, error }) = receipt.forecast {
+        let (low, high, off) = (duration(low_s), duration(high_s), 100.0 * error);
+        line!(text, "  forecast {low} to {high}; the middle was off by {off:+.0} %");
+    }
+    if items.quarantined > 0 {
+        let quarantined = thousands(items.quarantined);
+        line!(text, "  {quarantined} inputs failed {ATTEMPTS_MAX} times and wait until they change");
     }
     stages(&mut text, receipt);
     let failures = receipt.failures.iter().map(|f| format!("{}: {} ({})", f.item, f.verdict, f.why));
@@ -82,6 +101,129 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     list(&mut text, "files gone, documents kept (--prune removes them)", &items.gone);
     list(&mut text, "files gone, documents removed", &items.pruned);
     text
+}
+
+/// What it cost to find where topics change.
+fn sentence_pass(pass: &Pass, busy_s: f64) -> String {
+    format!(
+        "sentences: {} compared, {} computed, {} tokens, {} of the model's {}",
+        thousands(pass.texts),
+        thousands(pass.computed),
+        thousands(pass.tokens),
+        duration(pass.busy_s),
+        duration(busy_s)
+    )
+}
+
+/// Kinds of files that a plan lists; with more, the smallest are left to `--json`.
+const KINDS_MAX: usize = 6;
+
+/// Other programs that have more than this of the cores are named.
+const BUSY_SHARE: f64 = 0.15;
+
+/// What a run will take, on one screen.
+pub(crate) fn plan(plan: &Plan, free_bytes: u64) -> String {
+    let mut text = String::new();
+    let files = &plan.files;
+    line!(
+        text,
+        "{} files: {} to read ({}), {} unchanged, {} without a reader",
+        thousands(files.listed),
+        thousands(files.to_read),
+        bytes(plan.bytes),
+        thousands(files.unchanged),
+        thousands(files.without_reader)
+    );
+    if files.to_read == 0 {
+        return text;
+    }
+    let sample = &plan.sample;
+    if plan.sample.files == 0 {
+        line!(
+            text,
+            "no file of the sample came to its end in {}: nothing can be said",
+            duration(plan.sample.seconds)
+        );
+        return text;
+    }
+    line!(
+        text,
+        "sampled {} of them through every stage in {}",
+        thousands(sample.files),
+        duration(sample.seconds)
+    );
+    text.push_str(&work(plan));
+    line!(
+        text,
+        "\nexpect {}, most likely {}",
+        between(&plan.seconds, duration),
+        duration(plan.seconds.middle)
+    );
+    line!(
+        text,
+        "  {} takes longest: {} tokens at {} tokens/s",
+        plan.bottleneck,
+        between(&plan.tokens, rough),
+        thousands(plan.tokens_per_s as u64)
+    );
+    if plan.others_share > BUSY_SHARE {
+        line!(
+            text,
+            "  other programs have {} of the cores now, so the range is wide",
+            percent(plan.others_share)
+        );
+    }
+    let size = |amount: f64| bytes(amount as u64);
+    line!(
+        text,
+        "  disk: {}, and a segment of {}; {} free",
+        between(&plan.library_bytes, size),
+        size(plan.segment_bytes.middle),
+        bytes(free_bytes)
+    );
+    line!(
+        text,
+        "  memory: at most {} of {} allowed",
+        bytes(plan.memory_bytes),
+        bytes(plan.memory_allowed_bytes)
+    );
+    text
+}
+
+/// What there is to read, and how long each stage has with it.
+fn work(plan: &Plan) -> String {
+    let mut text = String::new();
+    line!(text, "\n  {:<12} {:>8} {:>11} {:>8}   tokens", "kind", "files", "size", "sampled");
+    let mut kinds: Vec<_> = plan.kinds.iter().collect();
+    kinds.sort_by_key(|kind| std::cmp::Reverse(kind.bytes));
+    for kind in kinds.iter().take(KINDS_MAX) {
+        let (files, sampled) = (thousands(kind.files), thousands(kind.sampled));
+        let tokens = between(&kind.tokens, rough);
+        line!(text, "  {:<12} {files:>8} {:>11} {sampled:>8}   {tokens}", kind.name, bytes(kind.bytes));
+    }
+    line!(text, "\n  stage        threads   if it were alone");
+    for stage in &plan.stages {
+        line!(text, "  {:<12} {:>7}   {}", stage.name, stage.threads, between(&stage.seconds, duration));
+    }
+    text
+}
+
+/// A range, or one figure where both ends read the same.
+fn between(range: &Range, shown: impl Fn(f64) -> String) -> String {
+    let (low, high) = (shown(range.low), shown(range.high));
+    if low == high { low } else { format!("{low} to {high}") }
+}
+
+/// A number in two or three digits.
+fn rough(number: f64) -> String {
+    match number {
+        n if n >= 1e10 => format!("{:.0} G", n / 1e9),
+        n if n >= 1e9 => format!("{:.1} G", n / 1e9),
+        n if n >= 1e7 => format!("{:.0} M", n / 1e6),
+        n if n >= 1e6 => format!("{:.1} M", n / 1e6),
+        n if n >= 1e4 => format!("{:.0} k", n / 1e3),
+        n => thousands(n as u64),
+    }
 }
 
 /// What a faster mode costs, on the run's own texts.
@@ -152,6 +294,7 @@ pub(crate) fn hits(hits: &[Hit]) -> String {
     for (number, hit) in (1..).zip(hits) {
         let mut place = vec![hit.title.clone()];
         place.extend(hit.breadcrumb.iter().cloned());
+        place.extend(hit.page.map(|page| format!("page {page}")));
         let place = wrapped(&format!("{number}. {} [{:.4}]", place.join(" > "), hit.score), "   ");
         line!(text, "{}", place.trim_start());
         if !hit.authors.is_empty() {
@@ -192,13 +335,10 @@ pub(crate) fn info(info: &Info, path: &Path) -> String {
     line!(text, "  chunks     {}", thousands(info.chunks));
     line!(text, "  vectors    {} of {} x f16", thousands(info.vectors), settings.dim);
     line!(text, "  model      {} ({}, {})", settings.model_name, settings.dtype, settings.pooling);
-    line!(
-        text,
-        "  chunker    {}, {} tokens, overlap {}",
-        settings.chunker,
-        settings.chunk_tokens,
-        settings.overlap_sentences
-    );
+    line!(text, "  chunker    {}", preview::chunker(settings));
+    if info.sections > 0 {
+        line!(text, "  parents    {} sections", thousands(info.sections));
+    }
     let verdicts: Vec<String> =
         info.by_verdict.iter().map(|(name, count)| format!("{name} {count}")).collect();
     line!(text, "  inputs     {}", verdicts.join(", "));
@@ -220,6 +360,52 @@ pub(crate) fn verification(report: &Report) -> String {
     let findings = report.findings.iter().map(|f| format!("{}: {}: {}", f.check, f.subject, f.detail));
     list(&mut text, "findings", &findings.collect::<Vec<_>>());
     text
+}
+
+/// What is called otherwise in Calibre: the library's words above Calibre's.
+pub(crate) fn mismatches(found: &Mismatches, store: &Path) -> String {
+    let mut text = String::new();
+    line!(
+        text,
+        "{} of {} documents are called otherwise in Calibre; {} have no book there",
+        thousands(found.mismatched.len() as u64),
+        thousands(found.compared as u64),
+        thousands(found.gone.len() as u64)
+    );
+    for Mismatch { calibre_id, library, in_calibre, .. } in &found.mismatched {
+        line!(text, "\nbook {calibre_id}");
+        let authors = |names: &Names| names.authors.join(" & ");
+        let pairs = [
+            ("title", library.title.clone(), in_calibre.title.clone()),
+            ("authors", authors(library), authors(in_calibre)),
+        ];
+        for (what, ours, theirs) in pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs) {
+            line!(text, "{}", hanging(&format!("  {what:<8} library  "), &ours));
+            line!(text, "{}", hanging("           Calibre  ", &theirs));
+        }
+    }
+    let gone = found.gone.iter().map(|gone| format!("{} (was book {})", gone.title, gone.calibre_id));
+    let gone: Vec<String> = gone.collect();
+    if !gone.is_empty() {
+        line!(text, "\nin the library, and no more in Calibre:");
+    }
+    for title in &gone {
+        line!(text, "{}", hanging("  ", title));
+    }
+    let ingest = format!("haul ingest \"{}\" --store {}", found.calibre.display(), store.display());
+    if !found.mismatched.is_empty() {
+        line!(text, "\ntake over Calibre's words, without embedding anything again:\n  {ingest}");
+    }
+    if !gone.is_empty() {
+        line!(text, "\nremove what is gone:\n  {ingest} --prune");
+    }
+    text
+}
+
+/// A first line that begins with `head`, and the others below its text.
+fn hanging(head: &str, text: &str) -> String {
+    let indent = " ".repeat(head.chars().count());
+    format!("{head}{}", wrapped(text, &indent).trim_start())
 }
 
 /// The models that are here.

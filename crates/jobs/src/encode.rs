@@ -41,8 +41,11 @@ pub(crate) struct Encoded<K> {
 /// What compute threads did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Computed {
+    pub(crate) texts: u64,
     pub(crate) tokens: u64,
     pub(crate) flops: u64,
+    /// Sum over the batches.
+    pub(crate) busy_s: f64,
     /// From the begin of the first batch to the end of the last one.
     pub(crate) span: Option<(Instant, Instant)>,
 }
@@ -65,8 +68,10 @@ fn both(a: Option<(Instant, Instant)>, b: Option<(Instant, Instant)>) -> Option<
 impl Sum for Computed {
     fn sum<I: Iterator<Item = Computed>>(all: I) -> Computed {
         all.fold(Computed::default(), |a, b| Computed {
+            texts: a.texts + b.texts,
             tokens: a.tokens + b.tokens,
             flops: a.flops + b.flops,
+            busy_s: a.busy_s + b.busy_s,
             span: both(a.span, b.span),
         })
     }
@@ -88,8 +93,10 @@ pub(crate) fn run_batch<K>(
     let tokens: usize = lengths.iter().sum();
     let outputs = outputs(embedder, &ids);
     let ended = Instant::now();
+    computed.texts += lengths.len() as u64;
     computed.tokens += tokens as u64;
     computed.flops += embedder.flops(&lengths);
+    computed.busy_s += (ended - started).as_secs_f64();
     computed.span = both(computed.span, Some((started, ended)));
     debug!(stage = "embed", sequences = lengths.len(), "end");
     let seconds_per_token = (ended - started).as_secs_f64() / tokens.max(1) as f64;

@@ -1,24 +1,41 @@
 //! `ingest`: files to a searchable library.
 //!
-//! list -> parse (worker processes) -> chunk -> one token queue over all files -> embed -> commit. Each arrow is
+//! list -> parse (worker processes) -> chunk -> one token queue over all files -> embed -> commit; the sentences of
+//! documents that are cut by topic go through the same queue and come back to the chunk stage. Each arrow is
 //! a bounded channel; each stage accounts for its time. The library is the truth of what is done: an input
 //! whose bytes and settings are unchanged is not read again, a document is replaced in one transaction.
 
+mod calibre;
 mod cut;
+mod metadata;
+pub mod mismatched;
 mod parse;
+mod pdf;
+mod pieces;
+pub mod plan;
+pub mod policy;
+mod prefetch;
+pub mod preview;
+mod quarantine;
+mod room;
 mod select;
+mod semantic;
 mod sink;
+mod tokenized;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use haul_corpus::calibre::CalibreError;
 use haul_corpus::document::Furniture;
 use haul_corpus::limits::Limits;
-use haul_corpus::source::{self, Listing};
+use haul_corpus::readers::{Readers, Setup};
+use haul_corpus::source::{self, ListFailure, Listing};
+use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_corpus::worker::WorkerError;
 use haul_encoder::dtype::Dtype;
 use haul_encoder::embedder::{Embedder, LoadError};
@@ -30,15 +47,29 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure, Items, Note, Quality, Truncated};
 use haul_pipeline::stage::{Meter, Stages, Stop, channel};
 use haul_store::library::{
-    DocumentRecord, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError, VectorKey,
-    WriteError,
+    DocumentRecord, DocumentUpdate, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError,
+    VectorKey, WriteError,
 };
 use uuid::Uuid;
 
 use crate::encode::{self, Computed, Encoded, Sequence};
 use crate::quality::{self, Sample};
+use calibre::{Book, Found};
+pub use calibre::{CalibreFolders, FORMATS, LibraryFound, Selection};
+pub use metadata::JunkMetadata;
 pub use parse::WorkerProgram;
+pub use pdf::identify as identify_pdfium;
+use pieces::Cutting;
+pub use pieces::{Chunker, Chunking, Losses, Parents};
+use plan::Probe;
+use prefetch::Prefetcher;
+pub use prefetch::{PREFETCH_BYTES_MAX, Prefetch};
+pub use quarantine::ATTEMPTS_MAX;
+use room::Room;
+pub use room::memory_needed;
 use select::{Known, NamedFile};
+use semantic::Desk;
+pub use semantic::SentencePass;
 use sink::Sink;
 
 /// Files between listing and parsing.
@@ -50,20 +81,6 @@ const ARRIVALS_MAX: usize = 64;
 /// The token queue holds this many batches of the budget.
 const QUEUED_BATCHES: usize = 16;
 
-/// How documents are cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chunking {
-    /// Whole sentences up to a number of tokens, never across chapters.
-    Tokens {
-        /// Budget of a chunk without special tokens; the model's own limit applies as well.
-        chunk_tokens: usize,
-        /// Sentences of a chunk that its successor repeats.
-        overlap_sentences: usize,
-    },
-    /// One chunk a document, cut off at the model's limit and reported.
-    Whole,
-}
-
 /// What becomes of documents whose files are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
@@ -74,20 +91,60 @@ pub enum Gone {
 }
 
 /// The files under the paths that a user names.
+#[derive(Default)]
 pub struct Inputs {
     paths: Vec<PathBuf>,
     listing: Listing,
+    /// Paths of which every document is listed: only below these can one be gone.
+    whole: Vec<PathBuf>,
+    libraries: Vec<LibraryFound>,
+    books: HashMap<PathBuf, Arc<Book>>,
+    absent: HashSet<Uuid>,
+    calibre_files: HashMap<PathBuf, Option<Uuid>>,
+}
+
+/// What a user names.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Files and folders; each must be there.
+    pub paths: &'a [PathBuf],
+    /// Files and folders of a list; one that is not there is an input that failed.
+    pub listed: &'a [PathBuf],
+    /// What of Calibre libraries is wanted.
+    pub selection: &'a Selection,
+    /// A local folder in which a copy of a Calibre database may stand for a moment.
+    pub scratch: &'a Path,
 }
 
 impl Inputs {
     /// Lists what is there now.
     ///
     /// # Errors
-    /// A path that is not there.
-    pub fn list(paths: &[PathBuf]) -> Result<Inputs, IngestError> {
-        let paths = select::absolute(paths)?;
-        let listing = source::list(&paths)?;
-        Ok(Inputs { paths, listing })
+    /// A path that is not there, a Calibre library that cannot be read, a selection that selects nothing.
+    pub fn list(request: &Request<'_>) -> Result<Inputs, IngestError> {
+        let mut paths = select::absolute(request.paths)?;
+        let mut lost = Vec::new();
+        for path in request.listed {
+            match source::absolute(path) {
+                Ok(path) => paths.push(path),
+                Err(error) => {
+                    let failure = ParseFailure::new(Verdict::Failed, format!("listed, but: {error}"));
+                    lost.push(ListFailure { path: path.clone(), failure });
+                }
+            }
+        }
+        let mut found = calibre::find(paths.clone(), request.selection, request.scratch)?;
+        let mut listing = source::list(&found.plain)?;
+        listing.failures.extend(lost);
+        found.add_to(&mut listing);
+        let Found { whole, libraries, books, absent, known_files: calibre_files, .. } = found;
+        Ok(Inputs { paths, listing, whole, libraries, books, absent, calibre_files })
+    }
+
+    /// The Calibre libraries among the paths.
+    #[must_use]
+    pub fn libraries(&self) -> &[LibraryFound] {
+        &self.libraries
     }
 
     /// # Errors
@@ -120,10 +177,16 @@ pub struct Settings {
     pub document_prompt: String,
     /// What becomes of documents whose files are gone.
     pub gone: Gone,
+    /// What becomes of titles and authors that are none.
+    pub junk: JunkMetadata,
+    /// Which files are copied to the local disk before they are read.
+    pub prefetch: Prefetch,
     /// Threads that parse, and as many that cut.
     pub threads: usize,
     /// Size of a batch.
     pub batch: BatchLimits,
+    /// Bytes of memory that the run, its model and its workers may take together; see [`memory_needed`].
+    pub memory_bytes: u64,
     /// Host name and device for the ingest log.
     pub cost: IngestCost,
 }
@@ -142,8 +205,12 @@ pub struct Parts<'a> {
     pub worker: &'a WorkerProgram,
     /// What one file may cost.
     pub limits: &'a Limits,
+    /// Libraries and programs of this machine that read files.
+    pub readers: &'a Readers,
     /// Parsed text by content.
     pub cache: &'a Cache,
+    /// A local folder of this run alone, for files fetched from a share.
+    pub prefetch_folder: &'a Path,
     /// Files that were taken to their end.
     pub journal: Journal,
     /// Clocks of the stages.
@@ -167,8 +234,14 @@ pub struct Outcome {
     pub truncated: Truncated,
     /// Chunks committed in this run.
     pub chunks: u64,
+    /// Texts of the library, chunks and sections, that went through the model.
+    pub vectors: u64,
+    /// Sentences compared to find where chunks end; part of the tokens below.
+    pub sentences: SentencePass,
     /// Tokens that went through the model.
     pub tokens: u64,
+    /// Seconds of the device for all tokens, summed over the batches it works on side by side.
+    pub busy_s: f64,
     /// Operations of the model.
     pub flops: u64,
     /// From the begin of the first batch to the end of the last one.
@@ -185,12 +258,51 @@ pub struct Outcome {
 
 /// What reaches the writer.
 pub(crate) enum Arrival {
-    FileBegin { file_no: u64, size_bytes: u64, journal_key: JournalKey },
-    FileEnd { file_no: u64, documents: u64 },
-    Verdict { file_no: u64, row: ManifestRow },
-    Unchanged { file_no: u64, row: ManifestRow },
-    Document { file_no: u64, record: Box<DocumentRecord>, furniture: Furniture, begun: Instant },
+    FileBegin {
+        file_no: u64,
+        size_bytes: u64,
+        journal_key: JournalKey,
+    },
+    FileEnd {
+        file_no: u64,
+        documents: u64,
+    },
+    Verdict {
+        file_no: u64,
+        row: ManifestRow,
+    },
+    Unchanged {
+        file_no: u64,
+        row: ManifestRow,
+    },
+    Updated {
+        file_no: u64,
+        update: Box<DocumentUpdate>,
+    },
+    /// Not taken in, and nothing recorded of it.
+    Skipped {
+        file_no: u64,
+        doc_id: Uuid,
+        item: String,
+        why: String,
+    },
+    Document {
+        file_no: u64,
+        record: Box<DocumentRecord>,
+        furniture: Furniture,
+        notes: Vec<String>,
+        begun: Instant,
+    },
     Vectors(Vec<Encoded<VectorKey>>),
+}
+
+/// What a sequence in the queue is for.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// A vector of the library.
+    Stored(VectorKey),
+    /// A sentence, to be compared with its neighbours.
+    Sentence(VectorKey),
 }
 
 /// An ingest could not go on. Bad input is never an error: it ends in a verdict.
@@ -207,6 +319,43 @@ pub enum IngestError {
         paths: Vec<PathBuf>,
         /// Entries whose names start with a dot.
         hidden: usize,
+    },
+    /// A Calibre library cannot be read.
+    #[error(transparent)]
+    Calibre(#[from] CalibreError),
+    /// A selection of books, and something that is no Calibre library.
+    #[error("{condition} selects books of a Calibre library, and {} is none", path.display())]
+    NotSelectable {
+        /// The first condition.
+        condition: String,
+        /// The path.
+        path: PathBuf,
+    },
+    /// No book is as asked for.
+    #[error("{books} books in Calibre, and none is as asked for: {conditions}")]
+    NothingSelected {
+        /// As typed.
+        conditions: String,
+        /// Books there are.
+        books: usize,
+    },
+    /// A book id that Calibre does not know.
+    #[error("--calibre-id {asked}: Calibre has no such book ({})", shown_books(*books, *known))]
+    NoSuchBook {
+        /// As typed.
+        asked: String,
+        /// Books there are.
+        books: usize,
+        /// Their lowest and highest id.
+        known: Option<(i64, i64)>,
+    },
+    /// The local disk does not take copies of files on a share.
+    #[error("{}: a file on a share cannot be copied here: {source}", path.display())]
+    Prefetch {
+        /// The copy.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
     },
     /// No parse worker can be started.
     #[error(transparent)]
@@ -232,6 +381,14 @@ pub enum IngestError {
         /// How many.
         documents: usize,
     },
+    /// The folder of a forecast cannot be used, or a file of its sample not be read.
+    #[error("cannot use {}: {source}", path.display())]
+    Scratch {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// All input is in the library; a text of the comparison has no vector in f32.
     #[error("the vectors are in the library, and cannot be compared with f32: {0}")]
     Quality(String),
@@ -250,9 +407,24 @@ impl IngestError {
             Self::Write(error) => error.hint().map(Into::into),
             Self::Journal(error) => error.hint().map(str::to_owned),
             Self::NoFiles { .. } => Some(
-                "give files, or a folder that holds EPUB, HTML, Markdown, text or JSONL files".to_owned(),
+                "give files, or a folder that holds EPUB, PDF, DOCX, HTML, Markdown, text or JSONL files"
+                    .to_owned(),
             ),
-            Self::VectorsMissing { .. } | Self::Quality(_) => None,
+            Self::Calibre(error) => error.hint().map(str::to_owned),
+            Self::NotSelectable { .. } => Some(
+                "give the folder that holds metadata.db; for plain files, --files-from takes a list of paths"
+                    .to_owned(),
+            ),
+            Self::NothingSelected { .. } => {
+                Some("each is part of a name as Calibre shows it, in any letter case".to_owned())
+            }
+            Self::NoSuchBook { .. } => {
+                Some("`calibredb list` shows the ids; --title selects by name".to_owned())
+            }
+            Self::Prefetch { .. } => {
+                Some("free some space, or read files where they are: --prefetch never".to_owned())
+            }
+            Self::VectorsMissing { .. } | Self::Scratch { .. } | Self::Quality(_) => None,
         }
     }
 }
@@ -266,39 +438,63 @@ fn shown_hidden(hidden: usize) -> String {
     if hidden == 0 { String::new() } else { format!("; {hidden} hidden are left out") }
 }
 
+fn shown_books(books: usize, known: Option<(i64, i64)>) -> String {
+    match known {
+        Some((least, most)) => format!("{books} books, ids {least} to {most}"),
+        None => "it has no books".to_owned(),
+    }
+}
+
 /// Runs the job to its end, or to a stop.
 ///
 /// # Errors
 /// What keeps the job as a whole from going on; the library stays valid and a rerun goes on from there.
-pub fn run(settings: &Settings, mut inputs: Inputs, parts: Parts<'_>) -> Result<Outcome, IngestError> {
+pub fn run(settings: &Settings, inputs: Inputs, parts: Parts<'_>) -> Result<Outcome, IngestError> {
+    run_with(settings, inputs, parts, None)
+}
+
+/// [`run`]; with a probe, texts are counted and not computed.
+fn run_with(
+    settings: &Settings,
+    mut inputs: Inputs,
+    parts: Parts<'_>,
+    probe: Option<&Probe>,
+) -> Result<Outcome, IngestError> {
     select::leave_out_library(&mut inputs.listing, parts.library.path());
-    let known = Known::new(parts.library.manifest()?, &settings.collection);
-    if known.gone(&inputs.paths, &Tally::default()).is_empty() {
+    let known = Known::new(parts.library.manifest()?, &settings.collection, inputs.books.clone());
+    if known.gone(&inputs.whole, &Tally::default()).is_empty() {
         inputs.refuse_empty()?;
     }
     parts.progress.expect(inputs.listing.files.len() as u64, inputs.bytes());
-    let Inputs { paths, listing } = inputs;
+    let prefetcher = Prefetcher::new(parts.prefetch_folder, settings.prefetch)?;
+    let Inputs { listing, whole, libraries, absent, calibre_files, .. } = inputs;
     let shared = Shared {
         settings,
         listing,
         known,
+        libraries,
+        absent,
+        calibre_files,
         fingerprint: parts.library.settings().fingerprint(),
         library_uuid: parts.library.uuid(),
         journal: Mutex::new(parts.journal),
         in_flight: Mutex::new(HashSet::new()),
         queue: TokenQueue::new(settings.batch.tokens * QUEUED_BATCHES),
+        desk: Desk::new(settings.threads),
         model: parts.model,
         load: parts.load,
         embedder: Mutex::new(Weights::Unloaded),
         sample: Sample::default(),
+        room: Room::new(settings.memory_bytes.saturating_sub(room::fixed_bytes(parts.model, settings))),
+        probe,
         worker: parts.worker,
-        limits: parts.limits,
+        setup: Setup { limits: parts.limits.clone(), readers: parts.readers.clone() },
         cache: parts.cache,
         progress: parts.progress,
         stop: parts.stop,
     };
-    let done = flow(&shared, parts.library, parts.compute_threads, parts.stages)?;
-    let mut outcome = finish(&shared, parts.library, &paths, done)?;
+    let done = flow(&shared, parts.library, prefetcher, parts.compute_threads, parts.stages)?;
+    let mut outcome = finish(&shared, parts.library, &whole, done)?;
     if !outcome.interrupted && !shared.sample.is_empty() {
         outcome.loads += 1;
         outcome.quality = compare_with_f32(&shared, parts.compute_threads, parts.stages)?;
@@ -344,18 +540,27 @@ pub(crate) struct Shared<'a> {
     settings: &'a Settings,
     listing: Listing,
     known: Known,
+    libraries: Vec<LibraryFound>,
+    /// Books that Calibre lists and whose files are not there: not gone.
+    absent: HashSet<Uuid>,
+    /// Every file of the Calibre libraries, those that are not wanted included.
+    calibre_files: HashMap<PathBuf, Option<Uuid>>,
     fingerprint: Fingerprint,
     library_uuid: Uuid,
     journal: Mutex<Journal>,
     /// Vectors that are being computed in this run, so that no text goes to the model twice.
     in_flight: Mutex<HashSet<VectorKey>>,
-    queue: TokenQueue<Sequence<VectorKey>>,
+    queue: TokenQueue<Sequence<Purpose>>,
+    desk: Desk,
     model: &'a ModelDir,
     load: &'a (dyn Fn(Dtype) -> Result<Embedder, LoadError> + Sync),
     embedder: Mutex<Weights>,
     sample: Sample,
+    room: Arc<Room>,
+    /// Of a run that is only a forecast.
+    probe: Option<&'a Probe>,
     worker: &'a WorkerProgram,
-    limits: &'a Limits,
+    setup: Setup,
     cache: &'a Cache,
     progress: &'a Progress,
     stop: &'a Stop,
@@ -372,20 +577,24 @@ struct Done {
 fn flow(
     shared: &Shared<'_>,
     library: &mut Library,
+    mut prefetcher: Prefetcher,
     compute_threads: usize,
     stages: &Stages,
 ) -> Result<Done, IngestError> {
     let threads = shared.settings.threads;
     let readers =
         (0..threads).map(|_| Library::open_read_only(library.path())).collect::<Result<Vec<_>, _>>()?;
+    let described = Library::open_read_only(library.path())?;
     let (unread, unread_files) = channel(UNREAD_MAX);
     let (uncut, uncut_documents) = channel(UNCUT_MAX);
     let (arrivals, arrived) = channel(ARRIVALS_MAX);
     thread::scope(|scope| {
         let mut meter = stages.meter("list");
         let select_arrivals = arrivals.clone();
-        let selecting =
-            scope.spawn(move || watch(shared, || select::run(&mut meter, shared, &unread, &select_arrivals)));
+        let selecting = scope.spawn(move || {
+            let mut sources = select::Sources { library: &described, prefetcher: &mut prefetcher };
+            watch(shared, || select::run(&mut meter, shared, &mut sources, &unread, &select_arrivals))
+        });
         let parsing = Vec::from_iter((0..threads).map(|_| {
             let mut meter = stages.meter("parse");
             let (unread, uncut, arrivals) = (unread_files.clone(), uncut.clone(), arrivals.clone());
@@ -449,6 +658,16 @@ enum Weights {
 }
 
 impl Shared<'_> {
+    fn cutting(&self) -> Cutting<'_> {
+        Cutting {
+            model: self.model,
+            max_tokens: self.settings.max_tokens,
+            prompt: &self.settings.document_prompt,
+            chunking: &self.settings.chunking,
+            stop: self.stop,
+        }
+    }
+
     /// `None` if another thread already failed to load them and reports why.
     fn embedder(&self) -> Result<Option<Arc<Embedder>>, IngestError> {
         let mut weights = self.embedder.lock().unwrap_or_else(PoisonError::into_inner);
@@ -481,13 +700,24 @@ fn compute(
         if shared.stop.requested() {
             break;
         }
-        let Some(embedder) = shared.embedder()? else { break };
-        let encoded = encode::run_batch(&embedder, batch, &mut computed);
-        shared.progress.computed(encoded.iter().map(|encoded| encoded.ids.len() as u64).sum());
-        if shared.settings.dtype != Dtype::F32 {
+        let encoded = match shared.probe {
+            Some(probe) => probe.answer(batch),
+            None => match shared.embedder()? {
+                Some(embedder) => encode::run_batch(&embedder, batch, &mut computed),
+                None => break,
+            },
+        };
+        let tokens = encoded.iter().map(|encoded| encoded.ids.len() as u64).sum();
+        meter.finished(encoded.len() as u64);
+        let (encoded, sentences) = parted(encoded);
+        shared.progress.computed(encoded.len() as u64, tokens);
+        shared.desk.deliver(sentences);
+        if encoded.is_empty() {
+            continue;
+        }
+        if shared.settings.dtype != Dtype::F32 && shared.probe.is_none() {
             shared.sample.offer(&encoded);
         }
-        meter.finished(encoded.len() as u64);
         if meter.send(arrivals, Arrival::Vectors(encoded)).is_err() {
             break;
         }
@@ -495,6 +725,18 @@ fn compute(
     // Nobody takes batches any more: whoever waits to queue one must not wait for ever.
     shared.queue.close();
     Ok(computed)
+}
+
+/// Vectors of the library, and those of sentences.
+fn parted(encoded: Vec<Encoded<Purpose>>) -> (Vec<Encoded<VectorKey>>, Vec<Encoded<VectorKey>>) {
+    let (mut stored, mut sentences) = (Vec::with_capacity(encoded.len()), Vec::new());
+    for Encoded { key, ids, outputs, seconds } in encoded {
+        match key {
+            Purpose::Stored(key) => stored.push(Encoded { key, ids, outputs, seconds }),
+            Purpose::Sentence(key) => sentences.push(Encoded { key, ids, outputs, seconds }),
+        }
+    }
+    (stored, sentences)
 }
 
 /// Deals with documents whose files are gone and adds everything up.
@@ -509,7 +751,11 @@ fn finish(
     tally.add(done.written);
     let mut outcome = Outcome {
         chunks: tally.chunks,
+        // A run that is only a forecast counts its texts and computes none.
+        vectors: done.computed.texts.saturating_sub(shared.desk.pass().computed),
+        sentences: shared.desk.pass(),
         tokens: done.computed.tokens,
+        busy_s: done.computed.busy_s,
         flops: done.computed.flops,
         compute_s: done.computed.seconds(),
         bytes_read: tally.bytes_read,
@@ -526,7 +772,7 @@ fn finish(
             let path = Path::new(&row.root).join(&row.relative_path);
             shared.listing.failures.iter().any(|failure| path.starts_with(&failure.path))
         };
-        gone.retain(|row| !unlisted(row));
+        gone.retain(|row| !unlisted(row) && !is_kept(shared, &tally, row));
         // Without chunks it is a note on a file that is no more.
         let (notes, documents): (Vec<_>, Vec<_>) = gone.into_iter().partition(|row| row.chunks == 0);
         let remove = match shared.settings.gone {
@@ -549,6 +795,16 @@ fn finish(
     Ok(outcome)
 }
 
+/// What is still there in a Calibre library's folders, although no book of this run: a file that somebody put there
+/// and named by itself, or another format of a book whose preferred one gave no document.
+fn is_kept(shared: &Shared<'_>, tally: &Tally, row: &ManifestRow) -> bool {
+    let path = Path::new(&row.root).join(&row.relative_path);
+    let has_better = |taken: &Option<Uuid>| taken.is_some_and(|doc_id| tally.good.contains(&doc_id));
+    shared.libraries.iter().any(|library| path.starts_with(&library.folder))
+        && !shared.calibre_files.get(&path).is_some_and(has_better)
+        && path.exists()
+}
+
 /// Inputs counted by what became of them.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -557,9 +813,13 @@ pub(crate) struct Tally {
     notes: Vec<Note>,
     /// Documents that their files still have.
     seen: HashSet<Uuid>,
+    /// Of these, those that are in the library as their files are now.
+    good: HashSet<Uuid>,
     /// Files that could not be read to their end: what they no longer showed is not gone.
     unread: HashSet<(String, String)>,
     reused: u64,
+    updated: u64,
+    quarantined: u64,
     chunks: u64,
     truncated: Truncated,
     bytes_read: u64,
@@ -570,6 +830,7 @@ impl Tally {
         *self.by_verdict.entry(row.verdict.clone()).or_default() += 1;
         self.seen.insert(row.doc_id);
         if row.verdict == "ok" {
+            self.good.insert(row.doc_id);
             return;
         }
         if row.part.is_none() {
@@ -589,8 +850,9 @@ impl Tally {
     }
 
     /// Says what a reader had to leave out or guess, if it bears on the text.
-    fn note(&mut self, record: &DocumentRecord, furniture: &Furniture) {
+    fn note(&mut self, record: &DocumentRecord, furniture: &Furniture, notes: Vec<String>) {
         let losses = [
+            (furniture.deleted_pieces, "pieces of text that tracked changes delete are left out"),
             (furniture.missing_documents, "pages that its contents name are not in the file"),
             (furniture.replaced_characters, "characters could not be decoded and were replaced"),
             (
@@ -603,16 +865,32 @@ impl Tally {
         for (count, what) in losses.into_iter().filter(|(count, _)| *count > 0) {
             self.notes.push(Note { item: item.clone(), says: format!("{count} {what}") });
         }
+        self.notes.extend(notes.into_iter().map(|says| Note { item: item.clone(), says }));
+        self.notes.extend(pdf::notes(record).into_iter().map(|says| Note { item: item.clone(), says }));
     }
 
     fn count_reused(&mut self, row: &ManifestRow) {
         self.reused += 1;
-        self.count(row);
+        if quarantine::is_quarantined(row) {
+            self.quarantined += 1;
+            self.count(&ManifestRow { why: Some(quarantine::why(row)), ..row.clone() });
+        } else {
+            self.count(row);
+        }
+    }
+
+    fn count_updated(&mut self, update: &DocumentUpdate) {
+        match update.metadata {
+            Some(_) => self.updated += 1,
+            None => self.reused += 1,
+        }
+        self.count(&update.row);
     }
 
     fn count_document(&mut self, record: &DocumentRecord) {
         *self.by_verdict.entry("ok".to_owned()).or_default() += 1;
         self.seen.insert(record.doc_id);
+        self.good.insert(record.doc_id);
         self.chunks += record.chunks.len() as u64;
         self.truncated.items += u64::from(record.truncated_tokens > 0);
         self.truncated.tokens += record.truncated_tokens;
@@ -625,8 +903,11 @@ impl Tally {
         self.failures.extend(other.failures);
         self.notes.extend(other.notes);
         self.seen.extend(other.seen);
+        self.good.extend(other.good);
         self.unread.extend(other.unread);
         self.reused += other.reused;
+        self.updated += other.updated;
+        self.quarantined += other.quarantined;
         self.chunks += other.chunks;
         self.truncated.items += other.truncated.items;
         self.truncated.tokens += other.truncated.tokens;
@@ -645,9 +926,16 @@ impl Tally {
             ok: self.by_verdict.get("ok").copied().unwrap_or(0),
             by_verdict: self.by_verdict.clone(),
             reused: self.reused,
+            updated: self.updated,
+            quarantined: self.quarantined,
             ..Items::default()
         }
     }
+}
+
+/// Positions inside one document, whose text is bounded far below 4 GiB.
+fn index32(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
 }
 
 /// A file in the journal: which library, which file, in which state, read with which settings.

@@ -248,7 +248,8 @@ fn compute(meter: &mut Meter, shared: &Shared<'_>, done: &Sender<Vec<Encoded<Nam
     let mut computed = Computed::default();
     while let Some(batch) = meter.starved(|| shared.queue.next_batch(shared.settings.batch)) {
         let encoded = encode::run_batch(shared.parts.embedder, batch, &mut computed);
-        shared.parts.progress.computed(encoded.iter().map(|encoded| encoded.ids.len() as u64).sum());
+        let tokens = encoded.iter().map(|encoded| encoded.ids.len() as u64).sum();
+        shared.parts.progress.computed(encoded.len() as u64, tokens);
         meter.finished(encoded.len() as u64);
         if meter.send(done, encoded).is_err() {
             break;

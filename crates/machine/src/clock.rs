@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[cfg(unix)]
-pub use crate::clock_unix::hostname;
+pub use crate::clock_unix::{all_cores_seconds, ended_children_cpu_seconds, hostname, process_cpu_seconds};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 

@@ -27,6 +27,7 @@
 
 pub mod batch;
 pub mod cache;
+pub mod forecast;
 pub mod journal;
 pub mod progress;
 pub mod receipt;

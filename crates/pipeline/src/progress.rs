@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How often `progress.json` is renewed and the observer called.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -19,6 +19,7 @@ pub struct Progress {
     bytes_total: AtomicU64,
     bytes_done: AtomicU64,
     tokens_done: AtomicU64,
+    texts_done: AtomicU64,
 }
 
 /// The counters at one moment; what `progress.json` holds.
@@ -40,10 +41,14 @@ pub struct Snapshot {
     pub bytes_done: u64,
     /// Tokens computed by the model.
     pub tokens: u64,
+    /// Texts computed by the model: chunks, sentences ...
+    pub texts: u64,
     /// Tokens per second since the start.
     pub tokens_per_s: f64,
     /// Seconds left if the bytes to come cost what the bytes done did; `None` before the first.
     pub eta_s: Option<f64>,
+    /// What `eta_s` may turn out to be, p10 to p90; `None` while too little is done to say.
+    pub eta_range_s: Option<(f64, f64)>,
 }
 
 impl Default for Progress {
@@ -55,6 +60,7 @@ impl Default for Progress {
             bytes_total: AtomicU64::new(0),
             bytes_done: AtomicU64::new(0),
             tokens_done: AtomicU64::new(0),
+            texts_done: AtomicU64::new(0),
         }
     }
 }
@@ -78,8 +84,9 @@ impl Progress {
         self.bytes_total.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Counts tokens that the model computed.
-    pub fn computed(&self, tokens: u64) {
+    /// Counts what the model computed.
+    pub fn computed(&self, texts: u64, tokens: u64) {
+        self.texts_done.fetch_add(texts, Ordering::Relaxed);
         self.tokens_done.fetch_add(tokens, Ordering::Relaxed);
     }
 
@@ -100,8 +107,84 @@ impl Progress {
             bytes_total,
             bytes_done,
             tokens,
+            texts: self.texts_done.load(Ordering::Relaxed),
             tokens_per_s: tokens as f64 / seconds.max(1e-9),
             eta_s: (bytes_done > 0).then(|| seconds / bytes_done as f64 * bytes_left),
+            eta_range_s: None,
+        }
+    }
+}
+
+/// Points of a [`Timeline`]; with more, every second one goes.
+const POINTS_MAX: usize = 512;
+
+/// Counters at one moment of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Seconds since the start.
+    pub seconds: f64,
+    /// Items with a verdict.
+    pub items: u64,
+    /// Bytes of input in them.
+    pub bytes_done: u64,
+    /// Texts computed by the model.
+    pub texts: u64,
+    /// Tokens computed by the model.
+    pub tokens: u64,
+}
+
+/// How the counters of a run grew. However long the run, it has at most `POINTS_MAX` points, evenly spaced.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    points: Vec<Point>,
+    /// One of so many snapshots becomes a point.
+    every: u64,
+    seen: u64,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self { points: Vec::new(), every: 1, seen: 0 }
+    }
+}
+
+impl Timeline {
+    /// Adds what the counters say now.
+    pub fn add(&mut self, snapshot: &Snapshot) {
+        if self.seen.is_multiple_of(self.every) {
+            self.points.push(Point::from(snapshot));
+        }
+        self.seen += 1;
+        if self.points.len() > POINTS_MAX {
+            let mut keep = [false, true].into_iter().cycle();
+            // The first stays: it is where the run began.
+            self.points.retain(|_| !keep.next().unwrap_or(false));
+            self.every *= 2;
+        }
+    }
+
+    /// The points so far.
+    #[must_use]
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// The points, and the end of the run as the last.
+    #[must_use]
+    pub fn finish(mut self, end: &Snapshot) -> Vec<Point> {
+        self.points.push(Point::from(end));
+        self.points
+    }
+}
+
+impl From<&Snapshot> for Point {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            seconds: snapshot.seconds,
+            items: snapshot.items_done,
+            bytes_done: snapshot.bytes_done,
+            texts: snapshot.texts,
+            tokens: snapshot.tokens,
         }
     }
 }
@@ -131,12 +214,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_timeline_is_bounded_and_evenly_spaced() {
+        let mut timeline = Timeline::default();
+        let end = Progress::default().snapshot("ingest", "finished");
+        for seconds in 0..10_000 {
+            timeline.add(&Snapshot { seconds: f64::from(seconds), ..end.clone() });
+        }
+        let points = timeline.finish(&Snapshot { seconds: 10_000.0, ..end });
+        assert!((200..=POINTS_MAX + 1).contains(&points.len()), "{}", points.len());
+        let steps: Vec<f64> = points.windows(2).map(|pair| pair[1].seconds - pair[0].seconds).collect();
+        assert!(steps[..steps.len() - 1].iter().all(|step| *step == steps[0]), "{steps:?}");
+        assert_eq!((points[0].seconds, points[points.len() - 1].seconds), (0.0, 10_000.0));
+    }
+
+    #[test]
     fn eta_follows_the_bytes_and_the_file_is_whole() {
         let progress = Progress::default();
         progress.expect(4, 1000);
         assert_eq!(progress.snapshot("ingest", "running").eta_s, None);
         progress.done(1, 250);
-        progress.computed(77);
+        progress.computed(3, 77);
         let snapshot = progress.snapshot("ingest", "running");
         let eta_s = snapshot.eta_s.expect("something is done");
         assert!((eta_s / snapshot.seconds - 3.0).abs() < 1e-6, "{snapshot:?}");

@@ -46,6 +46,9 @@ pub struct Receipt {
     pub work: Work,
     /// Calls of a language model, if the job makes any.
     pub calls: Option<Calls>,
+    /// What was computed, by what it was for, where that is more than one thing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<Pass>,
     /// Speed in true units.
     pub rate: Rate,
     /// Where the time of each stage went.
@@ -109,6 +112,14 @@ pub struct Items {
     pub by_verdict: BTreeMap<String, u64>,
     /// Inputs that were unchanged and not touched.
     pub reused: u64,
+    /// Inputs whose content is unchanged and whose metadata were taken over anew, without any model work; left out
+    /// when there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub updated: u64,
+    /// Of the reused ones, those that failed so often that they are not tried again until they change; left out when
+    /// there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quarantined: u64,
     /// Inputs of earlier runs that are gone, and whose results were kept; left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<String>,
@@ -126,6 +137,21 @@ pub struct Work {
     pub flops: u64,
     /// Bytes of input read.
     pub bytes_read: u64,
+}
+
+/// What one kind of text took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pass {
+    /// sentences, chunks ...
+    pub name: String,
+    /// Texts in the inputs.
+    pub texts: u64,
+    /// Texts that went through the model.
+    pub computed: u64,
+    /// Tokens that went through the model, special tokens included.
+    pub tokens: u64,
+    /// Seconds of the device, summed over the batches it works on side by side.
+    pub busy_s: f64,
 }
 
 /// Calls of a language model.

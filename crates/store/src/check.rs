@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::ids::{self, Fingerprint, VectorKey};
 use crate::library::Library;
-use crate::payload::{ChunkPayload, DocumentPayload, check_of};
+use crate::payload::{ChunkPayload, DocumentPayload, SectionPayload, check_of};
 use crate::read::ReadError;
 use crate::{dense, segment};
 
@@ -64,7 +64,7 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Which check failed: `integrity`, `references`, `full_text`, `vector`, `document`, `chunk`, `manifest`,
-    /// `segment`, `readable`.
+    /// `section`, `segment`, `readable`.
     pub check: &'static str,
     /// What it failed on.
     pub subject: String,
@@ -93,7 +93,7 @@ struct Expected {
 
 type Check = fn(&Connection, &mut Report, &Expected) -> rusqlite::Result<()>;
 
-const CHECKS: [(&str, Check); 8] = [
+const CHECKS: [(&str, Check); 9] = [
     ("SQLite's integrity check", check_integrity),
     ("references", check_references),
     ("full text", check_full_text),
@@ -101,6 +101,7 @@ const CHECKS: [(&str, Check); 8] = [
     ("documents", check_documents),
     ("chunks", check_chunks),
     ("chunk numbers", check_chunk_numbers),
+    ("sections", check_sections),
     ("manifest", check_manifest),
 ];
 
@@ -197,19 +198,45 @@ fn check_chunks(db: &Connection, report: &mut Report, expected: &Expected) -> ru
     while let Some(row) = rows.next()? {
         report.chunks += 1;
         let chunk = ChunkRow::read(row)?;
-        if row.get::<_, i64>(10)? != check_of(&chunk.hash) {
+        if row.get::<_, i64>(11)? != check_of(&chunk.hash) {
             report.add("chunk", &chunk.point_id, &"its fields are not those that were stored");
         }
         let text = row.get_ref(9)?.as_str()?;
-        let doc_id = Uuid::from_bytes(row.get(11)?);
-        if chunk.point_id != ids::point_id(&doc_id, &row.get(12)?, chunk.chunk_no, text) {
+        let doc_id = Uuid::from_bytes(row.get(12)?);
+        if chunk.point_id != ids::point_id(&doc_id, &row.get(13)?, chunk.chunk_no, text) {
             report.add("chunk", &chunk.point_id, &"its point id is not that of its text");
         }
-        if VectorKey(row.get(13)?) != VectorKey::of(text, &expected.fingerprint) {
+        if VectorKey(row.get(14)?) != VectorKey::of(text, &expected.fingerprint) {
             report.add("chunk", &chunk.point_id, &"its vector is that of another text");
         }
-        if row.get::<_, u32>(3)? >= row.get::<_, u32>(14)? {
+        if row.get::<_, u32>(3)? >= row.get::<_, u32>(15)? {
             report.add("chunk", &chunk.point_id, &"its chapter is not in its document");
+        }
+    }
+    Ok(())
+}
+
+fn check_sections(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(&format!(
+        "{SECTION_ROWS}, s.payload_check, d.doc_id, d.revision, v.key
+        FROM sections s JOIN documents d USING (document_id) JOIN vectors v USING (vector_id)"
+    ))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let section = SectionRow::read(row)?;
+        if row.get::<_, i64>(8)? != check_of(&section.hash) {
+            report.add("section", &section.point_id, &"its fields are not those that were stored");
+        }
+        let text = match row.get_ref(7)?.as_str_or_null()? {
+            Some(embedded) => embedded,
+            None => row.get_ref(6)?.as_str()?,
+        };
+        let doc_id = Uuid::from_bytes(row.get(9)?);
+        let point_id = ids::section_point_id(&doc_id, &row.get(10)?, section.section_no, text);
+        if section.point_id != point_id
+            || VectorKey(row.get(11)?) != VectorKey::of(text, &expected.fingerprint)
+        {
+            report.add("section", &section.point_id, &"its point id or vector is that of another text");
         }
     }
     Ok(())
@@ -261,14 +288,26 @@ fn digest(db: &Connection) -> rusqlite::Result<String> {
     ))?;
     let mut rows = statement.query([])?;
     let mut points = Vec::new();
+    let mut add =
+        |document_id: i64, point_id: Uuid, hash: &[u8; 32], vector: &[u8]| -> rusqlite::Result<()> {
+            let document = documents.get(&document_id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let mut payload = blake3::Hasher::new();
+            payload.update(document).update(hash);
+            let vector = blake3::hash(vector);
+            points.push((point_id.into_bytes(), *payload.finalize().as_bytes(), *vector.as_bytes()));
+            Ok(())
+        };
     while let Some(row) = rows.next()? {
         let chunk = ChunkRow::read(row)?;
-        let document_id: i64 = row.get(10)?;
-        let document = documents.get(&document_id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        let mut payload = blake3::Hasher::new();
-        payload.update(document).update(&chunk.hash);
-        let vector = blake3::hash(row.get_ref(11)?.as_blob()?);
-        points.push((chunk.point_id.into_bytes(), *payload.finalize().as_bytes(), *vector.as_bytes()));
+        add(row.get(11)?, chunk.point_id, &chunk.hash, row.get_ref(12)?.as_blob()?)?;
+    }
+    let mut statement = snapshot.prepare(&format!(
+        "{SECTION_ROWS}, s.document_id, v.row FROM sections s JOIN vectors v USING (vector_id)"
+    ))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let section = SectionRow::read(row)?;
+        add(row.get(8)?, section.point_id, &section.hash, row.get_ref(9)?.as_blob()?)?;
     }
     points.sort_unstable();
     let mut digest = blake3::Hasher::new();
@@ -334,10 +373,10 @@ impl DocumentRow {
     }
 }
 
-/// Columns 0..=9; the caller adds its own and the tables.
+/// Columns 0..=10; the caller adds its own and the tables.
 const CHUNK_ROWS: &str =
     "SELECT c.chunk_id, c.point_id, c.chunk_no, c.chapter, c.page, c.start_byte, c.end_byte,
-    c.overlap_bytes, c.tokens, c.text";
+    c.overlap_bytes, c.tokens, c.text, c.section_no";
 
 struct ChunkRow {
     point_id: Uuid,
@@ -358,8 +397,37 @@ impl ChunkRow {
             overlap_bytes: row.get(7)?,
             tokens: row.get(8)?,
             text: row.get_ref(9)?.as_str()?,
+            section_no: row.get(10)?,
         }
         .hash();
         Ok(Self { point_id: Uuid::from_bytes(row.get(1)?), chunk_no, hash })
+    }
+}
+
+/// Columns 0..=7; the caller adds its own and the tables.
+const SECTION_ROWS: &str =
+    "SELECT s.point_id, s.section_no, s.name, s.start_byte, s.end_byte, s.tokens, s.text, s.embedded";
+
+struct SectionRow {
+    point_id: Uuid,
+    section_no: u32,
+    hash: [u8; 32],
+}
+
+impl SectionRow {
+    /// Of a row that begins with [`SECTION_ROWS`].
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let section_no = row.get(1)?;
+        let hash = SectionPayload {
+            section_no,
+            name: row.get_ref(2)?.as_str()?,
+            start: row.get(3)?,
+            end: row.get(4)?,
+            tokens: row.get(5)?,
+            text: row.get_ref(6)?.as_str()?,
+            embedded: row.get_ref(7)?.as_str_or_null()?,
+        }
+        .hash();
+        Ok(Self { point_id: Uuid::from_bytes(row.get(0)?), section_no, hash })
     }
 }

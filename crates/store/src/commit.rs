@@ -5,9 +5,9 @@ use uuid::Uuid;
 
 use crate::host_unix;
 use crate::ids::{self, Fingerprint, VectorKey};
-use crate::payload::{self, ChunkPayload, DocumentPayload, check_of};
+use crate::payload::{self, ChunkPayload, DocumentPayload, SectionPayload, check_of};
 use crate::read::vector_id;
-use crate::records::{ChunkRecord, DocumentRecord, ManifestRow, VERDICTS};
+use crate::records::{ChunkRecord, DocumentRecord, DocumentUpdate, ManifestRow, SectionRecord, VERDICTS};
 use crate::settings::LibrarySettings;
 use crate::write::{Refusal, WriteError};
 
@@ -29,6 +29,13 @@ pub(crate) fn check_document(document: &DocumentRecord, fingerprint: &Fingerprin
             return fail(format!("chunk {number}: {what}"));
         }
     }
+    for (number, section) in (0..).zip(&document.sections) {
+        let text = section.embedded_text();
+        let point_id = ids::section_point_id(&document.doc_id, &document.revision, number, text);
+        if section.point_id != point_id || section.vector_key != VectorKey::of(text, fingerprint) {
+            return fail(format!("section {number}: its point id or vector key is not that of its text"));
+        }
+    }
     Ok(())
 }
 
@@ -47,6 +54,8 @@ fn chunk_fault(
         Some(format!("vector key {} is not that of its text", chunk.vector_key))
     } else if chunk.chapter as usize >= document.chapters.len() {
         Some(format!("chapter {} of {}", chunk.chapter, document.chapters.len()))
+    } else if chunk.section_no.is_some_and(|section| section as usize >= document.sections.len()) {
+        Some(format!("section {:?} of {}", chunk.section_no, document.sections.len()))
     } else if chunk.start > chunk.end {
         Some(format!("bytes {}..{}", chunk.start, chunk.end))
     } else if chunk.page == Some(0) {
@@ -68,6 +77,9 @@ pub(crate) fn replace_document(
     let document_id = insert_document(at, document, root_id, now_ms)?;
     for chunk in &document.chunks {
         insert_chunk(at, document, document_id, chunk)?;
+    }
+    for (section_no, section) in (0..).zip(&document.sections) {
+        insert_section(at, document, document_id, section_no, section)?;
     }
     Ok(removed_chunks)
 }
@@ -150,12 +162,13 @@ fn insert_chunk(
         overlap_bytes: chunk.overlap_bytes,
         tokens: chunk.tokens,
         text: &chunk.text,
+        section_no: chunk.section_no,
     }
     .hash();
     at.prepare_cached(
         "INSERT INTO chunks (document_id, chunk_no, point_id, vector_id, chapter, page, start_byte, end_byte,
-            overlap_bytes, tokens, payload_check, text)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            overlap_bytes, tokens, payload_check, text, section_no)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         document_id,
@@ -170,6 +183,49 @@ fn insert_chunk(
         chunk.tokens,
         check_of(&hash),
         chunk.text,
+        chunk.section_no,
+    ])?;
+    Ok(())
+}
+
+fn insert_section(
+    at: &Connection,
+    document: &DocumentRecord,
+    document_id: i64,
+    section_no: u32,
+    section: &SectionRecord,
+) -> Result<(), Refusal> {
+    let Some(vector_id) = vector_id(at, &section.vector_key)? else {
+        let what = format!("section {section_no}: its vector {} is not in the library", section.vector_key);
+        return Err(WriteError::Inconsistent { doc_id: document.doc_id, what }.into());
+    };
+    let hash = SectionPayload {
+        section_no,
+        name: &section.name,
+        start: section.start,
+        end: section.end,
+        tokens: section.tokens,
+        text: &section.text,
+        embedded: section.embedded.as_deref(),
+    }
+    .hash();
+    at.prepare_cached(
+        "INSERT INTO sections (document_id, section_no, point_id, vector_id, name, start_byte, end_byte, tokens,
+            payload_check, text, embedded)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?
+    .execute(params![
+        document_id,
+        section_no,
+        section.point_id.as_bytes(),
+        vector_id,
+        section.name,
+        section.start,
+        section.end,
+        section.tokens,
+        check_of(&hash),
+        section.text,
+        section.embedded,
     ])?;
     Ok(())
 }
@@ -181,6 +237,10 @@ pub(crate) fn delete_document(at: &Connection, doc_id: &Uuid) -> rusqlite::Resul
             "DELETE FROM chunks WHERE document_id = (SELECT document_id FROM documents WHERE doc_id = ?1)",
         )?
         .execute([doc_id.as_bytes()])?;
+    at.prepare_cached(
+        "DELETE FROM sections WHERE document_id = (SELECT document_id FROM documents WHERE doc_id = ?1)",
+    )?
+    .execute([doc_id.as_bytes()])?;
     at.prepare_cached("DELETE FROM documents WHERE doc_id = ?1")?.execute([doc_id.as_bytes()])?;
     Ok(chunks as u64)
 }
@@ -228,6 +288,32 @@ pub(crate) fn touch(at: &Connection, row: &ManifestRow, now_ms: i64) -> Result<(
         return Err(WriteError::Inconsistent { doc_id: row.doc_id, what }.into());
     }
     move_document(at, row, root_id)
+}
+
+pub(crate) fn update_document(at: &Connection, update: &DocumentUpdate, now_ms: i64) -> Result<(), Refusal> {
+    let row = &update.row;
+    if let Some(metadata) = &update.metadata {
+        if !metadata.metadata.is_object() {
+            let what = "its metadata are not a JSON object".to_owned();
+            return Err(WriteError::Inconsistent { doc_id: row.doc_id, what }.into());
+        }
+        at.prepare_cached(
+            "UPDATE documents SET source = ?2, source_id = ?3, title = ?4, authors = ?5, language = ?6,
+                metadata = ?7
+            WHERE doc_id = ?1",
+        )?
+        .execute(params![
+            row.doc_id.as_bytes(),
+            metadata.source,
+            metadata.source_id,
+            metadata.title,
+            json(&metadata.authors)?,
+            metadata.language,
+            payload::canonical(&metadata.metadata),
+        ])?;
+    }
+    // Last, because it also takes the check over what is there now.
+    touch(at, row, now_ms)
 }
 
 /// A document's path is part of its payload, so its check moves with it.
@@ -345,7 +431,7 @@ pub(crate) fn log_commit(
         cost.device,
         settings.model_name,
         cost.batch_size,
-        settings.chunker,
+        document.chunker,
     ])?;
     Ok(())
 }

@@ -21,7 +21,10 @@ pub(crate) fn free_bytes(path: &Path) -> std::io::Result<u64> {
 }
 
 /// Name of the network file system that holds `folder`, if one does.
-pub(crate) fn network_file_system(folder: &Path) -> std::io::Result<Option<&'static str>> {
+///
+/// # Errors
+/// The system does not say: the folder is not there, or cannot be reached.
+pub fn network_file_system(folder: &Path) -> std::io::Result<Option<&'static str>> {
     let magic = rustix::fs::statfs(folder)?.f_type as u32;
     if magic == FUSE_MAGIC {
         let folder = folder.canonicalize()?;

@@ -50,6 +50,18 @@ pub fn doc_id_for_file(collection: &str, relative_path: &str, part: Option<&str>
     Uuid::new_v5(&NAMESPACE, &name)
 }
 
+/// Id of a book's file in a Calibre library: neither a new title nor another folder changes it. `format` is Calibre's,
+/// in lower case.
+#[must_use]
+pub fn doc_id_for_book(library_uuid: &str, book_uuid: &str, format: &str) -> Uuid {
+    let mut name = b"calibre|".to_vec();
+    for field in [library_uuid, book_uuid, format] {
+        name.extend_from_slice(&(field.len() as u64).to_le_bytes());
+        name.extend_from_slice(field.as_bytes());
+    }
+    Uuid::new_v5(&NAMESPACE, &name)
+}
+
 /// Revision of a document: blake3 of its content hash and the fingerprint it was read and embedded with.
 #[must_use]
 pub fn revision(content_hash: &[u8; 32], fingerprint: &Fingerprint) -> [u8; 32] {
@@ -67,6 +79,16 @@ pub fn point_id(doc_id: &Uuid, revision: &[u8; 32], chunk_no: u32, text: &str) -
     Uuid::new_v5(&NAMESPACE, &name)
 }
 
+/// Sections count from here, so that the first section and the first chunk of a document differ even where their texts
+/// do not.
+const FIRST_SECTION: u32 = 1 << 31;
+
+/// Id of a section: [`point_id`] with a number that no chunk has.
+#[must_use]
+pub fn section_point_id(doc_id: &Uuid, revision: &[u8; 32], section_no: u32, text: &str) -> Uuid {
+    point_id(doc_id, revision, FIRST_SECTION | section_no, text)
+}
+
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
@@ -80,6 +102,8 @@ mod tests {
     fn ids_are_pinned() {
         let doc = doc_id_for_file("default", "novels/emma.epub", None);
         assert_eq!(doc.to_string(), "6da6f0df-2f9c-5d09-819b-f1281e0e2733");
+        let book = doc_id_for_book("eafa892d-9652-45ad-989e-64b8980a49da", "34c8f500", "epub");
+        assert_eq!(book.to_string(), "37b1e65d-d2f5-55aa-bd8a-85a858a3c435");
         let fingerprint = Fingerprint([7; 32]);
         let revision = revision(&[1; 32], &fingerprint);
         assert_eq!(point_id(&doc, &revision, 3, "text").to_string(), "5796d2f4-454e-5e9f-9557-6acfa4c9cf6d");

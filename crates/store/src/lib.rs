@@ -6,7 +6,7 @@
 //! vectors for fast scans ([`segment`]), which may be deleted at any time.
 //!
 //! ```
-//! use haul_store::library::{Library, LibrarySettings};
+//! use haul_store::library::{Chunkers, Library, LibrarySettings};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("books.haul");
@@ -15,6 +15,7 @@
 //! #     pooling: "mean".into(), normalize: true, max_tokens: 256, chunker: "tokens".into(),
 //! #     chunk_tokens: 254, overlap_sentences: 1, query_prompt: String::new(),
 //! #     document_prompt: String::new(), parser_version: 1, chunker_version: 1, numerics_version: 1,
+//! #     chunkers: Chunkers::default(),
 //! # };
 //! let library = Library::create(&path, &settings)?;
 //! assert!(library.verify()?.findings.is_empty());
@@ -32,6 +33,7 @@ mod host_unix;
 mod ids;
 pub mod library;
 mod lock;
+mod overview;
 mod payload;
 mod read;
 mod records;

@@ -15,13 +15,26 @@ use crate::segment::Segment;
 use crate::{host_unix, schema};
 
 pub use crate::check::{Finding, Report};
-pub use crate::ids::{Fingerprint, VectorKey, doc_id_for_file, point_id, revision};
+pub use crate::host_unix::network_file_system;
+pub use crate::ids::{
+    Fingerprint, VectorKey, doc_id_for_book, doc_id_for_file, point_id, revision, section_point_id,
+};
+pub use crate::overview::Overview;
 pub use crate::read::{Info, ReadError};
 pub use crate::records::{
-    ChapterRecord, ChunkRecord, DocumentRecord, IngestCost, ManifestRow, VERDICTS, VectorName,
+    CatalogueEntry, ChapterRecord, ChunkRecord, DocumentMetadata, DocumentRecord, DocumentUpdate, IngestCost,
+    ManifestRow, SectionRecord, VERDICTS, VectorName,
 };
-pub use crate::settings::{Difference, LibrarySettings};
+pub use crate::settings::{Chunkers, Difference, FixedWords, LibrarySettings, SemanticWords};
 pub use crate::write::{Removed, VectorFault, WriteError, storable};
+
+/// Bytes that may still be written beside `path`.
+///
+/// # Errors
+/// The system does not tell.
+pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
+    host_unix::free_bytes(folder_of(path))
+}
 
 /// A library on disk, open for one writer or for reading.
 #[derive(Debug)]
@@ -118,6 +131,16 @@ impl Library {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Moves everything from the write-ahead log into the file, so that the file's size is the library's.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn empty_log(&mut self) -> Result<(), WriteError> {
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|source| {
+            WriteError::Sqlite { path: self.path.clone(), doing: "emptying the log", source }
+        })
     }
 
     fn open_with(path: &Path, access: Access) -> Result<Library, OpenError> {

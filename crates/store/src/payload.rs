@@ -49,6 +49,7 @@ pub(crate) struct ChunkPayload<'a> {
     pub(crate) overlap_bytes: u32,
     pub(crate) tokens: u32,
     pub(crate) text: &'a str,
+    pub(crate) section_no: Option<u32>,
 }
 
 impl ChunkPayload<'_> {
@@ -59,6 +60,31 @@ impl ChunkPayload<'_> {
         fields.number(self.page.unwrap_or(0).into());
         fields.number(self.start).number(self.end).number(self.overlap_bytes.into());
         fields.number(self.tokens.into()).text(self.text);
+        // Chunks without a section hash as they did before there were any.
+        if let Some(section_no) = self.section_no {
+            fields.number(section_no.into());
+        }
+        fields.finish()
+    }
+}
+
+/// A section's fields as the table holds them; its document's fields are hashed apart.
+pub(crate) struct SectionPayload<'a> {
+    pub(crate) section_no: u32,
+    pub(crate) name: &'a str,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) tokens: u32,
+    pub(crate) text: &'a str,
+    pub(crate) embedded: Option<&'a str>,
+}
+
+impl SectionPayload<'_> {
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        let mut fields = Fields::default();
+        fields.text("section").number(self.section_no.into()).text(self.name);
+        fields.number(self.start).number(self.end).number(self.tokens.into());
+        fields.text(self.text).optional(self.embedded);
         fields.finish()
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::ids::VectorKey;
 use crate::library::{Library, with_suffix};
-use crate::records::{ManifestRow, VectorName};
+use crate::records::{CatalogueEntry, DocumentMetadata, ManifestRow, VectorName};
 use crate::settings::LibrarySettings;
 use crate::{schema, segment};
 
@@ -20,6 +20,22 @@ impl Library {
     /// The file cannot be read.
     pub fn manifest(&self) -> Result<Vec<ManifestRow>, ReadError> {
         manifest_rows(&self.db).map_err(|source| self.read_error("reading the manifest", source))
+    }
+
+    /// What is known about a document; none where the library has no text of it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn document_metadata(&self, doc_id: &Uuid) -> Result<Option<DocumentMetadata>, ReadError> {
+        document_metadata(&self.db, doc_id).map_err(|source| self.read_error("reading metadata", source))
+    }
+
+    /// Every document that can be searched, in order of path and id.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn catalogue(&self) -> Result<Vec<CatalogueEntry>, ReadError> {
+        catalogue(&self.db).map_err(|source| self.read_error("listing documents", source))
     }
 
     /// Those of `keys` that have no dense vector, each once, in the order asked.
@@ -53,6 +69,7 @@ impl Library {
             documents: counts.documents,
             stale_documents: counts.stale_documents,
             chunks: counts.chunks,
+            sections: counts.sections,
             vectors: counts.vectors,
             unreferenced_vectors: counts.unreferenced_vectors,
             by_verdict: counts.by_verdict,
@@ -87,6 +104,8 @@ pub struct Info {
     pub stale_documents: u64,
     /// Chunks.
     pub chunks: u64,
+    /// Sections that are embedded beside their chunks.
+    pub sections: u64,
     /// Vectors.
     pub vectors: u64,
     /// Vectors no chunk uses: a cache, not part of the digest.
@@ -171,6 +190,53 @@ fn manifest_row(row: &Row<'_>) -> rusqlite::Result<ManifestRow> {
     })
 }
 
+/// Columns 0..=5 of what [`metadata_of`] reads.
+const METADATA_COLUMNS: &str = "source, source_id, title, authors, language, metadata";
+
+fn document_metadata(db: &Connection, doc_id: &Uuid) -> rusqlite::Result<Option<DocumentMetadata>> {
+    db.prepare_cached(&format!("SELECT {METADATA_COLUMNS} FROM documents WHERE doc_id = ?1"))?
+        .query_row([doc_id.as_bytes()], metadata_of)
+        .optional()
+}
+
+fn catalogue(db: &Connection) -> rusqlite::Result<Vec<CatalogueEntry>> {
+    db.prepare_cached(&format!(
+        "SELECT {METADATA_COLUMNS}, doc_id, r.path, relative_path, format
+        FROM documents JOIN roots r USING (root_id) ORDER BY relative_path, doc_id"
+    ))?
+    .query_map([], |row| {
+        Ok(CatalogueEntry {
+            doc_id: Uuid::from_bytes(row.get(6)?),
+            root: row.get(7)?,
+            relative_path: row.get(8)?,
+            format: row.get(9)?,
+            metadata: metadata_of(row)?,
+        })
+    })?
+    .collect()
+}
+
+fn metadata_of(row: &Row<'_>) -> rusqlite::Result<DocumentMetadata> {
+    Ok(DocumentMetadata {
+        source: row.get(0)?,
+        source_id: row.get(1)?,
+        title: row.get(2)?,
+        authors: json_column(row, 3)?,
+        language: row.get(4)?,
+        metadata: json_column(row, 5)?,
+    })
+}
+
+/// A column that holds JSON.
+pub(crate) fn json_column<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
 fn missing_vectors(db: &Connection, keys: &[VectorKey]) -> rusqlite::Result<Vec<VectorKey>> {
     let snapshot = db.unchecked_transaction()?;
     let mut seen = HashSet::with_capacity(keys.len());
@@ -206,6 +272,7 @@ struct Counts {
     documents: u64,
     stale_documents: u64,
     chunks: u64,
+    sections: u64,
     vectors: u64,
     unreferenced_vectors: u64,
     by_verdict: BTreeMap<String, u64>,
@@ -219,10 +286,12 @@ fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         documents: count("SELECT count(*) FROM documents")?,
         stale_documents: count("SELECT count(*) FROM documents WHERE stale_reason IS NOT NULL")?,
         chunks: count("SELECT count(*) FROM chunks")?,
+        sections: count("SELECT count(*) FROM sections")?,
         vectors: count("SELECT count(*) FROM vectors")?,
         unreferenced_vectors: count(
             "SELECT count(*) FROM vectors v
-            WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = v.vector_id)",
+            WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = v.vector_id)
+            AND NOT EXISTS (SELECT 1 FROM sections s WHERE s.vector_id = v.vector_id)",
         )?,
         by_verdict: snapshot
             .prepare_cached("SELECT verdict, count(*) FROM manifest GROUP BY verdict")?

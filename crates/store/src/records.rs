@@ -62,10 +62,55 @@ pub struct DocumentRecord {
     pub chapters: Vec<ChapterRecord>,
     /// Chunks, numbered from 0 without a gap.
     pub chunks: Vec<ChunkRecord>,
+    /// Sections that are embedded beside the chunks, numbered by their place here; none without parents.
+    pub sections: Vec<SectionRecord>,
+    /// The chunker that cut this document, for the view `ingest_log`.
+    pub chunker: String,
     /// Tokens of the document that did not reach the model.
     pub truncated_tokens: u64,
     /// What the making of this revision took, for the view `ingest_log`.
     pub cost: IngestCost,
+}
+
+/// What is known about a document beside its text. No id and no vector depends on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DocumentMetadata {
+    /// Where the document comes from: `calibre`, `local`.
+    pub source: String,
+    /// Id in that source, such as Calibre's book id.
+    pub source_id: Option<String>,
+    /// Title.
+    pub title: String,
+    /// Authors in the order of the metadata.
+    pub authors: Vec<String>,
+    /// Language as the metadata says.
+    pub language: Option<String>,
+    /// Further metadata (series, publisher, tags): a JSON object.
+    pub metadata: serde_json::Value,
+}
+
+/// A document whose text is the same and that stands elsewhere, or is called otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DocumentUpdate {
+    /// Where it stands now; content and revision as the library has them.
+    pub row: ManifestRow,
+    /// What is known about it now; `None` where that is the same.
+    pub metadata: Option<DocumentMetadata>,
+}
+
+/// A document as a list of documents shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogueEntry {
+    /// Id that outlives revisions.
+    pub doc_id: Uuid,
+    /// Folder the path is relative to.
+    pub root: String,
+    /// Path below the root.
+    pub relative_path: String,
+    /// `epub`, `pdf`, `txt`, ...
+    pub format: String,
+    /// What is known about it.
+    pub metadata: DocumentMetadata,
 }
 
 /// Where in a document's table of contents a chunk stands.
@@ -100,6 +145,37 @@ pub struct ChunkRecord {
     pub tokens: u32,
     /// The text itself.
     pub text: String,
+    /// Index into [`DocumentRecord::sections`], where there are any.
+    pub section_no: Option<u32>,
+}
+
+/// A stretch of a document whose chunks are its children.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SectionRecord {
+    /// [`section_point_id`](crate::library::section_point_id) of document, revision, number and text.
+    pub point_id: Uuid,
+    /// Vector of what was embedded.
+    pub vector_key: VectorKey,
+    /// Its title.
+    pub name: String,
+    /// First byte in the document's text.
+    pub start: u64,
+    /// Byte after the last.
+    pub end: u64,
+    /// Tokens that the model was given, special tokens not included.
+    pub tokens: u32,
+    /// The whole text.
+    pub text: String,
+    /// What was embedded, where that is not the whole text.
+    pub embedded: Option<String>,
+}
+
+impl SectionRecord {
+    /// What was embedded.
+    #[must_use]
+    pub fn embedded_text(&self) -> &str {
+        self.embedded.as_deref().unwrap_or(&self.text)
+    }
 }
 
 /// What an ingest took. The columns of `ingest_log` that the library cannot know by itself.
@@ -144,7 +220,7 @@ pub struct ManifestRow {
     pub content_hash: [u8; 32],
     /// Revision that was tried last.
     pub revision: [u8; 32],
-    /// `ok empty needs_ocr drm corrupt unsupported timeout too_large failed`
+    /// One of [`VERDICTS`].
     pub verdict: String,
     /// Why, when the verdict is not `ok`.
     pub why: Option<String>,
@@ -155,5 +231,15 @@ pub struct ManifestRow {
 }
 
 /// Verdicts an input can end in. `ok` is given by a commit, the others by a verdict.
-pub const VERDICTS: [&str; 9] =
-    ["ok", "empty", "needs_ocr", "drm", "corrupt", "unsupported", "timeout", "too_large", "failed"];
+pub const VERDICTS: [&str; 10] = [
+    "ok",
+    "empty",
+    "needs_ocr",
+    "drm",
+    "corrupt",
+    "unsupported",
+    "timeout",
+    "too_large",
+    "failed",
+    "skipped",
+];

@@ -9,7 +9,7 @@ pub(crate) const APPLICATION_ID: u32 = 0x4861_756c;
 const PAGE_SIZE_BYTES: u32 = 8192;
 
 /// Step `i` takes a library of version `i` to `i + 1`.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// Version this program writes.
 pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -215,4 +215,66 @@ SELECT
     verdict = 'ok' AS success,
     chunker AS chunking_mode
 FROM ingests;
+";
+
+/// Sections: parents of chunks, embedded beside them. They are no chunks, so no search returns them and no full text
+/// holds them. `embedded` is what the model was given, where that is not the text itself. A section's point id counts
+/// from 2^31 on. `points` has the chunks and sections of a library as the points of a vector store.
+const V2: &str = "
+ALTER TABLE chunks ADD COLUMN section_no INTEGER;
+
+CREATE TABLE sections (
+    section_id INTEGER PRIMARY KEY,
+    document_id INTEGER NOT NULL REFERENCES documents,
+    section_no INTEGER NOT NULL,
+    point_id BLOB NOT NULL UNIQUE,
+    vector_id INTEGER NOT NULL REFERENCES vectors,
+    name TEXT NOT NULL,
+    start_byte INTEGER NOT NULL,
+    end_byte INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    payload_check INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    embedded TEXT,
+    UNIQUE (document_id, section_no)
+) STRICT;
+CREATE INDEX sections_by_vector ON sections (vector_id);
+
+CREATE VIEW points AS
+SELECT
+    s.document_id AS document_id,
+    s.point_id AS point_id,
+    s.vector_id AS vector_id,
+    'parent' AS chunk_level,
+    NULL AS parent_id,
+    s.section_no AS section_index,
+    s.name AS section_name,
+    (SELECT count(*) FROM chunks c WHERE c.document_id = s.document_id AND c.section_no = s.section_no)
+        AS child_count,
+    NULL AS sequence_index,
+    NULL AS sibling_count,
+    s.tokens AS token_count,
+    coalesce(s.embedded, s.text) AS text,
+    s.text AS full_text
+FROM sections s
+UNION ALL
+SELECT
+    c.document_id,
+    c.point_id,
+    c.vector_id,
+    CASE WHEN c.section_no IS NOT NULL THEN 'child' END,
+    s.point_id,
+    c.section_no,
+    coalesce(s.name, json_extract(d.chapters, '$[' || c.chapter || '].breadcrumb[#-1]')),
+    NULL,
+    CASE WHEN c.section_no IS NOT NULL THEN
+        row_number() OVER (PARTITION BY c.document_id, c.section_no ORDER BY c.chunk_no) - 1 END,
+    CASE WHEN c.section_no IS NOT NULL THEN
+        count(*) OVER (PARTITION BY c.document_id, c.section_no) END,
+    c.tokens,
+    c.text,
+    NULL
+FROM chunks c
+JOIN documents d USING (document_id)
+LEFT JOIN sections s ON s.document_id = c.document_id AND s.section_no = c.section_no;
 ";

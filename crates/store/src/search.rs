@@ -7,11 +7,13 @@ use std::time::Instant;
 use haul_kernels::isa::Isa;
 use rusqlite::Connection;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::dense::{self, ChunkSet, Query, Scored};
 use crate::fulltext;
 use crate::library::{ChapterRecord, Library, ReadError};
+use crate::read::json_column;
 use crate::segment::{self, Segment, SegmentError, Source};
 
 /// How chunks are ranked.
@@ -37,6 +39,10 @@ pub struct Filters {
     pub language: Option<String>,
     /// Format: `epub`, `pdf`.
     pub format: Option<String>,
+    /// Part of a tag, as Calibre has them.
+    pub tag: Option<String>,
+    /// Part of the series' name.
+    pub series: Option<String>,
 }
 
 /// A question to a library.
@@ -305,15 +311,22 @@ fn allowed_chunks(db: &Connection, filters: &Filters) -> rusqlite::Result<Option
     }
     let filters = Lowered::of(filters);
     let mut documents = db.prepare_cached(
-        "SELECT document_id, title, authors, coalesce(language, detected_language, ''), format FROM documents",
+        "SELECT document_id, title, authors, coalesce(language, detected_language, ''), format, metadata
+        FROM documents",
     )?;
     let mut chunks = db.prepare_cached("SELECT chunk_id FROM chunks WHERE document_id = ?1")?;
     let mut rows = documents.query([])?;
     let mut allowed = Vec::new();
     while let Some(row) = rows.next()? {
-        let authors: Vec<String> = json_column(row, 2)?;
-        let (title, language, format): (String, String, String) = (row.get(1)?, row.get(3)?, row.get(4)?);
-        if filters.allow(&title, &authors, &language, &format) {
+        let document = Filtered {
+            title: row.get(1)?,
+            authors: json_column(row, 2)?,
+            language: row.get(3)?,
+            format: row.get(4)?,
+            // Metadata are long, and of interest to two filters only.
+            metadata: if filters.read_metadata() { json_column(row, 5)? } else { Value::Null },
+        };
+        if filters.allow(&document) {
             for chunk in chunks.query_map([row.get::<_, i64>(0)?], |row| row.get(0))? {
                 allowed.push(chunk?);
             }
@@ -322,12 +335,23 @@ fn allowed_chunks(db: &Connection, filters: &Filters) -> rusqlite::Result<Option
     Ok(Some(ChunkSet::of(allowed)))
 }
 
+/// What filters look at.
+struct Filtered {
+    title: String,
+    authors: Vec<String>,
+    language: String,
+    format: String,
+    metadata: Value,
+}
+
 /// Filters in lower case.
 struct Lowered {
     author: Option<String>,
     title: Option<String>,
     language: Option<String>,
     format: Option<String>,
+    tag: Option<String>,
+    series: Option<String>,
 }
 
 impl Lowered {
@@ -338,16 +362,30 @@ impl Lowered {
             title: lower(&filters.title),
             language: lower(&filters.language),
             format: lower(&filters.format),
+            tag: lower(&filters.tag),
+            series: lower(&filters.series),
         }
     }
 
-    fn allow(&self, title: &str, authors: &[String], language: &str, format: &str) -> bool {
+    fn read_metadata(&self) -> bool {
+        self.tag.is_some() || self.series.is_some()
+    }
+
+    fn allow(&self, document: &Filtered) -> bool {
         let holds = |filter: &Option<String>, test: &dyn Fn(&str) -> bool| filter.as_deref().is_none_or(test);
-        holds(&self.title, &|wanted| title.to_lowercase().contains(wanted))
-            && holds(&self.author, &|wanted| authors.iter().any(|name| name.to_lowercase().contains(wanted)))
-            && holds(&self.format, &|wanted| format.to_lowercase() == wanted)
+        let contains = |text: &str, wanted: &str| text.to_lowercase().contains(wanted);
+        let texts = |name: &str| match &document.metadata[name] {
+            Value::String(text) => vec![text.as_str()],
+            Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+            _ => vec![],
+        };
+        holds(&self.title, &|wanted| contains(&document.title, wanted))
+            && holds(&self.author, &|wanted| document.authors.iter().any(|name| contains(name, wanted)))
+            && holds(&self.format, &|wanted| document.format.to_lowercase() == wanted)
+            && holds(&self.tag, &|wanted| texts("tags").iter().any(|tag| contains(tag, wanted)))
+            && holds(&self.series, &|wanted| texts("series").iter().any(|series| contains(series, wanted)))
             && holds(&self.language, &|wanted| {
-                let language = language.to_lowercase();
+                let language = document.language.to_lowercase();
                 language == wanted || language.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'))
             })
     }
@@ -508,15 +546,6 @@ fn texts(db: &Connection, document_id: i64, first: i64, last: i64) -> rusqlite::
     )?
     .query_map([document_id, first, last], |row| row.get(0))?
     .collect()
-}
-
-fn json_column<T: serde::de::DeserializeOwned>(
-    row: &rusqlite::Row<'_>,
-    column: usize,
-) -> rusqlite::Result<T> {
-    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
 }
 
 fn milliseconds_since(began: Instant) -> f64 {

@@ -38,6 +38,61 @@ pub struct LibrarySettings {
     pub chunker_version: u32,
     /// Version of the arithmetic: raised when a vector would come out with other bits.
     pub numerics_version: u32,
+    /// What the other chunkers need beside the tokens, and the rules that choose among them.
+    #[serde(default, skip_serializing_if = "Chunkers::is_default")]
+    pub chunkers: Chunkers,
+}
+
+/// How documents are cut where that is not by tokens alone. All absent in a library of the default chunker, as in
+/// every library made before there were others: then none of it is part of the fingerprint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Chunkers {
+    /// Windows of words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<FixedWords>,
+    /// Ends where the topic changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub semantic: Option<SemanticWords>,
+    /// Sections are embedded beside their chunks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub parents: bool,
+    /// Sections and chunks are those of Alexandria, with what it loses.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub alexandria_compat: bool,
+    /// Rules by title and author that choose a chunker, as the job understands them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<serde_json::Value>,
+}
+
+impl Chunkers {
+    fn is_default(&self) -> bool {
+        *self == Chunkers::default()
+    }
+}
+
+/// Numbers of the chunker by windows of words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedWords {
+    /// Words of a window.
+    pub words: usize,
+    /// Words that a window repeats of the one before.
+    pub overlap_words: usize,
+    /// Words of the last window at least.
+    pub words_min: usize,
+}
+
+/// Numbers of the chunker by topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SemanticWords {
+    /// Cosine of two sentences below which the topic changes, in ten-thousandths: 5500 is 0.55.
+    pub threshold_e4: u32,
+    /// Words of a chunk before a change of topic ends it.
+    pub words_min: usize,
+    /// Words of a chunk at most.
+    pub words_max: usize,
 }
 
 impl LibrarySettings {
@@ -46,7 +101,7 @@ impl LibrarySettings {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hasher = blake3::Hasher::new();
-        for (name, value) in self.identity() {
+        for (name, value) in self.identity().into_iter().filter(|(_, value)| !value.is_null()) {
             hasher.update(name.as_bytes()).update(b"=").update(value.to_string().as_bytes()).update(b"\n");
         }
         Fingerprint(*hasher.finalize().as_bytes())
@@ -68,8 +123,10 @@ impl LibrarySettings {
             .collect()
     }
 
-    fn identity(&self) -> [(&'static str, serde_json::Value); 14] {
-        [
+    fn identity(&self) -> Vec<(&'static str, serde_json::Value)> {
+        let Chunkers { fixed, semantic, parents, alexandria_compat, policy } = &self.chunkers;
+        let set = |is_set: bool| is_set.then_some(true).into();
+        vec![
             ("model_sha256", self.model_sha256.as_str().into()),
             ("dim", self.dim.into()),
             ("dtype", self.dtype.as_str().into()),
@@ -84,6 +141,15 @@ impl LibrarySettings {
             ("parser_version", self.parser_version.into()),
             ("chunker_version", self.chunker_version.into()),
             ("numerics_version", self.numerics_version.into()),
+            ("fixed_words", fixed.map(|fixed| fixed.words).into()),
+            ("fixed_overlap_words", fixed.map(|fixed| fixed.overlap_words).into()),
+            ("fixed_words_min", fixed.map(|fixed| fixed.words_min).into()),
+            ("semantic_threshold_e4", semantic.map(|semantic| semantic.threshold_e4).into()),
+            ("semantic_words_min", semantic.map(|semantic| semantic.words_min).into()),
+            ("semantic_words_max", semantic.map(|semantic| semantic.words_max).into()),
+            ("parents", set(*parents)),
+            ("alexandria_compat", set(*alexandria_compat)),
+            ("policy", policy.clone().unwrap_or_default()),
         ]
     }
 }
@@ -99,7 +165,11 @@ pub struct Difference {
     pub asked: String,
 }
 
-/// Text without the quotes of JSON.
+/// Text without the quotes of JSON; a setting that is absent is not set.
 fn plain(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        serde_json::Value::Null => "not set".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }

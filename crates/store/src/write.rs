@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use crate::commit::{
     check_document, delete_document, log_commit, log_verdict, next_generation, record_verdict,
-    replace_document, touch,
+    replace_document, touch, update_document,
 };
 use crate::host_unix;
 use crate::ids::VectorKey;
 use crate::library::{Access, Library};
 use crate::payload::check_of;
-use crate::records::{DocumentRecord, ManifestRow, VectorName};
+use crate::records::{DocumentRecord, DocumentUpdate, ManifestRow, VectorName};
 use crate::settings::LibrarySettings;
 
 impl Library {
@@ -87,6 +87,18 @@ impl Library {
         })
     }
 
+    /// Takes over where documents stand and what is known about them, where their content is unchanged: ids,
+    /// chunks and vectors stay as they are.
+    ///
+    /// # Errors
+    /// As for [`Library::touch`], or metadata that are not a JSON object: then none of the documents is changed.
+    pub fn update_documents(&mut self, updates: &[DocumentUpdate]) -> Result<(), WriteError> {
+        self.transact("updating metadata", |at, _| {
+            let now_ms = now_ms();
+            updates.iter().try_for_each(|update| update_document(at, update, now_ms))
+        })
+    }
+
     /// Takes documents out, with their manifest rows, and every vector that no chunk uses any more. Not while
     /// an ingest of this process has stored vectors it has not committed documents for.
     ///
@@ -104,7 +116,8 @@ impl Library {
                 removed.documents += gone as u64;
             }
             let unused = "DELETE FROM vectors
-                WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = vectors.vector_id)";
+                WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = vectors.vector_id)
+                AND NOT EXISTS (SELECT 1 FROM sections s WHERE s.vector_id = vectors.vector_id)";
             removed.vectors = at.execute(unused, [])? as u64;
             if removed != Removed::default() {
                 next_generation(at, removed.chunks)?;
@@ -341,6 +354,7 @@ mod tests {
             parser_version: 1,
             chunker_version: 1,
             numerics_version: 1,
+            chunkers: crate::settings::Chunkers::default(),
         }
     }
 

@@ -5,8 +5,8 @@ use crate::limits::{DEPTH_MAX, METADATA_VALUE_BYTES_MAX, PACKAGE_ITEMS_MAX};
 use crate::markup::{Dialect, Element, Token, tokens};
 use crate::verdict::ParseFailure;
 
-use super::archive::Archive;
 use super::package::{Package, resolve};
+use crate::archive::Archive;
 
 /// One place that the table of contents names.
 #[derive(Debug, PartialEq)]

@@ -6,8 +6,8 @@ use crate::encoding;
 use crate::markup::{Dialect, Token, tokens};
 use crate::verdict::{ParseFailure, Verdict};
 
-use super::archive::Archive;
 use super::package::{Package, resolve};
+use crate::archive::Archive;
 
 const ENCRYPTION: &str = "META-INF/encryption.xml";
 /// Files that only protected books have: Adobe ADEPT, Readium LCP, Apple FairPlay.

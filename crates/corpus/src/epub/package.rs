@@ -10,7 +10,7 @@ use crate::limits::{METADATA_VALUE_BYTES_MAX, PACKAGE_ITEMS_MAX};
 use crate::markup::{Dialect, Element, Token, tokens};
 use crate::verdict::{ParseFailure, Verdict};
 
-use super::archive::Archive;
+use crate::archive::Archive;
 
 const CONTAINER: &str = "META-INF/container.xml";
 

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use haul_corpus::document::Format;
 use haul_corpus::limits::Limits;
 use haul_corpus::parse::{Parsed, parse};
+use haul_corpus::readers::Setup;
 use haul_corpus::verdict::Verdict;
 
 use crate::{outline, pairs, parse_all, parse_bytes, verdict_on};
@@ -171,7 +172,7 @@ fn reading_ends_where_the_caller_breaks_off() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{\"text\":\"a\"}\n".repeat(10)).unwrap();
     let mut count = 0;
-    parse(file.path(), Format::JsonLines, &Limits::DEFAULT, &mut |_| {
+    parse(file.path(), Format::JsonLines, &Setup::built_in(&Limits::DEFAULT), &mut |_| {
         count += 1;
         if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })

@@ -4,6 +4,7 @@
 
 mod epub;
 mod files;
+mod pdf;
 mod source;
 mod worker;
 
@@ -12,14 +13,17 @@ use std::path::Path;
 
 use haul_corpus::document::{Document, Format};
 use haul_corpus::limits::Limits;
-use haul_corpus::parse::{Parsed, parse};
+use haul_corpus::parse::{Event, Parsed, parse};
+use haul_corpus::readers::Setup;
 use haul_corpus::verdict::{ParseFailure, Verdict};
 
 /// All documents of a file, read in this process.
 fn parse_all(path: &Path, format: Format, limits: &Limits) -> Result<Vec<Parsed>, ParseFailure> {
     let mut documents = Vec::new();
-    parse(path, format, limits, &mut |parsed| {
-        documents.push(parsed);
+    parse(path, format, &Setup::built_in(limits), &mut |event| {
+        if let Event::Document(parsed) = event {
+            documents.push(*parsed);
+        }
         ControlFlow::Continue(())
     })?;
     for document in documents.iter().filter_map(|parsed| parsed.document.as_ref().ok()) {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use haul_corpus::document::{Block, BlockKind, Chapter, Document, Format};
 use haul_corpus::limits::Limits;
-use haul_corpus::parse::{Parsed, parse};
+use haul_corpus::parse::{Event, Parsed, parse};
+use haul_corpus::readers::Setup;
 use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_corpus::worker::{Worker, WorkerError, serve_with};
 use rustix::time::{ClockId, clock_gettime};
@@ -20,6 +21,9 @@ const SCRIPT: &str = r#"exec "$0" worker::serve_as_child as-worker --exact --noc
 /// Wall-clock time is long, for machines that are busy with other tests.
 const LIMITS: Limits =
     Limits { cpu_seconds: 20, wall_seconds: 120, memory_bytes: 512 << 20, ..Limits::DEFAULT };
+
+/// Of the limit, more than half.
+const LEAKED_BYTES: usize = 300 << 20;
 
 /// The worker process of the other tests; alone, it has nothing to do.
 #[test]
@@ -34,8 +38,8 @@ fn serve_as_child() {
 fn misbehave(
     path: &Path,
     format: Format,
-    limits: &Limits,
-    emit: &mut dyn FnMut(Parsed) -> ControlFlow<()>,
+    setup: &Setup,
+    emit: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<(), ParseFailure> {
     match path.file_stem().and_then(|stem| stem.to_str()) {
         Some("overflow") => Err(ParseFailure::new(Verdict::Failed, overflow(1).to_string())),
@@ -59,6 +63,14 @@ fn misbehave(
                 hog.push(vec![1; 1 << 20]);
             }
         }
+        Some("leak") => {
+            std::mem::forget(vec![1_u8; LEAKED_BYTES]);
+            hand_over(emit, text_document("leaked"))
+        }
+        Some("large") => {
+            let large = std::hint::black_box(vec![1_u8; LEAKED_BYTES]);
+            hand_over(emit, text_document(&large.len().to_string()))
+        }
         Some("panic") => panic!("at the first page"),
         Some("write") => {
             let written = std::fs::write(path.with_extension("out"), "x");
@@ -79,7 +91,7 @@ fn misbehave(
             std::thread::sleep(Duration::from_secs(60));
             Ok(())
         }
-        _ => parse(path, format, limits, emit),
+        _ => parse(path, format, setup, emit),
     }
 }
 
@@ -92,11 +104,8 @@ fn burn_half_a_second() {
     while milliseconds() < end {}
 }
 
-fn hand_over(
-    emit: &mut dyn FnMut(Parsed) -> ControlFlow<()>,
-    document: Document,
-) -> Result<(), ParseFailure> {
-    assert!(emit(Parsed { part: None, document: Ok(document) }).is_continue());
+fn hand_over(emit: &mut dyn FnMut(Event) -> ControlFlow<()>, document: Document) -> Result<(), ParseFailure> {
+    assert!(emit(Event::Document(Box::new(Parsed { part: None, document: Ok(document) }))).is_continue());
     Ok(())
 }
 
@@ -122,7 +131,7 @@ impl Room {
         #[expect(clippy::disallowed_methods, reason = "the worker is this very test binary")]
         let program = std::env::current_exe().unwrap();
         let args = ["-c", SCRIPT, program.to_str().unwrap()];
-        let worker = Worker::spawn(Path::new("/bin/sh"), &args, limits).unwrap();
+        let worker = Worker::spawn(Path::new("/bin/sh"), &args, &Setup::built_in(limits)).unwrap();
         Room { folder: tempfile::tempdir().unwrap(), worker }
     }
 
@@ -216,6 +225,15 @@ fn memory_over_the_limit_is_too_large() {
     let (verdict, why) = Room::new(&LIMITS).verdict("hog.txt");
     assert_eq!(verdict, Verdict::TooLarge, "{why}");
     assert!(why.contains("536870912 bytes"), "{why}");
+}
+
+/// What files before it left in the process is not a file's fault; it is read once more in a fresh one.
+#[test]
+fn memory_that_others_hold_is_not_blamed_on_a_file() {
+    let mut room = Room::new(&LIMITS);
+    assert!(room.read("leak.txt").is_ok());
+    let documents = room.read("large.txt").unwrap();
+    assert_eq!(documents[0].document.as_ref().unwrap().text, LEAKED_BYTES.to_string());
 }
 
 #[test]
@@ -320,7 +338,8 @@ fn a_jsonl_file_of_many_documents_streams() {
 
 #[test]
 fn programs_that_are_no_workers_are_refused_by_name() {
-    let spawn = |program: &str| Worker::spawn(Path::new(program), &[], &LIMITS).err().unwrap();
+    let spawn =
+        |program: &str| Worker::spawn(Path::new(program), &[], &Setup::built_in(&LIMITS)).err().unwrap();
     assert!(matches!(spawn("/no/such/program"), WorkerError::Spawn { .. }));
     for program in ["/bin/true", "/bin/cat"] {
         let error = spawn(program);

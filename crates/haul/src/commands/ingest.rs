@@ -1,37 +1,49 @@
 //! `haul ingest`: resolves everything, runs the job, writes the receipt.
 
+mod chunks;
+mod plan;
+
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use haul_corpus::document::Format;
 use haul_corpus::limits::Limits;
+use haul_corpus::readers::Readers;
+use haul_corpus::verdict::Verdict;
 use haul_encoder::NUMERICS_VERSION;
 use haul_encoder::embedder::LoadError;
 use haul_encoder::model_dir::ModelDir;
 use haul_encoder::weights::Weights;
-use haul_jobs::ingest::{self, Chunking, Gone, Inputs, Outcome, Parts, WorkerProgram};
+use haul_jobs::ingest::{self, Gone, Inputs, Outcome, Parts, WorkerProgram};
 use haul_jobs::models::{ModelRecord, Models};
 use haul_machine::dtype::{Dtype, DtypeRequest};
 use haul_machine::{clock, memory, roof};
 use haul_pipeline::batch::BatchLimits;
 use haul_pipeline::cache::Cache;
+use haul_pipeline::forecast::Range;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{CacheUse, MemoryUse, ModelUse, Rate, Receipt, RunState, SCHEMA, Work};
+use haul_pipeline::receipt::{
+    CacheUse, Forecast, MemoryUse, ModelUse, Rate, Receipt, RunState, SCHEMA, Work,
+};
 use haul_pipeline::stage::Stages;
 use haul_store::library::{IngestCost, Library, LibrarySettings};
 use serde_json::json;
 
-use crate::cli::{ChunkerArg, IngestArgs};
-use crate::commands::{Machine, dense_of, dim_of, dtype_of, model_of};
+use crate::cli::IngestArgs;
+use crate::commands::{Machine, dense_of, dim_of, dtype_of, model_of, select};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Compute, Settings};
-use crate::{Exit, live, signals_unix, summary};
+use crate::{Exit, live, readers, signals_unix, summary, traces};
 
 const JOB: &str = "ingest";
 
 /// Runs the command.
 pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    if args.chunks.dry_run || !args.chunks.compare_thresholds.is_empty() {
+        return chunks::preview(args, settings, output);
+    }
     let started = SystemTime::now();
     let stages = Stages::start();
     let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
@@ -39,17 +51,28 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     let store = settings.store(&args.store)?;
     check_receipt_folder(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
-    let inputs = Inputs::list(&args.paths)?;
+    let inputs = select::inputs(&args.paths, &args.select, output)?;
     if !store.exists() {
         // Nothing to read is said before a library is made for it.
         inputs.refuse_empty()?;
+    }
+    let readers = (inputs.has(Format::Pdf) || args.readers.ocr)
+        .then(|| readers::for_pdfs(&args.readers, settings, output))
+        .transpose()?;
+    if args.run.plan {
+        let readers = &readers.unwrap_or_default();
+        let (store, inputs, stop) = (&store, &inputs, &stop);
+        let asked = plan::Asked { args, settings, store, compute, inputs, readers, stop };
+        return plan::run(&asked, &machine, &stages, output);
     }
     let Opened { mut library, model, record, dtype } = open(args, settings, &store, &machine, output)?;
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     let run_folder = run_folder(&store)?;
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
     let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
-    let job = job_settings(args, library.settings(), dtype, compute, &machine);
+    let mut job = job_settings(args, library.settings(), dtype, compute, &machine)?;
+    job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &model, &job)?;
+    let planned = planned(&run_folder, &inputs, &library, &readers.clone().unwrap_or_default(), &job)?;
     let progress = Progress::default();
 
     let worker = parse_worker()?;
@@ -62,30 +85,96 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
         compute_threads: compute.threads.get(),
         worker: &worker,
         limits: &Limits::DEFAULT,
+        readers: &readers.clone().unwrap_or_default(),
         cache: &cache,
+        prefetch_folder: &run_folder.join("prefetch"),
         journal,
         stages: &stages,
         progress: &progress,
         stop: &stop,
     };
     let progress_file = run_folder.join("progress.json");
-    let outcome =
+    let watched =
         live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))?;
+    let outcome = watched.result;
 
-    let run = Run { args, compute, machine, record, dtype, roofs, started, store: &store };
-    let receipt = run.receipt(&outcome, &stages, &library, &cache);
+    let memory_bytes = job.memory_bytes;
+    let run =
+        Run { args, compute, machine, record, dtype, roofs, started, store: &store, readers, memory_bytes };
+    let mut receipt = run.receipt(&outcome, &stages, &library, &cache);
+    receipt.forecast = forecast(planned.or(watched.forecast), &receipt);
+    if let Err(error) = traces::keep(&run_folder, started, &receipt, &watched.timeline) {
+        output.note(&format!("the run is not in the library's history: {error}"));
+    }
     if let Some(first) = cache.failures().first {
         output.note(&format!("the cache of parsed text failed {} times: {first}", receipt.cache.failures));
     }
+    tell(&receipt, &outcome, &store, args.receipt.as_deref(), output)?;
+    Ok(exit(&outcome))
+}
+
+/// Prints what the run did, and leaves its receipt where it is asked for.
+fn tell(
+    receipt: &Receipt,
+    outcome: &Outcome,
+    store: &Path,
+    receipt_file: Option<&Path>,
+    output: &Output,
+) -> Result<(), Failure> {
     if output.json() {
-        output.json_document(&receipt)?;
+        output.json_document(receipt)?;
     } else {
-        output.data(&summary::ingest(&receipt, &outcome, &store))?;
+        output.data(&summary::ingest(receipt, outcome, store))?;
     }
-    if let Some(path) = &args.receipt {
+    if let Some(path) = receipt_file {
         receipt.write(path)?;
     }
-    Ok(exit(&outcome))
+    Ok(())
+}
+
+/// The memory that was asked for, else most of what is free now.
+fn memory_bytes(asked: Option<u64>, model: &ModelDir, job: &ingest::Settings) -> Result<u64, Failure> {
+    let needed = ingest::memory_needed(model, job);
+    match asked {
+        Some(bytes) if bytes < needed => Err(Failure::new(format!(
+            "--memory {}: {} with {} threads needs {}",
+            summary::bytes(bytes),
+            model.name,
+            job.threads,
+            summary::bytes(needed)
+        ))
+        .hint("give more memory, or fewer --threads")),
+        Some(bytes) => Ok(bytes),
+        None => {
+            let memory = memory::probe()?;
+            let held = memory::rss_bytes().unwrap_or(0);
+            let below_limit = memory.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(held));
+            Ok((memory.available_bytes.min(below_limit) / 4 * 3).max(needed))
+        }
+    }
+}
+
+/// What `--plan` said, if it was about these very files and settings.
+fn planned(
+    run_folder: &Path,
+    inputs: &Inputs,
+    library: &Library,
+    readers: &Readers,
+    job: &ingest::Settings,
+) -> Result<Option<Range>, Failure> {
+    let Some(planned) = traces::read_plan(run_folder)? else { return Ok(None) };
+    let fingerprint = library.settings().fingerprint();
+    let manifest = library.manifest()?;
+    let pending =
+        ingest::plan::pending(&job.collection, inputs, manifest, library.path(), readers, &fingerprint);
+    let about = traces::About::new(job, &fingerprint, pending);
+    Ok((planned.about == about).then_some(planned.seconds))
+}
+
+/// How far off a forecast was; of a run that did not come to its end, nobody knows.
+fn forecast(made: Option<Range>, receipt: &Receipt) -> Option<Forecast> {
+    let made = made.filter(|_| receipt.state == RunState::Finished)?;
+    Some(Forecast { low_s: made.low, high_s: made.high, error: made.error(receipt.seconds) })
 }
 
 /// Said before hours of work, not after them.
@@ -103,11 +192,16 @@ fn check_receipt_folder(receipt: Option<&Path>) -> Result<(), Failure> {
 fn exit(outcome: &Outcome) -> Exit {
     if outcome.interrupted {
         Exit::Interrupted
-    } else if outcome.items.ok < outcome.items.total {
+    } else if outcome.items.ok + skipped(outcome) < outcome.items.total {
         Exit::SomeNotOk
     } else {
         Exit::Ok
     }
+}
+
+/// Inputs that the user's own rules leave out: that is no failure.
+fn skipped(outcome: &Outcome) -> u64 {
+    outcome.items.by_verdict.get(Verdict::Skipped.name()).copied().unwrap_or(0)
 }
 
 /// A library, its model, and what the vectors of both are computed with.
@@ -126,11 +220,38 @@ fn open(
     machine: &Machine,
     output: &Output,
 ) -> Result<Opened, Failure> {
-    let asked = settings.model(args.model.as_deref());
-    let asked_dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
     if store.exists() {
         let library = Library::open(store)?;
-        let stored = library.settings();
+        let Wanted { model, record, dtype, .. } =
+            wanted(args, settings, store, machine, output, Some(library.settings()))?;
+        return Ok(Opened { library, model, record, dtype });
+    }
+    let Wanted { library, model, record, dtype } = wanted(args, settings, store, machine, output, None)?;
+    // A library keeps the identity of its model, so none is made with weights that do not open.
+    Weights::open(model.weights_file()).map_err(LoadError::from)?;
+    Ok(Opened { library: Library::create(store, &library)?, model, record, dtype })
+}
+
+/// What a run works with, before any library is made or opened for writing.
+struct Wanted {
+    library: LibrarySettings,
+    model: ModelDir,
+    record: ModelRecord,
+    dtype: Dtype,
+}
+
+/// The settings of the library that is there, or of the one to be made.
+fn wanted(
+    args: &IngestArgs,
+    settings: &Settings,
+    store: &Path,
+    machine: &Machine,
+    output: &Output,
+    stored: Option<&LibrarySettings>,
+) -> Result<Wanted, Failure> {
+    let asked = settings.model(args.model.as_deref());
+    let asked_dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
+    if let Some(stored) = stored {
         let (model, record) = match &asked {
             Some(name) => Models::open(&settings.models()).find(name)?,
             None => model_of(stored, settings)?,
@@ -139,9 +260,9 @@ fn open(
             DtypeRequest::Named(dtype) => dtype,
             DtypeRequest::Auto => dtype_of(stored)?,
         };
-        let wanted = library_settings(args, &model, &record, dtype, Some(stored))?;
-        refuse_differences(store, stored, &wanted)?;
-        return Ok(Opened { library, model, record, dtype });
+        let library = library_settings(args, &model, &record, dtype, Some(stored))?;
+        refuse_differences(store, stored, &library)?;
+        return Ok(Wanted { library, model, record, dtype });
     }
     let Some(name) = asked else {
         return Err(Failure::new(format!("{} is a new library and no model is named", store.display()))
@@ -149,10 +270,8 @@ fn open(
     };
     let (model, record) = Models::open(&settings.models()).find(&name)?;
     let dtype = machine.dtype(asked_dtype, settings, output)?;
-    let wanted = library_settings(args, &model, &record, dtype, None)?;
-    // A library keeps the identity of its model, so none is made with weights that do not open.
-    Weights::open(model.weights_file()).map_err(LoadError::from)?;
-    Ok(Opened { library: Library::create(store, &wanted)?, model, record, dtype })
+    let library = library_settings(args, &model, &record, dtype, None)?;
+    Ok(Wanted { library, model, record, dtype })
 }
 
 /// A library keeps the settings it was made with.
@@ -161,8 +280,14 @@ fn refuse_differences(
     stored: &LibrarySettings,
     wanted: &LibrarySettings,
 ) -> Result<(), Failure> {
-    let differences: Vec<String> = stored
-        .differences(wanted)
+    let found = stored.differences(wanted);
+    let is_version = |name: &str| name.ends_with("_version");
+    let hint = if found.iter().all(|difference| is_version(difference.name)) {
+        "another haul made it: go on with that one, or ingest into a new library; parsed text is reused"
+    } else {
+        "leave the flags out to use the library's settings, or ingest into a new library"
+    };
+    let differences: Vec<String> = found
         .iter()
         .map(|difference| {
             format!("{} is {}, asked for {}", difference.name, difference.stored, difference.asked)
@@ -172,7 +297,7 @@ fn refuse_differences(
         return Ok(());
     }
     Err(Failure::new(format!("{} was made with other settings: {}", store.display(), differences.join("; ")))
-        .hint("leave the flags out to use the library's settings, or ingest into a new library"))
+        .hint(hint))
 }
 
 /// What the flags ask for; what they leave open is taken from the library, else from the model.
@@ -193,23 +318,13 @@ fn library_settings(
         )));
     }
     let room_tokens = max_tokens - special_tokens;
-    let chunk_tokens = args.chunk_tokens.or(stored.map(|s| s.chunk_tokens)).unwrap_or(room_tokens);
+    let chunk_tokens = args.chunks.chunk_tokens.or(stored.map(|s| s.chunk_tokens)).unwrap_or(room_tokens);
     // What the library has is compared with what is asked for, not judged.
-    if args.chunk_tokens.is_some() && !(1..=room_tokens).contains(&chunk_tokens) {
+    if args.chunks.chunk_tokens.is_some() && !(1..=room_tokens).contains(&chunk_tokens) {
         return Err(Failure::new(format!("--chunk-tokens {chunk_tokens} is outside 1..={room_tokens}"))
             .hint(format!("{max_tokens} tokens less {special_tokens} special ones leave {room_tokens}")));
     }
-    let chunker = match (args.chunker, stored) {
-        (Some(ChunkerArg::Tokens), _) | (None, None) => "tokens".to_owned(),
-        (Some(ChunkerArg::Whole), _) => "whole".to_owned(),
-        (None, Some(stored)) => stored.chunker.clone(),
-    };
-    if chunker == "whole" && (args.overlap.is_some() || args.chunk_tokens.is_some()) {
-        return Err(Failure::new(
-            "--chunker whole cuts nothing, so --chunk-tokens and --overlap say nothing",
-        )
-        .hint("use --max-tokens to say how much of each document the model sees"));
-    }
+    let (chunker, chunkers) = chunks::chunkers(&args.chunks, stored)?;
     let dim = match (args.dim, stored) {
         (None, Some(stored)) => stored.dim,
         (asked, _) => dim_of(asked, model)?,
@@ -222,14 +337,15 @@ fn library_settings(
         pooling: model.pooling.modes.iter().map(|mode| mode.name()).collect::<Vec<_>>().join("+"),
         normalize: model.normalize,
         max_tokens,
-        chunker,
+        chunker: chunker.name().to_owned(),
         chunk_tokens,
-        overlap_sentences: args.overlap.or(stored.map(|s| s.overlap_sentences)).unwrap_or(0),
+        overlap_sentences: args.chunks.overlap.or(stored.map(|s| s.overlap_sentences)).unwrap_or(0),
         query_prompt: model.prompts.query().to_owned(),
         document_prompt: model.prompts.document().to_owned(),
         parser_version: haul_corpus::parse::VERSION,
         chunker_version: haul_corpus::chunk::VERSION,
         numerics_version: NUMERICS_VERSION,
+        chunkers,
     })
 }
 
@@ -239,30 +355,26 @@ fn job_settings(
     dtype: Dtype,
     compute: Compute,
     machine: &Machine,
-) -> ingest::Settings {
-    let chunking = match library.chunker.as_str() {
-        "whole" => Chunking::Whole,
-        _ => Chunking::Tokens {
-            chunk_tokens: library.chunk_tokens,
-            overlap_sentences: library.overlap_sentences,
-        },
-    };
-    ingest::Settings {
+) -> Result<ingest::Settings, Failure> {
+    Ok(ingest::Settings {
         collection: args.collection.clone(),
-        chunking,
+        chunking: chunks::chunking(library)?,
         dtype,
         max_tokens: library.max_tokens,
         document_prompt: library.document_prompt.clone(),
         gone: if args.prune { Gone::Prune } else { Gone::Keep },
+        junk: select::junk(&args.select, library),
+        prefetch: select::prefetch(&args.select),
         threads: compute.threads.get(),
         batch: BatchLimits { tokens: compute.batch_tokens, items: compute.batch_tokens },
+        memory_bytes: u64::MAX,
         cost: IngestCost {
             hostname: clock::hostname(),
             device: machine.verdict.used.clone(),
             batch_size: compute.batch_tokens as u64,
             ..IngestCost::default()
         },
-    }
+    })
 }
 
 /// This program again, as a parse worker.
@@ -273,9 +385,9 @@ fn parse_worker() -> Result<WorkerProgram, Failure> {
     Ok(WorkerProgram { program, args: vec!["parse-worker".to_owned()] })
 }
 
-/// `X.haul.run` beside the library: the journal and the live progress of its runs.
+/// Makes `X.haul.run` beside the library, for the journal and the traces of its runs.
 fn run_folder(store: &Path) -> Result<PathBuf, Failure> {
-    let folder = store.with_added_extension("run");
+    let folder = traces::folder_of(store);
     std::fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
     Ok(folder)
 }
@@ -290,6 +402,9 @@ struct Run<'a> {
     roofs: roof::Roofs,
     started: SystemTime,
     store: &'a Path,
+    /// None where no PDF is among the input.
+    readers: Option<Readers>,
+    memory_bytes: u64,
 }
 
 impl Run<'_> {
@@ -326,6 +441,7 @@ impl Run<'_> {
             items: outcome.items.clone(),
             work: Work { tokens: outcome.tokens, flops: outcome.flops, bytes_read: outcome.bytes_read },
             calls: None,
+            passes: chunks::passes(outcome),
             rate,
             stages: stages.accounts(),
             quality: outcome.quality.clone(),
@@ -361,9 +477,12 @@ impl Run<'_> {
             "store": self.store.display().to_string(),
             "collection": self.args.collection,
             "prune": self.args.prune,
+            "selection": select::shown(&self.args.select),
             "threads": self.compute.threads,
             "batch_tokens": self.compute.batch_tokens,
+            "memory_bytes": self.memory_bytes,
             "limits": Limits::DEFAULT,
+            "pdf_reader": self.readers.as_ref().map(Readers::pdf_identity),
             "library": library,
         })
     }

@@ -86,6 +86,8 @@ pub(crate) fn mode(mode: ModeArg) -> Mode {
 
 fn filters(args: &FilterArgs) -> Filters {
     Filters {
+        tag: args.tag.clone(),
+        series: args.series.clone(),
         author: args.author.clone(),
         title: args.title.clone(),
         language: args.language.clone(),

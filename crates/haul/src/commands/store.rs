@@ -1,9 +1,11 @@
 //! `haul store`: what is in a library, and whether it is whole.
 
+use haul_corpus::calibre;
+use haul_jobs::ingest::mismatched::mismatches;
 use haul_store::library::Library;
 
 use crate::Exit;
-use crate::cli::StoreCommand;
+use crate::cli::{MismatchedArgs, StoreCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -32,5 +34,24 @@ pub(crate) fn run(command: &StoreCommand, settings: &Settings, output: &Output) 
             }
             Ok(if report.findings.is_empty() { Exit::Ok } else { Exit::SomeNotOk })
         }
+        StoreCommand::Mismatched(args) => mismatched(args, settings, output),
     }
+}
+
+fn mismatched(args: &MismatchedArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    let store = settings.store(&args.store)?;
+    let library = Library::open_read_only(&store)?;
+    let folder = args.calibre.canonicalize().map_err(|error| Failure::io("find", &args.calibre, &error))?;
+    if !calibre::is_library(&folder) {
+        return Err(Failure::new(format!("{}: there is no {} in it", folder.display(), calibre::DATABASE))
+            .hint("--calibre takes the folder of a Calibre library"));
+    }
+    let known = calibre::read(&folder, &std::env::temp_dir())?;
+    let found = mismatches(&library.catalogue()?, &known);
+    if output.json() {
+        output.json_document(&found)?;
+    } else {
+        output.data(&summary::mismatches(&found, &store))?;
+    }
+    Ok(if found.mismatched.is_empty() && found.gone.is_empty() { Exit::Ok } else { Exit::SomeNotOk })
 }

@@ -52,6 +52,7 @@ fn help_names_the_commands() {
 
     Commands:
       ingest  Read books and documents into a searchable library
+      report  Show what was ingested, how fast, and what failed, as a page
       search  Find passages in a library
       eval    Measure search quality against judgments
       embed   Turn lines of stdin into vectors

@@ -248,6 +248,17 @@ impl Needs {
         found
     }
 
+    /// The pdfium library.
+    pub(crate) fn pdfium(&self) -> Option<PathBuf> {
+        let found = variable("HAUL_TEST_PDFIUM").map(PathBuf::from).filter(|library| library.is_file());
+        if found.is_none() {
+            let required = variable("CI").is_some_and(|ci| ci == "true");
+            assert!(!required, "{}: HAUL_TEST_PDFIUM names no library", self.0);
+            self.skip("HAUL_TEST_PDFIUM names no library");
+        }
+        found
+    }
+
     /// A folder of `shared/data`, beside the repository.
     pub(crate) fn shared(&self, folder: &str) -> Option<PathBuf> {
         let found = shared_dir().map(|dir| dir.join("data").join(folder)).filter(|dir| dir.is_dir());

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use crate::fixtures::{Home, copy_tree, samples, tiny_model};
+use crate::fixtures::{Home, Needs, copy_tree, samples, tiny_model};
+use crate::pdfs::{Pdf, text};
 
 const MIB: usize = 1 << 20;
 /// All hostile files of the table together.
@@ -107,6 +108,7 @@ fn page_with(doctype: &str, body: &str) -> String {
 struct Case {
     name: &'static str,
     content: Vec<u8>,
+    /// Several, with `|` between them, where readers or the speed of machines make a difference.
     verdict: &'static str,
     /// Part of the reason.
     why: &'static str,
@@ -121,6 +123,8 @@ fn cases(secret: &Path) -> Vec<Case> {
     cases.extend(entities(secret));
     cases.extend(nesting());
     cases.extend(texts());
+    cases.extend(odd_books());
+    cases.extend(word_documents(secret));
     cases
 }
 
@@ -210,7 +214,12 @@ fn nesting() -> Vec<Case> {
         case("deep-tables.html", nested("<table><tr><td>", ""), "ok", ""),
         case("deep-bold.html", nested("<b>", ""), "ok", ""),
         case("deep.epub", archive(&book("", "Deep", &[&numbered])), "ok", ""),
-        case("deep-contents.epub", archive(&with(navigated, "nav.xhtml", &contents)), "too_large", ""),
+        case(
+            "deep-contents.epub",
+            archive(&with(navigated, "nav.xhtml", &contents)),
+            "too_large|timeout",
+            "",
+        ),
         case("deep-package.epub", archive(&metadata), "too_large", "100000 elements"),
         case("deep-quotes.md", nested("> ", ""), "ok", ""),
         case("deep-lists.md", nested("- ", ""), "ok", ""),
@@ -233,6 +242,344 @@ fn texts() -> Vec<Case> {
         case("large.txt", "salt \n".repeat(65 * MIB / 6), "too_large", ""),
         case("picture.png", b"\x89PNG\r\n\x1a\n".as_slice(), "unsupported", "extension: png"),
     ]
+}
+
+/// Books that strict readers refuse and people read.
+fn odd_books() -> Vec<Case> {
+    let image = r#"<item id="i" href="blank.jpg" media-type="image/jpeg"/></manifest>"#;
+    let with_entry = |name: &str, content: Vec<u8>, old: &str, new: &str| {
+        let mut entries = plain_book();
+        let package = String::from_utf8(entries[2].1.clone()).unwrap();
+        entries[2].1 = package.replace(old, new).into();
+        entries.push((name.to_owned(), content));
+        archive(&entries)
+    };
+    // A blank page of a picture book: two megabytes of the same byte.
+    let blank = with_entry("blank.jpg", vec![0xff; 2 * MIB], "</manifest>", image);
+    let font = r#"<encryption xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><EncryptedData
+        xmlns="http://www.w3.org/2001/04/xmlenc#"><EncryptionMethod Algorithm="http://www.idpf.org/2008/embedding"/>
+        <CipherData><CipherReference URI="font.otf"/></CipherData></EncryptedData></encryption>"#;
+    let obfuscated = archive(&with(with(plain_book(), "font.otf", "x"), "META-INF/encryption.xml", font));
+    let remote = r#"<p>The lamp.</p><img src="http://127.0.0.1:9/x.png"/><link rel="stylesheet" href="https://127.0.0.1:9/x"/>"#;
+    let attributes: String = (0..80_000).map(|no| format!(" a{no}=\"1\"")).collect();
+    let spaces: String = (0..40_000).map(|no| format!(" xmlns:n{no}=\"u\"")).collect();
+    let traversal = archive(&with(plain_book(), "../../../../outside.xhtml", PAGE));
+    vec![
+        case("blank-picture.epub", blank, "ok", ""),
+        case("obfuscated-font.epub", obfuscated, "ok", ""),
+        case("remote.epub", archive(&book("", "Remote", &[&page_with("", remote)])), "ok", ""),
+        case(
+            "attributes.epub",
+            archive(&book("", "Attributes", &[&page_with("", &format!("<p{attributes}>The lamp.</p>"))])),
+            "ok",
+            "",
+        ),
+        case("namespaces.html", page_with("", &format!("<p{spaces}>The lamp.</p>")), "ok", ""),
+        case("traversal.epub", traversal, "ok", ""),
+        case("stored-twice.epub", [archive(&plain_book()), archive(&plain_book())].concat(), "ok", ""),
+        case(
+            "no-container.epub",
+            archive(&plain_book().into_iter().filter(|(name, _)| !name.starts_with("META")).collect()),
+            "ok|corrupt",
+            "",
+        ),
+        case(
+            "no-package.epub",
+            archive(&plain_book().into_iter().filter(|(name, _)| name != "content.opf").collect()),
+            "unsupported",
+            "",
+        ),
+        case("nested.epub", archive(&with(plain_book(), "inner.epub", "PK\u{3}\u{4}")), "ok", ""),
+        case(
+            "empty-archive.epub",
+            b"PK\x05\x06".iter().copied().chain([0; 18]).collect::<Vec<u8>>(),
+            "unsupported",
+            "",
+        ),
+    ]
+}
+
+/// A Word document of this body.
+fn word(body: &str) -> Entries {
+    let document = format!(
+        "<?xml version=\"1.0\"?><w:document xmlns:w=\"http://schemas.openxmlformats.org/wordprocessingml/2006/main\">
+        <w:body>{body}</w:body></w:document>"
+    );
+    vec![
+        ("[Content_Types].xml".to_owned(), b"<Types/>".to_vec()),
+        ("word/document.xml".to_owned(), document.into()),
+    ]
+}
+
+const WORDS: &str = "<w:p><w:r><w:t>The lamp in the north window.</w:t></w:r></w:p>";
+
+fn word_documents(secret: &Path) -> Vec<Case> {
+    let laughing = format!("<!DOCTYPE w [{}]>", laughs());
+    let leaking = format!("<!DOCTYPE w [<!ENTITY own SYSTEM \"file://{}\">]>", secret.display());
+    let with_doctype = |doctype: &str, body: &str| {
+        let mut entries = word(body);
+        let document = String::from_utf8(entries[1].1.clone()).unwrap();
+        entries[1].1 = document.replace("?>", &format!("?>{doctype}")).into();
+        archive(&entries)
+    };
+    let numbered: String = (0..100_000).map(|no| format!("<w:x{no}>")).collect();
+    let tables = "<w:tbl><w:tr><w:tc>".repeat(20_000);
+    let deleted =
+        "<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:r><w:t>kept</w:t></w:r></w:p>";
+    let bomb = format!("<w:p><w:r><w:t>{}</w:t></w:r></w:p>", " ".repeat(65 * MIB));
+    vec![
+        case("plain.docx", archive(&word(WORDS)), "ok", ""),
+        case("words.docx", "just words", "corrupt", "not a zip archive"),
+        case("zero.docx", "", "empty", "zero bytes"),
+        case("book.docx", archive(&plain_book()), "unsupported", "an EPUB"),
+        case("sheet.docx", archive(&with(vec![], "xl/workbook.xml", "<x/>")), "unsupported", "Excel"),
+        case(
+            "no-document.docx",
+            archive(&with(vec![], "word/styles.xml", "<x/>")),
+            "corrupt",
+            "without a Word document",
+        ),
+        case(
+            "password.docx",
+            [b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".as_slice(), &[0; 512]].concat(),
+            "drm",
+            "encrypted",
+        ),
+        case("no-words.docx", archive(&word("<w:p/>")), "empty", "no text"),
+        case(
+            "laughs.docx",
+            with_doctype(&laughing, "<w:p><w:r><w:t>Ha: &lol11;</w:t></w:r></w:p>"),
+            "ok",
+            "",
+        ),
+        case("leak.docx", with_doctype(&leaking, "<w:p><w:r><w:t>Read: &own;</w:t></w:r></w:p>"), "ok", ""),
+        case("deep.docx", archive(&word(&format!("{numbered}{WORDS}"))), "ok", ""),
+        case("deep-tables.docx", archive(&word(&format!("{tables}{WORDS}"))), "ok|too_large", ""),
+        case("bomb.docx", archive(&word(&bomb)), "too_large", "to 1"),
+        case("deleted.docx", archive(&word(deleted)), "ok", ""),
+        case("truncated.docx", archive(&word(WORDS))[..150].to_vec(), "corrupt", ""),
+    ]
+}
+
+/// A page of text in a file whose trailer or objects are not what they should be.
+fn with_replaced(old: &str, new: &str) -> Vec<u8> {
+    let good = Pdf::of_pages(&["The lamp in the north window."]).finish();
+    let at = good.windows(old.len()).position(|window| window == old.as_bytes()).expect(old);
+    [&good[..at], new.as_bytes(), &good[at + old.len()..]].concat()
+}
+
+fn pdf_with<T>(build: impl FnOnce(&mut Pdf) -> T) -> Vec<u8> {
+    let mut pdf = Pdf::of_pages(&["The lamp in the north window."]);
+    build(&mut pdf);
+    pdf.finish()
+}
+
+/// Half of these came from the issues of one reader or another.
+fn damaged_pdfs() -> Vec<Case> {
+    let good = Pdf::of_pages(&["The lamp in the north window."]).finish();
+    let table = good.windows(5).position(|window| window == b"xref\n").unwrap();
+    let catalogue = good.windows(8).position(|window| window == b"/Catalog").unwrap();
+    let mut flipped = good.clone();
+    flipped[catalogue + 2] ^= 0x55;
+    vec![
+        case("good.pdf", good.clone(), "ok", ""),
+        case("zero.pdf", "", "empty", "zero bytes"),
+        case("header.pdf", "%PDF-1.7\n", "corrupt", "damaged"),
+        case("words.pdf", "just words", "corrupt", "not a PDF"),
+        case("page.pdf", PAGE, "corrupt", "not a PDF"),
+        case("book.pdf", archive(&plain_book()), "unsupported", "a zip archive"),
+        case("half.pdf", &good[..good.len() / 2], "ok|corrupt|empty", ""),
+        case("no-table.pdf", &good[..table], "ok|corrupt", ""),
+        case("junk-before.pdf", [b"X-Gateway: mail\r\n\r\n".as_slice(), &good].concat(), "ok", ""),
+        case("junk-after.pdf", [good.as_slice(), &[0; 4096]].concat(), "ok", ""),
+        case("flipped.pdf", flipped, "ok|corrupt|empty", ""),
+        case("table-nowhere.pdf", with_replaced("startxref\n", "startxref\n9"), "ok", ""),
+        case("table-loop.pdf", pdf_with(|pdf| pdf.trailer = " /Prev 15".to_owned()), "ok|corrupt", ""),
+        case("many.pdf", good.repeat(50), "ok", ""),
+        case("no-root.pdf", with_replaced("/Root 1 0 R", "/Root 9 0 R"), "ok|corrupt", ""),
+        case("root-self.pdf", with_replaced("/Pages 2 0 R", "/Pages 1 0 R"), "corrupt|empty|ok", ""),
+        case("length.pdf", with_replaced("/Length ", "/Length 9999999999"), "ok|corrupt|empty", ""),
+        case("length-negative.pdf", with_replaced("/Length ", "/Length -"), "ok|corrupt|empty", ""),
+    ]
+}
+
+/// Objects that lie about other objects, or lead back to themselves.
+fn twisted_pdfs() -> Vec<Case> {
+    const DEEP: usize = 100_000;
+    let tree = |tree: &str| Pdf::of_pages(&["The lamp."]).finish_with_tree(tree);
+    let encrypted = format!(
+        " /Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <{0}> /U <{0}> >> /ID [<00> <00>]",
+        "41".repeat(32)
+    );
+    let many = "6 0 R ".repeat(20_001);
+    vec![
+        case("password.pdf", pdf_with(|pdf| pdf.trailer = encrypted), "drm", "password"),
+        case(
+            "deep-arrays.pdf",
+            pdf_with(|pdf| pdf.page_with(&"[".repeat(DEEP))),
+            "ok|corrupt|failed|empty",
+            "",
+        ),
+        case(
+            "deep-catalogue.pdf",
+            pdf_with(|pdf| pdf.catalogue = format!("/X {}", "[".repeat(DEEP))),
+            "ok|corrupt|failed|empty",
+            "",
+        ),
+        case(
+            "pages-cycle.pdf",
+            tree("<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 2 >>"),
+            "ok|corrupt|empty|failed",
+            "",
+        ),
+        case(
+            "pages-lie.pdf",
+            tree("<< /Type /Pages /Kids [6 0 R] /Count 2147483647 >>"),
+            "ok|too_large|corrupt|empty",
+            "",
+        ),
+        case(
+            "pages-negative.pdf",
+            tree("<< /Type /Pages /Kids [6 0 R] /Count -5 >>"),
+            "ok|corrupt|empty",
+            "",
+        ),
+        case(
+            "pages-many.pdf",
+            tree(&format!("<< /Type /Pages /Kids [{many}] /Count 20001 >>")),
+            "too_large",
+            "20001 pages",
+        ),
+        case(
+            "outline-cycle.pdf",
+            pdf_with(|pdf| {
+                let root = pdf.object("<< /First 8 0 R /Last 8 0 R >>");
+                pdf.object(format!(
+                    "<< /Title (x) /Parent {root} 0 R /Next 8 0 R /First 8 0 R /Dest [6 0 R /Fit] >>"
+                ));
+                pdf.catalogue = format!(" /Outlines {root} 0 R");
+            }),
+            "ok|failed|too_large|timeout",
+            "",
+        ),
+    ]
+}
+
+/// Files that reach outside of themselves.
+fn reaching_pdfs(secret: &Path) -> Vec<Case> {
+    let xfa = format!(
+        "<?xml version=\"1.0\"?><!DOCTYPE x [<!ENTITY own SYSTEM \"file://{}\">]><x>&own;</x>",
+        secret.display()
+    );
+    let actions =
+        " /OpenAction << /S /Launch /F (/bin/sh) >> /AA << /WC << /S /URI /URI (http://127.0.0.1:9/) >> >>";
+    vec![
+        case(
+            "xfa.pdf",
+            pdf_with(|pdf| {
+                let xfa = pdf.stream("", xfa.as_bytes());
+                pdf.catalogue = format!(" /AcroForm << /Fields [] /XFA {xfa} 0 R >>");
+            }),
+            "ok",
+            "",
+        ),
+        case("actions.pdf", pdf_with(|pdf| pdf.catalogue = actions.to_owned()), "ok", ""),
+    ]
+}
+
+/// Contents of pages that cost a reader much.
+fn costly_pdfs(bomb_mib: usize) -> Vec<Case> {
+    let mut form = Pdf::new();
+    let itself = form.object("");
+    let again = format!(
+        "<< /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /X {itself} 0 R >> >> /Length 5 >>\nstream\n/X Do\nendstream"
+    );
+    let content = form.stream("", b"/X Do /X Do");
+    form.page_with(&format!("/Contents {content} 0 R /Resources << /XObject << /X {itself} 0 R >> >>"));
+    form.replace(itself, &again);
+    let widths =
+        "<< /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-H /DescendantFonts [<< /Type /Font
+        /Subtype /CIDFontType2 /BaseFont /X /W [0 2147483647 500] /DW 1000 >>] >>";
+    vec![
+        case("form-cycle.pdf", form.finish(), "ok|empty|needs_ocr|corrupt|failed", ""),
+        case("saves.pdf", pdf_with(|pdf| pdf.page(&"q ".repeat(1_000_000))), "ok", ""),
+        case("brackets.pdf", pdf_with(|pdf| pdf.page(&"[".repeat(1_000_000))), "ok|failed|corrupt", ""),
+        case(
+            "widths.pdf",
+            pdf_with(|pdf| {
+                let font = pdf.object(widths);
+                let content = pdf.stream("", text(12.0, &[(72.0, 700.0, "xx")]).as_bytes());
+                pdf.page_with(&format!(
+                    "/Contents {content} 0 R /Resources << /Font << /F1 {font} 0 R >> >>"
+                ));
+            }),
+            "ok|failed",
+            "",
+        ),
+        case(
+            "picture-huge.pdf",
+            {
+                let mut pdf = Pdf::new();
+                pdf.picture(2_147_483_647, 2_147_483_647, b"x");
+                pdf.finish()
+            },
+            "needs_ocr|empty",
+            "",
+        ),
+        case("font-size.pdf", pdf_with(|pdf| pdf.page(&text(1e30, &[(-1e30, 1e30, "The lamp.")]))), "ok", ""),
+        case("bomb.pdf", flate_bomb(bomb_mib), "ok|too_large|corrupt|empty|failed|timeout", ""),
+    ]
+}
+
+/// Content of a page that inflates to so many megabytes from a thousandth of them.
+fn flate_bomb(mib: usize) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    writer.start_file("x", SimpleFileOptions::default()).unwrap();
+    let blanks = vec![b' '; MIB];
+    (0..mib).for_each(|_| writer.write_all(&blanks).unwrap());
+    // A local header of 30 bytes and one letter stands before the deflated bytes; zlib wants two bytes more.
+    let bytes = writer.finish().unwrap().into_inner();
+    let directory = bytes.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap();
+    let deflated = [b"\x78\x9c".as_slice(), &bytes[31..directory]].concat();
+    let mut pdf = Pdf::of_pages(&["The lamp."]);
+    let content = pdf.stream("/Filter /FlateDecode", &deflated);
+    pdf.page_with(&format!("/Contents {content} 0 R"));
+    pdf.finish()
+}
+
+/// By each reader of PDF, beside a good file that is read whatever they do.
+#[test]
+fn hostile_pdfs_end_in_their_verdicts() {
+    let pdfium = Needs("hostile::hostile_pdfs_end_in_their_verdicts").pdfium();
+    let mut wrong = Vec::new();
+    for library in [None, pdfium] {
+        let home = Home::new();
+        let secret = home.write("secret.txt", SECRET);
+        let mut cases = damaged_pdfs();
+        // Without optimisation, haul's own reader would take its whole time limit for a gigabyte of blanks.
+        let bomb_mib = if library.is_some() { 2048 } else { 64 };
+        cases.extend(twisted_pdfs());
+        cases.extend(reaching_pdfs(&secret));
+        cases.extend(costly_pdfs(bomb_mib));
+        for case in &cases {
+            home.write(&format!("books/{}", case.name), &case.content);
+        }
+        let library = library.map(|path| path.to_str().unwrap().to_owned());
+        let mut args = vec!["books"];
+        args.extend(library.iter().flat_map(|path| ["--pdfium", path]));
+        let started = Instant::now();
+        let (receipt, code) = home.ingest(&args);
+        let took = started.elapsed();
+        println!("{} hostile PDFs took {took:.1?} with {library:?}", cases.len());
+        assert_eq!((code, receipt["items"]["total"].as_u64()), (1, Some(cases.len() as u64)));
+        let mismatches = cases.iter().filter_map(|case| mismatch(case, &receipt));
+        wrong.extend(mismatches.map(|mismatch| format!("{library:?}: {mismatch}")));
+        assert!(took < TIME_MAX, "{took:?}");
+        home.assert_sound();
+        let hits = home.json(&["search", SECRET, "--store", "lib.haul", "--mode", "bm25"]);
+        assert_eq!(hits["hits"], json!([]), "nothing outside a file is read");
+    }
+    assert!(wrong.is_empty(), "{} verdicts are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// All of it in one folder with two good books, as a thoughtless user has it.
@@ -305,7 +652,7 @@ fn mismatch(case: &Case, receipt: &Value) -> Option<String> {
         None => ("ok", ""),
     };
     let Case { name, verdict: expected, why: expected_why, .. } = case;
-    let as_expected = verdict == *expected && why.contains(expected_why);
+    let as_expected = expected.split('|').any(|one| one == verdict) && why.contains(expected_why);
     (!as_expected).then(|| format!("{name}: {verdict} ({why}), not {expected} ({expected_why})"))
 }
 

@@ -435,7 +435,7 @@ fn a_folder_without_files_is_an_error_with_a_hint() {
     --- stderr
     haul: no files under [HOME]/books
 
-    hint: give files, or a folder that holds EPUB, HTML, Markdown, text or JSONL files
+    hint: give files, or a folder that holds EPUB, PDF, DOCX, HTML, Markdown, text or JSONL files
     "#);
     assert!(!home.path("lib.haul").exists(), "no library is made for nothing");
     home.write("books/.hidden.txt", "Hidden.");

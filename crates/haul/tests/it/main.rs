@@ -7,6 +7,8 @@
     reason = "what fixtures cannot do fails the test; the lint knows `#[test]` functions only"
 )]
 
+mod calibre;
+mod chunks;
 mod cli;
 mod embed;
 mod fixtures;
@@ -16,4 +18,7 @@ mod ingest;
 mod kill;
 mod modes;
 mod outputs;
+mod pdf;
+mod pdfs;
+mod scale;
 mod search;

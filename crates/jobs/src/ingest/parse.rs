@@ -1,7 +1,7 @@
 //! The parse stage: files to documents, through worker processes and the cache of parsed text.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +14,8 @@ use haul_pipeline::cache::{Cache, CacheKey};
 use haul_pipeline::stage::{Disconnected, Meter};
 use tracing::{debug, warn};
 
+use super::prefetch::LocalCopy;
+use super::room::Place;
 use super::select::NamedFile;
 use super::{Arrival, IngestError, Shared, journal_key};
 
@@ -24,6 +26,10 @@ pub(crate) struct Unread {
     pub(crate) file: Arc<NamedFile>,
     pub(crate) format: Format,
     pub(crate) content_hash: [u8; 32],
+    /// Where the file was copied to, if it was; gone with this value.
+    pub(crate) copy: Option<LocalCopy>,
+    /// Its room in memory, once there is some.
+    pub(crate) place: Option<Arc<Place>>,
 }
 
 /// A document that needs cutting, or why a file has none.
@@ -34,6 +40,10 @@ pub(crate) struct Uncut {
     pub(crate) content_hash: [u8; 32],
     pub(crate) document: Result<Document, ParseFailure>,
     pub(crate) begun: Instant,
+    /// What reading it took.
+    pub(crate) parse_s: f64,
+    /// Its file's room in memory, which is free again when all that came of the file is cut.
+    pub(crate) place: Option<Arc<Place>>,
 }
 
 /// How a worker process is started: the program and its arguments.
@@ -56,24 +66,24 @@ pub(crate) fn run(
     let args: Vec<&str> = shared.worker.args.iter().map(String::as_str).collect();
     // Started at the first file: a thread that gets none needs no process.
     let mut worker = None;
-    while let Some(file) = meter.receive(unread) {
-        if shared.stop.requested() {
-            break;
-        }
+    while let Some(file) = shared.room.next(meter, unread, shared.stop) {
         debug!(stage = "parse", item = %file.file.shown(), "begin");
         let key = journal_key(shared, &file.file);
         shared.journal.lock().unwrap_or_else(PoisonError::into_inner).begin(&key)?;
         if worker.is_none() {
-            worker = Some(Worker::spawn(&shared.worker.program, &args, shared.limits)?);
+            worker = Some(Worker::spawn(&shared.worker.program, &args, &shared.setup)?);
         }
         let Some(worker) = &mut worker else { break };
         let documents = match file.format {
             Format::JsonLines => read_many(meter, worker, &file, uncut),
-            _ => read_one(meter, shared.cache, worker, &file, uncut),
+            _ => read_one(meter, shared, worker, &file, uncut),
         };
         debug!(stage = "parse", item = %file.file.shown(), "end");
         meter.finished(1);
         let Ok(documents) = documents else { break };
+        if let Some(probe) = shared.probe {
+            probe.read(file.no, documents);
+        }
         if meter.send(arrivals, Arrival::FileEnd { file_no: file.no, documents }).is_err() {
             break;
         }
@@ -84,20 +94,27 @@ pub(crate) fn run(
 /// Sends on the one document of a file, from the cache if its bytes were read before.
 fn read_one(
     meter: &mut Meter,
-    cache: &Cache,
+    shared: &Shared<'_>,
     worker: &mut Worker,
     file: &Unread,
     uncut: &Sender<Uncut>,
 ) -> Result<u64, Disconnected> {
     let begun = Instant::now();
-    let document = from_cache(cache, file).map_or_else(|| parse_one(cache, worker, file), Ok);
+    let key = cache_key(file);
+    let document =
+        from_cache(shared.cache, &key).map_or_else(|| parse_one(shared.cache, &key, worker, file), Ok);
     meter.send(uncut, file.uncut(None, file.content_hash, document, begun))?;
     Ok(1)
 }
 
-fn parse_one(cache: &Cache, worker: &mut Worker, file: &Unread) -> Result<Document, ParseFailure> {
+fn parse_one(
+    cache: &Cache,
+    key: &CacheKey,
+    worker: &mut Worker,
+    file: &Unread,
+) -> Result<Document, ParseFailure> {
     let mut document = Err(ParseFailure::new(Verdict::Empty, "no document in the file"));
-    worker.parse(&file.file.file.path, file.format, &mut |parsed: Parsed| {
+    worker.parse(file.readable(), file.format, &mut |parsed: Parsed| {
         document = parsed.document;
         ControlFlow::Continue(())
     })?;
@@ -109,7 +126,7 @@ fn parse_one(cache: &Cache, worker: &mut Worker, file: &Unread) -> Result<Docume
             "changed while it was read; the next run reads it again",
         ));
     }
-    to_cache(cache, file, &document);
+    to_cache(cache, key, file, &document);
     Ok(document)
 }
 
@@ -121,13 +138,14 @@ fn read_many(
     file: &Unread,
     uncut: &Sender<Uncut>,
 ) -> Result<u64, Disconnected> {
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     let mut sent = 0;
     let mut state = Ok(());
-    let read = worker.parse(&file.file.file.path, file.format, &mut |parsed: Parsed| {
+    let read = worker.parse(file.readable(), file.format, &mut |parsed: Parsed| {
         let content_hash = content_hash(file, &parsed);
         state = meter.send(uncut, file.uncut(parsed.part, content_hash, parsed.document, begun));
         sent += 1;
+        begun = Instant::now();
         if state.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     state?;
@@ -142,6 +160,11 @@ fn read_many(
 }
 
 impl Unread {
+    /// What the parser opens.
+    fn readable(&self) -> &Path {
+        self.copy.as_ref().map_or(&self.file.file.path, LocalCopy::path)
+    }
+
     fn uncut(
         &self,
         part: Option<String>,
@@ -149,7 +172,9 @@ impl Unread {
         document: Result<Document, ParseFailure>,
         begun: Instant,
     ) -> Uncut {
-        Uncut { file_no: self.no, file: Arc::clone(&self.file), part, content_hash, document, begun }
+        let parse_s = begun.elapsed().as_secs_f64();
+        let (file, place) = (Arc::clone(&self.file), self.place.clone());
+        Uncut { file_no: self.no, file, part, content_hash, document, begun, parse_s, place }
     }
 }
 
@@ -175,16 +200,16 @@ fn cache_key(file: &Unread) -> CacheKey {
     hasher.finalize()
 }
 
-fn from_cache(cache: &Cache, file: &Unread) -> Option<Document> {
-    let bytes = cache.get(&cache_key(file))?;
+fn from_cache(cache: &Cache, key: &CacheKey) -> Option<Document> {
+    let bytes = cache.get(key)?;
     // An entry that does not decode was written by another build; the file is read again.
     let document: Option<Document> = serde_json::from_slice(&bytes).ok();
     document.filter(|document| document.check().is_ok())
 }
 
-fn to_cache(cache: &Cache, file: &Unread, document: &Document) {
+fn to_cache(cache: &Cache, key: &CacheKey, file: &Unread, document: &Document) {
     match serde_json::to_vec(document) {
-        Ok(bytes) => cache.put(&cache_key(file), &bytes),
+        Ok(bytes) => cache.put(key, &bytes),
         Err(error) => warn!(%error, "{} cannot be kept in the cache", file.file.shown()),
     }
 }

@@ -1,6 +1,6 @@
 //! Which files need work: the listing compared with the manifest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,25 +9,34 @@ use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
 use haul_corpus::document::Format;
-use haul_corpus::source::{Listing, SourceError, SourceFile};
+use haul_corpus::source::{self, Listing, SourceError, SourceFile};
 use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_pipeline::journal::State;
 use haul_pipeline::stage::Meter;
-use haul_store::library::{ManifestRow, doc_id_for_file, revision};
+use haul_store::library::{DocumentUpdate, Library, ManifestRow, doc_id_for_file, revision};
 use uuid::Uuid;
 
+use super::calibre::Book;
+use super::metadata::{self, Own};
 use super::parse::Unread;
-use super::{Arrival, IngestError, Shared, Tally, journal_key};
+use super::prefetch::{FetchError, Fetched, Prefetcher};
+use super::quarantine::worth_another_try;
+use super::{Arrival, IngestError, Shared, Tally, journal_key, pdf};
 
-/// An input that failed or timed out is tried again by later runs until it has had this many attempts.
-const ATTEMPTS_MAX: u32 = 3;
 /// What stands beside a library `X.haul` and begins with its name: SQLite's files, lock, segment, runs.
 const LIBRARY_SUFFIXES: [&[u8]; 5] = [b"-wal", b"-shm", b".lock", b".seg", b".run/"];
+
+/// What the stage reads from beside the files themselves.
+pub(crate) struct Sources<'a> {
+    pub(crate) library: &'a Library,
+    pub(crate) prefetcher: &'a mut Prefetcher,
+}
 
 /// Gives every listed file its verdict or sends it on to be read; the listing's own failures are counted too.
 pub(crate) fn run(
     meter: &mut Meter,
     shared: &Shared<'_>,
+    sources: &mut Sources<'_>,
     unread: &Sender<Unread>,
     arrivals: &Sender<Arrival>,
 ) -> Result<Tally, IngestError> {
@@ -36,7 +45,8 @@ pub(crate) fn run(
         let ParseFailure { verdict, why } = &failure.failure;
         tally.fail_unnamed(failure.path.display().to_string(), verdict.name(), why);
     }
-    let mut first_by_relative: HashMap<String, PathBuf> = HashMap::new();
+    tally.seen.extend(&shared.absent);
+    let mut first_by_id: HashMap<Uuid, PathBuf> = HashMap::new();
     for (no, file) in (0..).zip(shared.listing.files.iter().cloned()) {
         if shared.stop.requested() {
             break;
@@ -44,17 +54,14 @@ pub(crate) fn run(
         let size_bytes = file.size_bytes;
         let file = shared.known.name(file);
         meter.finished(1);
-        let twin = match first_by_relative.get(&file.relative) {
-            Some(first) => Some(first.clone()),
-            None => shared.known.same_name_elsewhere(&file),
-        };
-        if let Some(twin) = twin {
-            tally.fail_unnamed(file.shown(), Verdict::Failed.name(), &same_name(&twin));
+        let doc_id = file.doc_id(shared, None);
+        if let Some(why) = shared.known.twin(&file, doc_id, first_by_id.get(&doc_id)) {
+            tally.fail_unnamed(file.shown(), Verdict::Failed.name(), &why);
             shared.progress.done(1, size_bytes);
             continue;
         }
-        first_by_relative.insert(file.relative.clone(), file.file.path.clone());
-        match decide(shared, &file, &mut tally)? {
+        first_by_id.insert(doc_id, file.file.path.clone());
+        match decide(meter, shared, sources, &file, &mut tally)? {
             Decision::Nothing => {
                 shared.progress.skipped(1, size_bytes);
                 continue;
@@ -68,9 +75,10 @@ pub(crate) fn run(
                     }
                 }
             }
-            Decision::Read { format, content_hash } => {
+            Decision::Read { format, fetched } => {
                 let begin = file.begin(shared, no);
-                let file = Unread { no, file: Arc::new(file), format, content_hash };
+                let Fetched { content_hash, copy } = fetched;
+                let file = Unread { no, file: Arc::new(file), format, content_hash, copy, place: None };
                 if meter.send(arrivals, begin).is_err() || meter.send(unread, file).is_err() {
                     return Ok(tally);
                 }
@@ -87,35 +95,93 @@ enum Decision {
     /// A row in the manifest, made for the file's number.
     Settle(Box<dyn FnOnce(u64) -> Arrival>),
     /// To be read.
-    Read { format: Format, content_hash: [u8; 32] },
+    Read { format: Format, fetched: Fetched },
 }
 
-fn decide(shared: &Shared<'_>, file: &NamedFile, tally: &mut Tally) -> Result<Decision, IngestError> {
+fn decide(
+    meter: &mut Meter,
+    shared: &Shared<'_>,
+    sources: &mut Sources<'_>,
+    file: &NamedFile,
+    tally: &mut Tally,
+) -> Result<Decision, IngestError> {
     let rows = shared.known.rows(file);
     if untouched(shared, file, rows)? {
+        if let (Some(_), [row]) = (&file.book, rows) {
+            let row =
+                ManifestRow { root: file.root.clone(), relative_path: file.relative.clone(), ..row.clone() };
+            if let Some(update) = update(shared, sources.library, file, row)? {
+                return Ok(settled(update));
+            }
+        }
         rows.iter().for_each(|row| tally.count_reused(row));
         return Ok(Decision::Nothing);
     }
-    let read = format_of(&file.file).and_then(|format| {
-        let unreadable = |error| ParseFailure::new(Verdict::Failed, format!("cannot be read: {error}"));
-        hash_file(&file.file.path).map(|hash| (format, hash)).map_err(unreadable)
-    });
-    let (format, content_hash) = match read {
-        Ok(read) => read,
-        Err(failure) => {
-            let row = file.row(shared, None, [0; 32], Some(&failure));
-            return Ok(Decision::Settle(Box::new(move |file_no| Arrival::Verdict { file_no, row })));
+    let format = match format_of(file) {
+        Ok(format) => format,
+        Err(failure) => return Ok(refused(shared, file, &failure)),
+    };
+    let fetched = match sources.prefetcher.fetch(meter, shared.stop, file) {
+        Ok(fetched) => fetched,
+        Err(FetchError::Local(error)) => return Err(error),
+        Err(FetchError::Source(error)) => {
+            let failure = ParseFailure::new(Verdict::Failed, format!("cannot be read: {error}"));
+            return Ok(refused(shared, file, &failure));
         }
     };
     tally.bytes_read += file.file.size_bytes;
+    let content_hash = pdf::content_hash(format, fetched.content_hash, &shared.setup.readers);
+    let fetched = Fetched { content_hash, ..fetched };
     let row = file.row(shared, None, content_hash, None);
-    if rows
-        .iter()
-        .any(|known| known.verdict == "ok" && known.doc_id == row.doc_id && known.revision == row.revision)
-    {
+    // Of a file of many documents, its own row says nothing about the others.
+    let of_one = format != Format::JsonLines;
+    let is_settled = |known: &ManifestRow| known.verdict == "ok" || (of_one && !worth_another_try(known));
+    let same = |known: &&ManifestRow| known.doc_id == row.doc_id && known.revision == row.revision;
+    // The same bytes with another time: a good document stays, and a bad one is as bad as before.
+    if let Some(known) = rows.iter().find(|known| same(known) && is_settled(known)) {
+        let (verdict, why, attempts) = (known.verdict.clone(), known.why.clone(), known.attempts);
+        let row = ManifestRow { verdict, why, attempts, ..row };
+        if file.book.is_some() && row.verdict == "ok" {
+            let update = update(shared, sources.library, file, row.clone())?;
+            return Ok(settled(update.unwrap_or(DocumentUpdate { row, metadata: None })));
+        }
         return Ok(Decision::Settle(Box::new(move |file_no| Arrival::Unchanged { file_no, row })));
     }
-    Ok(Decision::Read { format, content_hash })
+    Ok(Decision::Read { format, fetched })
+}
+
+fn settled(update: DocumentUpdate) -> Decision {
+    let update = Box::new(update);
+    Decision::Settle(Box::new(move |file_no| Arrival::Updated { file_no, update }))
+}
+
+fn refused(shared: &Shared<'_>, file: &NamedFile, failure: &ParseFailure) -> Decision {
+    let row = file.row(shared, None, [0; 32], Some(failure));
+    Decision::Settle(Box::new(move |file_no| Arrival::Verdict { file_no, row }))
+}
+
+/// What the library has to take over of a book whose file is unchanged; `None` if it stands and is called as before.
+fn update(
+    shared: &Shared<'_>,
+    library: &Library,
+    file: &NamedFile,
+    row: ManifestRow,
+) -> Result<Option<DocumentUpdate>, IngestError> {
+    let stored = match row.verdict.as_str() {
+        "ok" => library.document_metadata(&row.doc_id)?,
+        _ => None,
+    };
+    let metadata = stored.and_then(|stored| {
+        let own = Own::kept(&stored).unwrap_or_default();
+        let now = metadata::describe(file, None, own, shared.settings.junk).metadata;
+        (now != stored).then_some(now)
+    });
+    let moved = shared
+        .known
+        .rows(file)
+        .iter()
+        .any(|known| (&known.root, &known.relative_path) != (&row.root, &row.relative_path));
+    Ok((moved || metadata.is_some()).then_some(DocumentUpdate { row, metadata }))
 }
 
 /// Whether everything about the file is as the library has it, so that nothing needs to be read.
@@ -125,6 +191,7 @@ fn untouched(shared: &Shared<'_>, file: &NamedFile, rows: &[ManifestRow]) -> Res
             && row.modified_ns.is_some()
             && row.modified_ns == file.modified_ns
             && row.revision == revision(&row.content_hash, &shared.fingerprint)
+            && pdf::is_read_by(file.file.format, &row.content_hash, &shared.setup.readers)
             && !worth_another_try(row)
     };
     if rows.is_empty() || !rows.iter().all(same) {
@@ -138,18 +205,6 @@ fn untouched(shared: &Shared<'_>, file: &NamedFile, rows: &[ManifestRow]) -> Res
     Ok(journal.get(&journal_key(shared, file))?.is_some_and(|entry| entry.state == State::Done))
 }
 
-/// A failure of the reader or of time may pass; a property of the file does not.
-fn worth_another_try(row: &ManifestRow) -> bool {
-    matches!(row.verdict.as_str(), "failed" | "timeout") && row.attempts < ATTEMPTS_MAX
-}
-
-fn same_name(twin: &Path) -> String {
-    format!(
-        "{} has the same path below its own root; give one of the folders a --collection of its own",
-        twin.display()
-    )
-}
-
 /// A file as the library names it.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedFile {
@@ -157,6 +212,8 @@ pub(crate) struct NamedFile {
     pub(crate) root: String,
     pub(crate) relative: String,
     pub(crate) modified_ns: Option<i64>,
+    /// What Calibre knows of it, if it is a book of a Calibre library.
+    pub(crate) book: Option<Arc<Book>>,
 }
 
 impl NamedFile {
@@ -167,7 +224,10 @@ impl NamedFile {
 
     /// The id of the file's document, or of one part of it.
     pub(crate) fn doc_id(&self, shared: &Shared<'_>, part: Option<&str>) -> Uuid {
-        doc_id_for_file(&shared.settings.collection, &self.relative, part)
+        match &self.book {
+            Some(book) => book.doc_id,
+            None => doc_id_for_file(&shared.settings.collection, &self.relative, part),
+        }
     }
 
     /// What the manifest says of the file, or of one part of it.
@@ -223,22 +283,68 @@ impl NamedFile {
 pub(crate) struct Known {
     rows: HashMap<(String, String), Vec<ManifestRow>>,
     roots: BTreeSet<String>,
+    /// Rows of the books of this run: Calibre moves files, so their paths are no names.
+    books: HashMap<Uuid, ManifestRow>,
+    /// Collections of books of this run that another collection has.
+    elsewhere: HashMap<Uuid, String>,
+    /// The files of this run that are books of a Calibre library.
+    files: HashMap<PathBuf, Arc<Book>>,
 }
 
 impl Known {
-    pub(crate) fn new(manifest: Vec<ManifestRow>, collection: &str) -> Self {
-        let mut rows: HashMap<_, Vec<ManifestRow>> = HashMap::new();
-        let mut roots = BTreeSet::new();
-        for row in manifest.into_iter().filter(|row| row.collection == collection) {
-            roots.insert(row.root.clone());
-            rows.entry((row.root.clone(), row.relative_path.clone())).or_default().push(row);
+    pub(crate) fn new(
+        manifest: Vec<ManifestRow>,
+        collection: &str,
+        files: HashMap<PathBuf, Arc<Book>>,
+    ) -> Self {
+        let ids: HashSet<Uuid> = files.values().map(|book| book.doc_id).collect();
+        let mut known = Self {
+            rows: HashMap::new(),
+            roots: BTreeSet::new(),
+            books: HashMap::new(),
+            elsewhere: HashMap::new(),
+            files,
+        };
+        for row in manifest {
+            let of_a_book = ids.contains(&row.doc_id);
+            if row.collection != collection {
+                if of_a_book {
+                    known.elsewhere.insert(row.doc_id, row.collection);
+                }
+                continue;
+            }
+            if of_a_book {
+                known.books.insert(row.doc_id, row);
+                continue;
+            }
+            known.roots.insert(row.root.clone());
+            known.rows.entry((row.root.clone(), row.relative_path.clone())).or_default().push(row);
         }
-        Self { rows, roots }
+        known
     }
 
     /// Rows of a file; several for a file of many documents.
     pub(crate) fn rows(&self, file: &NamedFile) -> &[ManifestRow] {
-        self.rows.get(&(file.root.clone(), file.relative.clone())).map_or(&[], Vec::as_slice)
+        match &file.book {
+            Some(book) => self.books.get(&book.doc_id).map_or(&[], std::slice::from_ref),
+            None => self.rows.get(&(file.root.clone(), file.relative.clone())).map_or(&[], Vec::as_slice),
+        }
+    }
+
+    /// Why a file cannot be taken in beside another that has the same id: `first` of this run, or one of before.
+    pub(crate) fn twin(&self, file: &NamedFile, doc_id: Uuid, first: Option<&PathBuf>) -> Option<String> {
+        if file.book.is_none() {
+            let twin = first.cloned().or_else(|| self.same_name_elsewhere(file))?;
+            return Some(format!(
+                "{} has the same path below its own root; give one of the folders a --collection of its own",
+                twin.display()
+            ));
+        }
+        if let Some(first) = first {
+            return Some(format!("{} is the same book of the same library", first.display()));
+        }
+        let collection = self.elsewhere.get(&doc_id)?;
+        Some(format!("the collection {collection} has this book; a Calibre library is in one collection"))
     }
 
     /// Rows that the run did not see, of files that should have been under one of the listed paths.
@@ -257,10 +363,15 @@ impl Known {
         gone
     }
 
-    /// Names a listed file: by the recorded root it lies under, if any (the outermost that already has the file,
-    /// else the innermost), otherwise by the root it was listed with.
+    /// Names a listed file: a book by its Calibre library, whatever else is around that; another by the recorded root
+    /// it lies under, if any (the outermost that already has the file, else the innermost), otherwise by the root it
+    /// was listed with.
     pub(crate) fn name(&self, file: SourceFile) -> NamedFile {
         let modified_ns = file.modified.and_then(nanoseconds_since_1970);
+        if let Some(book) = self.files.get(&file.path) {
+            let (root, relative) = (file.root.display().to_string(), slashed(&file.relative));
+            return NamedFile { file, root, relative, modified_ns, book: Some(Arc::clone(book)) };
+        }
         let below = |root: &str| {
             let relative = file.path.strip_prefix(root).ok()?;
             Some((root.to_owned(), slashed(relative)))
@@ -272,11 +383,11 @@ impl Known {
             .or(named.last())
             .cloned()
             .unwrap_or_else(|| (file.root.display().to_string(), slashed(&file.relative)));
-        NamedFile { file, root, relative, modified_ns }
+        NamedFile { file, root, relative, modified_ns, book: None }
     }
 
     /// Another file of this collection that has the same relative path under another root and is still there.
-    pub(crate) fn same_name_elsewhere(&self, file: &NamedFile) -> Option<PathBuf> {
+    fn same_name_elsewhere(&self, file: &NamedFile) -> Option<PathBuf> {
         self.roots
             .iter()
             .filter(|root| **root != file.root)
@@ -301,7 +412,7 @@ pub(crate) fn shown(row: &ManifestRow) -> String {
 /// A path that is not there.
 pub(crate) fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
     let absent = |path: &PathBuf, error| SourceError::Absent { path: path.clone(), error };
-    paths.iter().map(|path| path.canonicalize().map_err(|error| absent(path, error))).collect()
+    paths.iter().map(|path| source::absolute(path).map_err(|error| absent(path, error))).collect()
 }
 
 /// A library that stands among its input is no input itself, nor is what belongs to it.
@@ -316,13 +427,13 @@ pub(crate) fn leave_out_library(listing: &mut Listing, library: &Path) {
 }
 
 /// The format of a file, or the verdict of one that is not read.
-fn format_of(file: &SourceFile) -> Result<Format, ParseFailure> {
-    file.format.ok_or_else(|| {
-        let extension = file.path.extension().and_then(|e| e.to_str()).unwrap_or("none");
-        ParseFailure::new(
-            Verdict::Unsupported,
-            format!("no reader for this kind of file (extension: {extension})"),
-        )
+fn format_of(file: &NamedFile) -> Result<Format, ParseFailure> {
+    file.file.format.ok_or_else(|| {
+        let why = file.book.as_ref().and_then(|book| book.unreadable.clone()).unwrap_or_else(|| {
+            let extension = file.file.path.extension().and_then(|e| e.to_str()).unwrap_or("none");
+            format!("no reader for this kind of file (extension: {extension})")
+        });
+        ParseFailure::new(Verdict::Unsupported, why)
     })
 }
 
@@ -330,7 +441,7 @@ fn format_of(file: &SourceFile) -> Result<Format, ParseFailure> {
 ///
 /// # Errors
 /// When the file cannot be read.
-fn hash_file(path: &Path) -> io::Result<[u8; 32]> {
+pub(super) fn hash_file(path: &Path) -> io::Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;
     Ok(*hasher.finalize().as_bytes())

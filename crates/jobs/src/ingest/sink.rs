@@ -8,9 +8,12 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use haul_corpus::verdict::Verdict;
 use haul_pipeline::journal::{JournalKey, State};
 use haul_pipeline::stage::Meter;
-use haul_store::library::{DocumentRecord, Library, ManifestRow, VectorKey, VectorName, storable};
+use haul_store::library::{
+    DocumentRecord, DocumentUpdate, Library, ManifestRow, VectorKey, VectorName, storable,
+};
 use tracing::debug;
 
 use super::{Arrival, IngestError, Shared, Tally};
@@ -34,6 +37,8 @@ pub(crate) struct Sink<'a> {
     /// Texts that the model gave no vector for. Their keys stay in flight, so that none is tried again.
     failed: HashMap<VectorKey, String>,
     complete: Vec<Waiting>,
+    /// Documents that are the same text under another path or name, with the numbers of their files.
+    updates: Vec<(u64, DocumentUpdate)>,
     oldest: Option<Instant>,
     files: HashMap<u64, FileState>,
     next_document: u64,
@@ -70,6 +75,7 @@ impl<'a> Sink<'a> {
             waiting_for: HashMap::new(),
             failed: HashMap::new(),
             complete: Vec::new(),
+            updates: Vec::new(),
             oldest: None,
             files: HashMap::new(),
             next_document: 0,
@@ -93,7 +99,9 @@ impl<'a> Sink<'a> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let due = self.oldest.is_some_and(|oldest| oldest.elapsed() >= COMMIT_INTERVAL);
-            if due || self.complete.len() >= DOCUMENTS_PER_COMMIT || self.vectors.len() >= VECTORS_PER_COMMIT
+            if due
+                || self.complete.len().max(self.updates.len()) >= DOCUMENTS_PER_COMMIT
+                || self.vectors.len() >= VECTORS_PER_COMMIT
             {
                 self.commit(meter)?;
             }
@@ -130,8 +138,19 @@ impl<'a> Sink<'a> {
                 meter.finished(1);
                 self.settle(file_no, 1)?;
             }
-            Arrival::Document { file_no, record, furniture, begun } => {
-                self.tally.note(&record, &furniture);
+            Arrival::Updated { file_no, update } => {
+                self.oldest.get_or_insert_with(Instant::now);
+                self.updates.push((file_no, *update));
+            }
+            Arrival::Skipped { file_no, doc_id, item, why } => {
+                // What an earlier run took in of it is not gone.
+                self.tally.seen.insert(doc_id);
+                self.tally.fail_unnamed(item, Verdict::Skipped.name(), &why);
+                meter.finished(1);
+                self.settle(file_no, 1)?;
+            }
+            Arrival::Document { file_no, record, furniture, notes, begun } => {
+                self.tally.note(&record, &furniture, notes);
                 self.expect(file_no, *record, begun)?;
             }
             Arrival::Vectors(encoded) => self.take_vectors(encoded)?,
@@ -141,7 +160,9 @@ impl<'a> Sink<'a> {
 
     /// A new document: complete at once if all its vectors are there.
     fn expect(&mut self, file_no: u64, record: DocumentRecord, begun: Instant) -> Result<(), IngestError> {
-        let keys: Vec<VectorKey> = record.chunks.iter().map(|chunk| chunk.vector_key).collect();
+        let chunks = record.chunks.iter().map(|chunk| chunk.vector_key);
+        let keys: Vec<VectorKey> =
+            chunks.chain(record.sections.iter().map(|section| section.vector_key)).collect();
         let mut missing: HashSet<VectorKey> = self.library.missing_vectors(&keys)?.into_iter().collect();
         missing.retain(|key| !self.buffered.contains(key));
         let document = self.next_document;
@@ -206,7 +227,7 @@ impl<'a> Sink<'a> {
             let Some(waiting) = self.waiting.remove(document) else { continue };
             let record = waiting.record;
             let chunk = record.chunks.iter().find(|chunk| chunk.vector_key == key).map_or_else(
-                || "a chunk".to_owned(),
+                || "a section".to_owned(),
                 |chunk| format!("chunk {} (\"{}\")", chunk.chunk_no, first_words(&chunk.text)),
             );
             let row = ManifestRow {
@@ -240,6 +261,7 @@ impl<'a> Sink<'a> {
     /// Vectors first: a document in the library always has all of its vectors.
     fn commit(&mut self, meter: &Meter) -> Result<(), IngestError> {
         self.oldest = None;
+        self.commit_updates(meter)?;
         if self.vectors.is_empty() && self.complete.is_empty() {
             return Ok(());
         }
@@ -266,6 +288,17 @@ impl<'a> Sink<'a> {
             self.settle(file_no, 1)?;
         }
         Ok(())
+    }
+
+    fn commit_updates(&mut self, meter: &Meter) -> Result<(), IngestError> {
+        let (files, updates): (Vec<u64>, Vec<DocumentUpdate>) = self.updates.drain(..).unzip();
+        if updates.is_empty() {
+            return Ok(());
+        }
+        self.library.update_documents(&updates)?;
+        updates.iter().for_each(|update| self.tally.count_updated(update));
+        meter.finished(updates.len() as u64);
+        files.into_iter().try_for_each(|file_no| self.settle(file_no, 1))
     }
 
     fn release(&self, keys: &[VectorKey]) {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use haul_store::library::{
-    ChapterRecord, ChunkRecord, DocumentRecord, IngestCost, Library, LibrarySettings, ManifestRow, VectorKey,
-    VectorName, doc_id_for_file, point_id, revision,
+    ChapterRecord, ChunkRecord, Chunkers, DocumentRecord, IngestCost, Library, LibrarySettings, ManifestRow,
+    VectorKey, VectorName, doc_id_for_file, point_id, revision,
 };
 use tempfile::TempDir;
 
@@ -27,6 +27,7 @@ pub(crate) fn settings() -> LibrarySettings {
         parser_version: 1,
         chunker_version: 1,
         numerics_version: 1,
+        chunkers: Chunkers::default(),
     }
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn document(relative_path: &str, texts: &[&str]) -> DocumentRecord {
             overlap_bytes: 0,
             tokens: text.split_whitespace().count() as u32,
             text: (*text).to_owned(),
+            section_no: None,
         };
         start = end;
         chunk
@@ -86,6 +88,8 @@ pub(crate) fn document(relative_path: &str, texts: &[&str]) -> DocumentRecord {
             ChapterRecord { breadcrumb: vec!["Part".to_owned(), "Two".to_owned()], href: None },
         ],
         chunks: chunks.collect(),
+        sections: vec![],
+        chunker: "tokens".to_owned(),
         truncated_tokens: 0,
         cost: IngestCost {
             hostname: "here".to_owned(),
@@ -126,7 +130,10 @@ pub(crate) fn vector(text: &str) -> Vec<f32> {
 }
 
 pub(crate) fn put_vectors(library: &mut Library, document: &DocumentRecord) {
-    let rows: Vec<_> = document.chunks.iter().map(|chunk| (chunk.vector_key, vector(&chunk.text))).collect();
+    let chunks = document.chunks.iter().map(|chunk| (chunk.vector_key, vector(&chunk.text)));
+    let sections =
+        document.sections.iter().map(|section| (section.vector_key, vector(section.embedded_text())));
+    let rows: Vec<_> = chunks.chain(sections).collect();
     let rows: Vec<_> = rows.iter().map(|(key, row)| (*key, row.as_slice())).collect();
     library.put_vectors(VectorName::Dense, &rows).unwrap();
 }

@@ -1,6 +1,9 @@
 //! Commits, verdicts, removals, and the digest over them.
 
-use haul_store::library::{Library, Removed, VectorFault, VectorKey, VectorName, WriteError, storable};
+use haul_store::library::{
+    DocumentMetadata, DocumentUpdate, Library, Removed, VectorFault, VectorKey, VectorName, WriteError,
+    storable,
+};
 
 use crate::fixture::{
     DIM, assert_sound, document, ingest, manifest_row, new_library, put_vectors, settings, vector,
@@ -272,4 +275,51 @@ fn the_views_have_alexandrias_columns() {
         log,
         [(text("Title of novels/emma.txt"), true, 2, Some(1.0)), (text("bad.pdf"), false, 0, None)]
     );
+}
+
+/// New metadata are new words about the same points. The library's own checks and its digest go with them, and the
+/// result is what a commit of the new words would have made.
+#[test]
+fn metadata_change_without_the_text() {
+    let a = document("a.txt", &["one", "two"]);
+    let (_folder, _, mut library) = new_library();
+    ingest(&mut library, &a);
+    let before = library.digest().unwrap();
+    let stored = library.document_metadata(&a.doc_id).unwrap().unwrap();
+    assert_eq!((&stored.title, &stored.authors, &stored.metadata), (&a.title, &a.authors, &a.metadata));
+
+    let mut moved = a.clone();
+    moved.relative_path = "new title/a.txt".to_owned();
+    moved.title = "New title".to_owned();
+    moved.authors = vec!["Somebody, Else".to_owned()];
+    moved.language = None;
+    moved.source_id = Some("7".to_owned());
+    moved.metadata = serde_json::json!({"tags": ["x"], "series_index": 2.5});
+    let metadata = DocumentMetadata {
+        source: moved.source.clone(),
+        source_id: moved.source_id.clone(),
+        title: moved.title.clone(),
+        authors: moved.authors.clone(),
+        language: moved.language.clone(),
+        metadata: moved.metadata.clone(),
+    };
+    let update = DocumentUpdate { row: manifest_row(&moved, "ok", None), metadata: Some(metadata.clone()) };
+    library.update_documents(std::slice::from_ref(&update)).unwrap();
+    assert_ne!(library.digest().unwrap(), before);
+    assert_sound(&library);
+    assert_eq!(library.document_metadata(&a.doc_id).unwrap(), Some(metadata.clone()));
+    let entry = &library.catalogue().unwrap()[0];
+    assert_eq!((entry.relative_path.as_str(), &entry.metadata), ("new title/a.txt", &metadata));
+    assert_eq!(library.manifest().unwrap()[0].relative_path, "new title/a.txt");
+
+    let (_folder, _, mut fresh) = new_library();
+    ingest(&mut fresh, &moved);
+    assert_eq!(library.digest().unwrap(), fresh.digest().unwrap());
+
+    // Of another revision nothing is known, and then nothing of the call is changed.
+    let digest = library.digest().unwrap();
+    let mut other = update;
+    other.row.revision = [9; 32];
+    assert!(matches!(library.update_documents(&[other]), Err(WriteError::Inconsistent { .. })));
+    assert_eq!(library.digest().unwrap(), digest);
 }

@@ -7,3 +7,4 @@ mod ingest;
 mod kill;
 mod opening;
 mod searching;
+mod sections;

@@ -22,7 +22,7 @@ const ENTRY_COUNT_AT: usize = 10;
 const SCANNED_BYTES_MAX: u64 = 256 << 20;
 
 /// An open archive.
-pub(super) struct Archive {
+pub(crate) struct Archive {
     entries: Entries,
     /// Names as paths are looked up: exact first, then without regard to case.
     by_name: HashMap<String, usize>,
@@ -44,7 +44,7 @@ enum Entries {
 
 impl Archive {
     /// Opens an archive, by scanning for its entries where its directory is broken.
-    pub(super) fn open(mut file: File, limits: &Limits) -> Result<Archive, ParseFailure> {
+    pub(crate) fn open(mut file: File, limits: &Limits) -> Result<Archive, ParseFailure> {
         let file_bytes = file.metadata().map_err(unreadable)?.len();
         refuse_too_many(u64::from(declared_entries(&mut file, file_bytes)?), limits)?;
         file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
@@ -73,21 +73,21 @@ impl Archive {
     }
 
     /// The directory of the archive is broken.
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         matches!(self.entries, Entries::Scanned { .. })
     }
 
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         self.index_of(path).is_some()
     }
 
     /// The first entry, by name, whose name ends so.
-    pub(super) fn find_by_suffix(&self, suffix: &str) -> Option<String> {
+    pub(crate) fn find_by_suffix(&self, suffix: &str) -> Option<String> {
         self.by_name.keys().filter(|name| name.to_lowercase().ends_with(suffix)).min().cloned()
     }
 
     /// The content of an entry; none where the archive has no such entry.
-    pub(super) fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, ParseFailure> {
+    pub(crate) fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, ParseFailure> {
         let Some(index) = self.index_of(path) else { return Ok(None) };
         let budget = Budget {
             path,
