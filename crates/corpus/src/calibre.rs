@@ -340,6 +340,7 @@ fn books(db: &Connection) -> rusqlite::Result<Vec<CalibreBook>> {
             let id: i64 = row.get(0)?;
             let folder: String = row.get(3)?;
             let index: f64 = row.get(4)?;
+            // A book without a link has none: an empty list is the answer, not a failure.
             let of = |links: &mut HashMap<i64, Vec<String>>| links.remove(&id).unwrap_or_default();
             Ok(CalibreBook {
                 id,

@@ -82,6 +82,7 @@ fn without_document(archive: &Archive) -> ParseFailure {
     }
 }
 
+/// A part of the package as text; a part that a package need not have and lacks says nothing.
 fn text_of(archive: &mut Archive, path: &str) -> Result<Option<String>, ParseFailure> {
     Ok(archive.read(path)?.map(|bytes| encoding::decode_markup(bytes).text))
 }

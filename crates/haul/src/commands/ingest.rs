@@ -59,8 +59,10 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     let readers = (inputs.has(Format::Pdf) || args.readers.ocr)
         .then(|| readers::for_pdfs(&args.readers, settings, output))
         .transpose()?;
+    // Without a PDF among the input, nothing is looked for on this machine.
+    let used = readers.clone().unwrap_or_default();
     if args.run.plan {
-        let readers = &readers.unwrap_or_default();
+        let readers = &used;
         let (store, inputs, stop) = (&store, &inputs, &stop);
         let asked = plan::Asked { args, settings, store, compute, inputs, readers, stop };
         return plan::run(&asked, &machine, &stages, output);
@@ -72,7 +74,7 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
     let mut job = job_settings(args, library.settings(), dtype, compute, &machine)?;
     job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &model, &job)?;
-    let planned = planned(&run_folder, &inputs, &library, &readers.clone().unwrap_or_default(), &job)?;
+    let planned = planned(&run_folder, &inputs, &library, &used, &job)?;
     let progress = Progress::default();
 
     let worker = parse_worker()?;
@@ -85,7 +87,7 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
         compute_threads: compute.threads.get(),
         worker: &worker,
         limits: &Limits::DEFAULT,
-        readers: &readers.clone().unwrap_or_default(),
+        readers: &used,
         cache: &cache,
         prefetch_folder: &run_folder.join("prefetch"),
         journal,

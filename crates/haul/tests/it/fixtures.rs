@@ -460,3 +460,21 @@ impl Live {
         Ran { code: status.code().unwrap_or(-1), stdout: stdout.join().unwrap(), stderr }
     }
 }
+
+/// The tiny model with numbers for the word "chain" whose sum is infinite: a text with it fails every time.
+pub(crate) fn damaged_model(dir: &Path) {
+    copy_tree(&tiny_model(), dir);
+    let tokenizer: Value = serde_json::from_slice(&fs::read(dir.join("tokenizer.json")).unwrap()).unwrap();
+    let id = tokenizer["model"]["vocab"]["chain"].as_u64().unwrap() as usize;
+    let path = dir.join("model.safetensors");
+    let mut file = fs::read(&path).unwrap();
+    let header_bytes = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..8 + header_bytes]).unwrap();
+    let tensor = &header["embeddings.word_embeddings.weight"];
+    let numbers = tensor["shape"][1].as_u64().unwrap() as usize;
+    let row = 8 + header_bytes + tensor["data_offsets"][0].as_u64().unwrap() as usize + id * numbers * 4;
+    for number in 0..numbers {
+        file[row + 4 * number..][..4].copy_from_slice(&3e38_f32.to_le_bytes());
+    }
+    fs::write(path, file).unwrap();
+}

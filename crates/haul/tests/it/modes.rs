@@ -1,13 +1,14 @@
 //! Dtypes and instruction sets: what is taken, what is refused, what is measured, and how well modes agree.
 
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fixtures::{Home, Live, Ran, assert_ran, copy_tree, ran, repository, samples, text, tiny_model};
+use crate::fixtures::{
+    Home, Live, Ran, assert_ran, copy_tree, damaged_model, ran, repository, samples, text, tiny_model,
+};
 
 const DTYPES: [&str; 4] = ["f32", "int16", "bf16", "int8"];
 const NUMBERS: usize = 32;
@@ -478,23 +479,6 @@ fn goldens_that_are_none() {
     assert!(ran.code == 2 && ran.stderr.contains("cannot read nowhere.jsonl"), "{ran:#?}");
     let ran = home.run(&["model", "check", "tiny", "--dtype", "int8"]);
     assert!(ran.code == 2 && ran.stderr.contains("--golden <FILE.jsonl>"), "{ran:#?}");
-}
-
-/// The tiny model with numbers for the word "chain" whose sum is infinite: weights that are NaN are refused at once.
-fn damaged_model(dir: &Path) {
-    copy_tree(&tiny_model(), dir);
-    let tokenizer: Value = serde_json::from_slice(&fs::read(dir.join("tokenizer.json")).unwrap()).unwrap();
-    let id = tokenizer["model"]["vocab"]["chain"].as_u64().unwrap() as usize;
-    let path = dir.join("model.safetensors");
-    let mut file = fs::read(&path).unwrap();
-    let header_bytes = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&file[8..8 + header_bytes]).unwrap();
-    let table = header["embeddings.word_embeddings.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
-    let row = 8 + header_bytes + table + id * NUMBERS * 4;
-    for number in 0..NUMBERS {
-        file[row + 4 * number..][..4].copy_from_slice(&3e38_f32.to_le_bytes());
-    }
-    fs::write(path, file).unwrap();
 }
 
 /// A vector that is none fails its own text, by name, and no other.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use crate::fixtures::{Home, Random, copy_tree, full, samples, text, tiny_model};
+use crate::fixtures::{Home, Random, copy_tree, damaged_model, full, samples, text};
 
 const MIB: u64 = 1 << 20;
 const KIB: f64 = 1024.0;
@@ -201,24 +201,6 @@ fn memory_is_obeyed_or_refused() {
     copy_tree(&samples().join("library"), &other.path("books"));
     other.ingest(&["books"]);
     assert_eq!(other.digest(), digest, "room says when a file is read, never what comes of it");
-}
-
-/// The tiny model with numbers for the word "chain" whose sum is infinite: a text with it fails every time.
-fn damaged_model(dir: &Path) {
-    copy_tree(&tiny_model(), dir);
-    let tokenizer: Value = serde_json::from_slice(&fs::read(dir.join("tokenizer.json")).unwrap()).unwrap();
-    let id = tokenizer["model"]["vocab"]["chain"].as_u64().unwrap() as usize;
-    let path = dir.join("model.safetensors");
-    let mut file = fs::read(&path).unwrap();
-    let header_bytes = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&file[8..8 + header_bytes]).unwrap();
-    let tensor = &header["embeddings.word_embeddings.weight"];
-    let numbers = tensor["shape"][1].as_u64().unwrap() as usize;
-    let row = 8 + header_bytes + tensor["data_offsets"][0].as_u64().unwrap() as usize + id * numbers * 4;
-    for number in 0..numbers {
-        file[row + 4 * number..][..4].copy_from_slice(&3e38_f32.to_le_bytes());
-    }
-    fs::write(path, file).unwrap();
 }
 
 /// A file that fails three times is left alone, also when it is only touched, until its bytes change. Complaint: one

@@ -20,13 +20,12 @@ use haul_machine::clock::{all_cores_seconds, ended_children_cpu_seconds, process
 use haul_pipeline::batch::{BatchLimits, Lane, TokenQueue};
 use haul_pipeline::forecast::{Range, Replicate, SPEED_SPREAD, Sampled, Scale, Stratum, ranges};
 use haul_pipeline::stage::{StageAccount, Stop};
-use haul_store::library::{Fingerprint, ManifestRow, VectorKey, revision};
+use haul_store::library::{Fingerprint, ManifestRow, VectorKey};
 use serde::Serialize;
 
 use super::cut::Spent;
-use super::quarantine::worth_another_try;
 use super::select::{self, Known};
-use super::{Arrival, IngestError, Inputs, Parts, Purpose, Settings, UNCUT_MAX, pdf, room};
+use super::{Arrival, IngestError, Inputs, Parts, Purpose, Settings, UNCUT_MAX, room};
 use crate::encode::{self, Computed, Encoded, Sequence, TextOutputs};
 use crate::quality::{SAMPLE_TOKENS, TEXTS};
 
@@ -225,14 +224,7 @@ fn to_read(
             continue;
         }
         let named = known.name(file);
-        let same = |row: &ManifestRow| {
-            row.size_bytes == named.file.size_bytes
-                && row.modified_ns.is_some()
-                && row.modified_ns == named.modified_ns
-                && row.revision == revision(&row.content_hash, fingerprint)
-                && pdf::is_read_by(named.file.format, &row.content_hash, readers)
-                && !worth_another_try(row)
-        };
+        let same = |row: &ManifestRow| named.is_settled_as(row, fingerprint, readers);
         let rows = known.rows(&named);
         if !rows.is_empty() && rows.iter().all(same) {
             files.unchanged += 1;

@@ -9,11 +9,12 @@ use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
 use haul_corpus::document::Format;
+use haul_corpus::readers::Readers;
 use haul_corpus::source::{self, Listing, SourceError, SourceFile};
 use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_pipeline::journal::State;
 use haul_pipeline::stage::Meter;
-use haul_store::library::{DocumentUpdate, Library, ManifestRow, doc_id_for_file, revision};
+use haul_store::library::{DocumentUpdate, Fingerprint, Library, ManifestRow, doc_id_for_file, revision};
 use uuid::Uuid;
 
 use super::calibre::Book;
@@ -186,14 +187,7 @@ fn update(
 
 /// Whether everything about the file is as the library has it, so that nothing needs to be read.
 fn untouched(shared: &Shared<'_>, file: &NamedFile, rows: &[ManifestRow]) -> Result<bool, IngestError> {
-    let same = |row: &ManifestRow| {
-        row.size_bytes == file.file.size_bytes
-            && row.modified_ns.is_some()
-            && row.modified_ns == file.modified_ns
-            && row.revision == revision(&row.content_hash, &shared.fingerprint)
-            && pdf::is_read_by(file.file.format, &row.content_hash, &shared.setup.readers)
-            && !worth_another_try(row)
-    };
+    let same = |row: &ManifestRow| file.is_settled_as(row, &shared.fingerprint, &shared.setup.readers);
     if rows.is_empty() || !rows.iter().all(same) {
         return Ok(false);
     }
@@ -220,6 +214,21 @@ impl NamedFile {
     /// Path in messages and receipts.
     pub(crate) fn shown(&self) -> String {
         self.file.path.display().to_string()
+    }
+
+    /// Whether a row is of these bytes, read with these settings and readers, and needs no further try.
+    pub(crate) fn is_settled_as(
+        &self,
+        row: &ManifestRow,
+        fingerprint: &Fingerprint,
+        readers: &Readers,
+    ) -> bool {
+        row.size_bytes == self.file.size_bytes
+            && row.modified_ns.is_some()
+            && row.modified_ns == self.modified_ns
+            && row.revision == revision(&row.content_hash, fingerprint)
+            && pdf::is_read_by(self.file.format, &row.content_hash, readers)
+            && !worth_another_try(row)
     }
 
     /// The id of the file's document, or of one part of it.
