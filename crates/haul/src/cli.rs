@@ -1,13 +1,17 @@
 //! What can be typed. Argument types only: nothing here opens a file or looks at the machine.
 
+use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use haul_corpus::document::Format;
-use haul_jobs::ingest::FORMATS;
+use haul_jobs::ingest::{FORMATS, Shard};
+use haul_jobs::search::evaluate::{CUT, CUT_MAX};
 use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
+use haul_store::qdrant::Address;
+use uuid::Uuid;
 
 /// Run open models over everything you have, on the hardware you own.
 #[derive(Debug, Parser)]
@@ -63,7 +67,7 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Turn lines of stdin into vectors
     Embed(EmbedArgs),
-    /// Look at a library or check it
+    /// Look at a library or a collection, check it, bring it elsewhere
     #[command(subcommand)]
     Store(StoreCommand),
     /// Add, download, list and check models
@@ -115,9 +119,15 @@ pub(crate) struct DtypeArg {
 /// The library.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StoreArg {
-    /// The library, one file
-    #[arg(long, env = "HAUL_STORE", value_name = "FILE.haul", hide_env_values = true)]
+    /// The library: a file, or a collection of a Qdrant server as qdrant://HOST:6334/COLLECTION
+    #[arg(long, env = "HAUL_STORE", value_name = "FILE.haul|qdrant://...", hide_env_values = true)]
     pub(crate) store: Option<PathBuf>,
+    /// The library on this machine that a collection is filled from [default: in HAUL_HOME/manifests]
+    #[arg(long, env = "HAUL_MANIFEST", value_name = "FILE.haul", hide_env_values = true)]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Key that the server asks for
+    #[arg(long, env = "HAUL_QDRANT_API_KEY", value_name = "KEY", hide_env_values = true, hide = true)]
+    pub(crate) qdrant_api_key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -139,9 +149,16 @@ pub(crate) struct IngestArgs {
     /// Namespace of document ids
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) collection: String,
-    /// Remove documents whose files are gone
+    /// Remove documents whose files are gone; refused where no file at all is found, and for more than 10 documents that
+    /// are more than a quarter of what is known there: as when a share is not mounted
     #[arg(long, conflicts_with_all = ["calibre_id", "author", "title", "tag", "language"])]
     pub(crate) prune: bool,
+    /// Remove documents whose files are gone, however many
+    #[arg(long, conflicts_with_all = ["calibre_id", "author", "title", "tag", "language"])]
+    pub(crate) prune_all: bool,
+    /// Make the library again with another model or other settings; it takes the old one's place when it has all of it
+    #[arg(long, conflicts_with = "shard")]
+    pub(crate) reembed: bool,
     /// Also write the receipt here
     #[arg(long, value_name = "FILE")]
     pub(crate) receipt: Option<PathBuf>,
@@ -166,6 +183,10 @@ pub(crate) struct RunArgs {
     /// Say what the run will take, from a sample of the files, and stop
     #[arg(long, conflicts_with = "receipt")]
     pub(crate) plan: bool,
+    /// Only the documents of one of N processes that share the work, I from 0 to N-1; `haul store merge` brings their
+    /// libraries together
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["dry_run", "compare_thresholds"])]
+    pub(crate) shard: Option<Shard>,
     /// Memory that the run and its workers may take together, such as 4G or 512M [default: three quarters of what is
     /// free]
     #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount)]
@@ -254,11 +275,11 @@ pub(crate) struct ChunkArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
     /// Show how documents would be cut, and write nothing
-    #[arg(long, conflicts_with_all = ["prune", "receipt"])]
+    #[arg(long, conflicts_with_all = ["prune", "prune_all", "receipt"])]
     pub(crate) dry_run: bool,
     /// Compare thresholds of the semantic chunker on the same sentences, and write nothing
     #[arg(long, value_name = "COSINE,...", value_delimiter = ',', value_parser = cosine,
-          conflicts_with_all = ["prune", "receipt", "dry_run", "threshold"])]
+          conflicts_with_all = ["prune", "prune_all", "receipt", "dry_run", "threshold"])]
     pub(crate) compare_thresholds: Vec<f64>,
 }
 
@@ -355,7 +376,7 @@ fn cosine(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(within).ok_or_else(|| "not a number within 0..=1".to_owned())
 }
 
-/// Which passages may answer.
+/// Which documents are meant.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Filters")]
 pub(crate) struct FilterArgs {
@@ -377,16 +398,27 @@ pub(crate) struct FilterArgs {
     /// Series contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) series: Option<String>,
+    /// This very document, by its doc_id; may be given several times
+    #[arg(long, value_name = "ID")]
+    pub(crate) doc: Vec<Uuid>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeArg {
-    /// Both rankings, fused by rank
+    /// All rankings that the library has, fused by rank
     Hybrid,
     /// Nearest vectors
     Dense,
     /// Words
     Bm25,
+    /// Weights of tokens, in a library of a model that gives them (bge-m3)
+    Sparse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RerankArg {
+    /// Token by token, with a model that can (bge-m3)
+    Colbert,
 }
 
 #[derive(Debug, Args)]
@@ -399,28 +431,49 @@ pub(crate) struct SearchArgs {
     /// Which rankings to use
     #[arg(long, value_enum, default_value_t = ModeArg::Hybrid)]
     pub(crate) mode: ModeArg,
+    /// Embed the ten best passages once more and order them by this
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) rerank: Option<RerankArg>,
     /// Passages to show
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
     /// Neighbouring passages to show on each side
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub(crate) context: u32,
+    /// Leave out passages with a lower score: the cosine in dense mode, BM25 in bm25 mode (no fixed range), the sum of
+    /// 1/(60 + rank) in hybrid mode (at most 0.033)
+    #[arg(allow_negative_numbers = true, long, value_name = "X", value_parser = score)]
+    pub(crate) min_score: Option<f64>,
+    /// Show what each passage stands in: its section where the library has parents, else its chapter
+    #[arg(long)]
+    pub(crate) parent: bool,
     #[command(flatten)]
     pub(crate) filters: FilterArgs,
     #[command(flatten)]
     pub(crate) compute: DeviceArgs,
 }
 
+fn score(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|score: &f64| score.is_finite()).ok_or_else(|| "not a number".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) store: StoreArg,
-    /// {"id","text"} lines
-    #[arg(long, value_name = "FILE.jsonl")]
-    pub(crate) queries: PathBuf,
+    /// Questions: lines of {"id","text"}, and "category" where they are to be averaged by it too
+    #[arg(long, value_name = "FILE.jsonl", requires = "judgments", required_unless_present = "golden")]
+    pub(crate) queries: Option<PathBuf>,
     /// TREC judgments: query 0 document gain
-    #[arg(long, value_name = "FILE.qrels")]
-    pub(crate) judgments: PathBuf,
+    #[arg(long, value_name = "FILE.qrels", requires = "queries")]
+    pub(crate) judgments: Option<PathBuf>,
+    /// Questions and judgments in one file: lines as for --queries with "relevant": documents by path or title
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["queries", "judgments"])]
+    pub(crate) golden: Option<PathBuf>,
+    /// Documents of each answer that count
+    #[arg(long, default_value_t = CUT as u32, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=CUT_MAX as i64))]
+    pub(crate) k: u32,
     /// Which rankings to use
     #[arg(long, value_enum, default_value_t = ModeArg::Hybrid)]
     pub(crate) mode: ModeArg,
@@ -476,8 +529,79 @@ pub(crate) enum StoreCommand {
     Info(StoreArg),
     /// Check that everything in the library is whole
     Verify(StoreArg),
+    /// Bring a library into a collection of a Qdrant server; embeds nothing
+    Push(PushArgs),
+    /// Make the manifest of a collection again, from the server alone
+    Sync(StoreArg),
+    /// List the collections of a server, and their aliases
+    Collections(StoreArg),
+    /// Copy a collection of a server to another name
+    Copy(CopyArgs),
+    /// Let another name stand for a collection, whatever it stood for before
+    Alias(AliasArgs),
+    /// List the documents that all given filters let through
+    List(ListArgs),
+    /// Remove the documents that all given filters let through, and show what was removed
+    Delete(DeleteArgs),
+    /// Bring libraries together that were made with the same settings, such as those of shards
+    Merge(MergeArgs),
     /// List documents whose title or authors differ from Calibre's; 1 if there are any
     Mismatched(MismatchedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// The collection; made if it is not there
+    #[arg(long, value_name = "qdrant://HOST:6334/COLLECTION")]
+    pub(crate) to: Address,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// Name of the copy, on the same server
+    #[arg(long, value_name = "COLLECTION")]
+    pub(crate) to: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AliasArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// The other name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    #[command(flatten)]
+    pub(crate) filters: FilterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// Remove them also where they are more than 10
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) filters: FilterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The libraries to take in; they stay as they are
+    #[arg(required = true, value_name = "FILE.haul")]
+    pub(crate) inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
 }
 
 #[derive(Debug, Args)]
@@ -533,6 +657,27 @@ pub(crate) enum ModelCommand {
 pub(crate) enum BenchCommand {
     /// Tokens/s, share of the measured roof and agreement with f32, by dtype and kind of text
     Encoder(BenchEncoderArgs),
+    /// What a library of many vectors takes to be made, opened and searched; it is made up, and removed again
+    Store(BenchStoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStoreArgs {
+    /// Chunks in the library, each with a vector
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) rows: u64,
+    /// Numbers of a vector
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub(crate) dim: u32,
+    /// Searches to time
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) queries: u32,
+    /// Threads of a search [default: all usable cores]
+    #[arg(long, env = "HAUL_THREADS", value_name = "N", hide_env_values = true)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// The folder on whose disk the library is made [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

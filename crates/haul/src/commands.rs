@@ -1,6 +1,7 @@
 //! One file for each command, and what several of them need: the machine, and a library's model.
 
 pub(crate) mod bench;
+pub(crate) mod collection;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod eval;
@@ -10,12 +11,14 @@ pub(crate) mod parse_worker;
 pub(crate) mod report;
 pub(crate) mod search;
 pub(crate) mod select;
+pub(crate) mod server;
 pub(crate) mod store;
 
 use std::num::NonZeroUsize;
 
 use haul_encoder::device::cpu::CpuDevice;
 use haul_encoder::embedder::{Embedder, LoadError, LoadOptions};
+use haul_encoder::model::Head;
 use haul_encoder::model_dir::ModelDir;
 use haul_jobs::models::{ModelRecord, Models};
 use haul_machine::cpu::Cpu;
@@ -93,6 +96,12 @@ pub(crate) fn dim_of(asked: Option<usize>, model: &ModelDir) -> Result<usize, Fa
 /// Dense vectors of so many numbers, as a library of that width has them.
 pub(crate) fn dense_of(dim: usize) -> LoadOptions {
     LoadOptions { heads: vec![], dim: Some(dim) }
+}
+
+/// What a library keeps of each text: its vector, and the weights of its tokens where the library has those.
+pub(crate) fn outputs_of(library: &LibrarySettings) -> LoadOptions {
+    let heads = if library.sparse { vec![Head::Sparse] } else { vec![] };
+    LoadOptions { heads, dim: Some(library.dim) }
 }
 
 /// What a library's vectors were computed with, and its queries are.

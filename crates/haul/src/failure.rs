@@ -58,10 +58,16 @@ from_library! {
     haul_machine::roof::RoofError => |e| Some(e.hint().to_owned());
     haul_store::library::OpenError => |e| e.hint().map(str::to_owned);
     haul_store::library::ReadError => |e| e.hint().map(str::to_owned);
+    haul_store::library::WriteError => |e| e.hint().map(str::to_owned);
+    haul_store::library::MergeError => |e| e.hint().map(str::to_owned);
+    haul_store::publish::PublishError => |e| e.hint().map(str::to_owned);
+    haul_store::qdrant::AddressError => |e| Some(e.hint().to_owned());
+    haul_store::qdrant::ServerError => |e| e.hint().map(str::to_owned);
     haul_jobs::models::ModelsError => |e| e.hint();
     haul_encoder::embedder::LoadError => |e| e.hint().map(str::to_owned);
     haul_jobs::ingest::IngestError => |e| e.hint();
     haul_jobs::embed::EmbedJobError => |e| e.hint().map(str::to_owned);
+    haul_jobs::bench::store::StoreBenchError => |e| e.hint().map(str::to_owned);
     haul_jobs::bench::BenchError => |e| e.hint().map(str::to_owned);
     haul_jobs::golden::GoldenError => |e| e.hint().map(str::to_owned);
     haul_jobs::search::SearchError => |e| e.hint();

@@ -34,8 +34,8 @@ fn main() -> ExitCode {
     if let Command::ParseWorker = cli.command {
         return ExitCode::from(commands::parse_worker::run(&output).code());
     }
-    let exit = match Settings::resolve(&cli.global).and_then(|settings| run(cli.command, &settings, &output))
-    {
+    let resolved = signals_unix::survive_file_size_limit().and_then(|()| Settings::resolve(&cli.global));
+    let exit = match resolved.and_then(|settings| run(cli.command, &settings, &output)) {
         Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);

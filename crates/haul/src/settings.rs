@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use haul_machine::cpu::{self, Cpu, Isa};
 use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
+use haul_store::qdrant::Address;
 use serde::Deserialize;
 
 use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, ReaderArgs, RunArgs, StoreArg};
@@ -46,6 +47,20 @@ struct SettingsFile {
     cache_bytes: Option<u64>,
     pdfium: Option<PathBuf>,
     memory: Option<String>,
+}
+
+/// What `--store` names.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// A library.
+    Library(PathBuf),
+    /// A collection of a server, and the library on this machine that it is filled from.
+    Server {
+        /// Where it is.
+        address: Address,
+        /// The library.
+        manifest: PathBuf,
+    },
 }
 
 /// How a command computes.
@@ -113,19 +128,43 @@ impl Settings {
         flag.map(str::to_owned).or_else(|| self.file.model.clone())
     }
 
-    pub(crate) fn store(&self, flag: &StoreArg) -> Result<PathBuf, Failure> {
+    /// Where the library is, or the collection with its manifest.
+    pub(crate) fn place(&self, flag: &StoreArg) -> Result<Place, Failure> {
         let store = flag.store.clone().or_else(|| self.file.store.clone()).ok_or_else(|| {
             Failure::new("no library is named")
                 .hint("give --store FILE.haul, or set HAUL_STORE, or store in haul.toml")
         })?;
-        if store.to_str().is_some_and(|name| name.contains("://")) {
-            return Err(Failure::new(format!(
-                "--store {}: this build knows libraries in files only",
-                store.display()
-            ))
-            .hint("give the path of a file, such as books.haul"));
+        match store.to_str().filter(|name| name.contains("://")) {
+            // In the environment it is for the collections that other commands name.
+            None => Ok(Place::Library(store)),
+            Some(name) => {
+                let address: Address = name.parse()?;
+                let manifest = flag.manifest.clone().unwrap_or_else(|| self.manifest(&address, ""));
+                Ok(Place::Server { address, manifest })
+            }
         }
-        Ok(store)
+    }
+
+    /// The file that holds a library: of a collection, its manifest.
+    pub(crate) fn store(&self, flag: &StoreArg) -> Result<PathBuf, Failure> {
+        Ok(match self.place(flag)? {
+            Place::Library(path) => path,
+            Place::Server { address, manifest } => {
+                if !manifest.exists() {
+                    return Err(Failure::new(format!(
+                        "{address}: there is no manifest {}",
+                        manifest.display()
+                    ))
+                    .hint(format!("`haul store sync --store {address}` makes it from the server")));
+                }
+                manifest
+            }
+        })
+    }
+
+    /// `HAUL_HOME/manifests/HOST_PORT_COLLECTION.haul`.
+    pub(crate) fn manifest(&self, address: &Address, suffix: &str) -> PathBuf {
+        self.home.join("manifests").join(format!("{}{suffix}.haul", address.file_stem()))
     }
 
     pub(crate) fn device(&self, flag: &DeviceArgs) -> Result<DeviceRequest, Failure> {

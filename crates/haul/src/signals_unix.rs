@@ -4,12 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use haul_pipeline::stage::Stop;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 use crate::failure::Failure;
 
 const EXIT_INTERRUPTED: i32 = 130;
+
+/// A write beyond the limit on file sizes fails with an error that is reported, instead of ending the process.
+pub(crate) fn survive_file_size_limit() -> Result<(), Failure> {
+    match flag::register(SIGXFSZ, Arc::default()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::new(format!("cannot install signal handlers: {error}"))),
+    }
+}
 
 /// Installs the handlers and gives the request they set.
 pub(crate) fn stop_on_signals() -> Result<Stop, Failure> {

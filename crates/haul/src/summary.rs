@@ -17,6 +17,9 @@ use haul_machine::roof::Roofs;
 use haul_pipeline::forecast::Range;
 use haul_pipeline::receipt::{Forecast, Pass, Quality, Receipt, RunState, Truncated};
 use haul_store::library::{Info, Report};
+use haul_store::publish::Published;
+use haul_store::qdrant::Address;
+use haul_store::qdrant::catalogue::Info as CollectionInfo;
 use haul_store::search::Hit;
 
 use crate::commands::Machine;
@@ -34,7 +37,22 @@ macro_rules! line {
     }};
 }
 
+pub(crate) mod catalogue;
 pub(crate) mod preview;
+pub(crate) mod store_bench;
+
+/// What a server got, in one line; nothing where there is none.
+fn sent(receipt: &Receipt) -> String {
+    receipt.sent.as_ref().map_or_else(String::new, |sent| {
+        format!(
+            "  {} documents, {} points sent to {}; {} removed there\n",
+            thousands(sent.documents),
+            thousands(sent.points),
+            sent.target,
+            thousands(sent.removed)
+        )
+    })
+}
 
 /// What an ingest did.
 pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> String {
@@ -61,6 +79,7 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
         duration(seconds),
         thousands(items.reused)
     );
+    text.push_str(&sent(receipt));
     if items.updated > 0 {
         line!(text, "  {} with new metadata, without any model work", thousands(items.updated));
     }
@@ -98,7 +117,11 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
     list(&mut text, "not ok", &failures.collect::<Vec<_>>());
     let notes = receipt.notes.iter().map(|note| format!("{}: {}", note.item, note.says));
     list(&mut text, "ok, but", &notes.collect::<Vec<_>>());
-    list(&mut text, "files gone, documents kept (--prune removes them)", &items.gone);
+    let kept = match items.prune_refused {
+        None => "files gone, documents kept (--prune removes them)",
+        Some(_) => "files gone, documents kept (--prune-all removes them)",
+    };
+    list(&mut text, kept, &items.gone);
     list(&mut text, "files gone, documents removed", &items.pruned);
     text
 }
@@ -272,7 +295,7 @@ fn list(text: &mut String, title: &str, items: &[String]) {
         line!(text, "  {}", item.replace('\n', "\u{fffd}"));
     }
     if items.len() > LISTED_MAX {
-        line!(text, "  and {} more; the receipt lists all", thousands((items.len() - LISTED_MAX) as u64));
+        line!(text, "  and {} more; --json lists all", thousands((items.len() - LISTED_MAX) as u64));
     }
 }
 
@@ -304,6 +327,10 @@ pub(crate) fn hits(hits: &[Hit]) -> String {
         for passage in passages {
             line!(text, "{}", wrapped(passage, "   "));
         }
+        if let Some(parent) = &hit.parent {
+            line!(text, "{}", wrapped(&format!("in {}:", parent.name), "   "));
+            line!(text, "{}", wrapped(&parent.text, "     "));
+        }
         line!(text);
     }
     text
@@ -312,10 +339,19 @@ pub(crate) fn hits(hits: &[Hit]) -> String {
 /// Quality of a search.
 pub(crate) fn evaluation(evaluation: &Evaluation) -> String {
     let mut text = String::new();
-    line!(text, "nDCG@10   {:.4}", evaluation.ndcg);
-    line!(text, "recall@10 {:.4}", evaluation.recall);
-    line!(text, "MRR@10    {:.4}", evaluation.mrr);
-    line!(text, "queries   {} ({} without judgments left out)", evaluation.queries, evaluation.unjudged);
+    let k = evaluation.cut;
+    let names = ["P", "R", "MRR", "nDCG"].map(|name| format!("{name}@{k}"));
+    line!(text, "{:<24} {:>8} {}", "", "queries", names.map(|name| format!("{name:>10}")).concat());
+    let all = [("all".to_owned(), &evaluation.all)];
+    let categories = evaluation.by_category.iter().map(|(name, means)| (format!("  {name}"), means));
+    for (name, means) in all.into_iter().chain(categories) {
+        let figures = [means.precision, means.recall, means.mrr, means.ndcg];
+        let figures = figures.map(|figure| format!("{figure:>10.4}")).concat();
+        line!(text, "{:<24} {:>8} {figures}", shortened(&name, 24), thousands(means.queries as u64));
+    }
+    if evaluation.unjudged > 0 {
+        line!(text, "{} queries without judgments left out", thousands(evaluation.unjudged as u64));
+    }
     text
 }
 
@@ -343,6 +379,40 @@ pub(crate) fn info(info: &Info, path: &Path) -> String {
         info.by_verdict.iter().map(|(name, count)| format!("{name} {count}")).collect();
     line!(text, "  inputs     {}", verdicts.join(", "));
     line!(text, "  digest     {}", info.digest);
+    text
+}
+
+/// A collection of a server.
+pub(crate) fn collection(info: &CollectionInfo) -> String {
+    let mut text = String::new();
+    line!(text, "{}", info.address);
+    line!(text, "  documents  {}", thousands(info.documents));
+    line!(text, "  points     {}", thousands(info.points));
+    if info.foreign_points > 0 {
+        line!(text, "  foreign    {} points of other programs", thousands(info.foreign_points));
+    }
+    let name = if info.dense_vector.is_empty() { "without a name" } else { &info.dense_vector };
+    line!(text, "  vectors    {} x f32 ({name}); sparse: {}", info.dim, info.sparse_vectors.join(", "));
+    if let Some(settings) = &info.settings {
+        line!(text, "  model      {} ({}, {})", settings.model_name, settings.dtype, settings.pooling);
+        line!(text, "  chunker    {}", preview::chunker(settings));
+    }
+    line!(text, "  digest     {}", info.digest);
+    text
+}
+
+/// What a push did.
+pub(crate) fn pushed(done: Published, to: &Address, digest: &str) -> String {
+    let mut text = String::new();
+    line!(
+        text,
+        "{} documents, {} points pushed; {} documents removed",
+        thousands(done.documents),
+        thousands(done.points),
+        thousands(done.removed)
+    );
+    line!(text, "{to} has every point of the library");
+    line!(text, "  digest     {digest}");
     text
 }
 
@@ -574,6 +644,14 @@ pub(crate) fn bytes(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{amount:.1} {}", UNITS[unit]) }
+}
+
+/// Text of at most `columns` characters; what is cut off shows as a mark.
+fn shortened(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['\u{2026}']).collect()
 }
 
 /// Text in lines of at most [`COLUMNS`], each after `indent`; white space is folded.

@@ -3,7 +3,9 @@
 //! A pass takes the way that `embed` takes: strings in, rows out, tokenized by one thread while others compute.
 //! Loading is not timed.
 
+mod directions;
 mod mixes;
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -16,10 +16,12 @@ pub mod plan;
 pub mod policy;
 mod prefetch;
 pub mod preview;
+mod publish;
 mod quarantine;
 mod room;
 mod select;
 mod semantic;
+mod shard;
 mod sink;
 mod tally;
 mod tokenized;
@@ -45,12 +47,13 @@ use haul_pipeline::batch::{BatchLimits, TokenQueue};
 use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::{Journal, JournalError, JournalKey};
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{Failure, Items, Note, Quality, Truncated};
+use haul_pipeline::receipt::{Failure, Items, Note, PruneRefused, Quality, Truncated};
 use haul_pipeline::stage::{Meter, Stages, Stop, channel};
 use haul_store::library::{
     DocumentRecord, DocumentUpdate, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError,
     VectorKey, WriteError,
 };
+use haul_store::publish::{PublishError, Published, Publisher};
 use uuid::Uuid;
 
 use crate::encode::{self, Computed, Encoded, Sequence};
@@ -71,6 +74,7 @@ pub use room::memory_needed;
 use select::{Known, NamedFile};
 use semantic::Desk;
 pub use semantic::SentencePass;
+pub use shard::{Shard, ShardError};
 use sink::Sink;
 use tally::Tally;
 
@@ -88,9 +92,17 @@ const QUEUED_BATCHES: usize = 16;
 pub enum Gone {
     /// Reported.
     Keep,
-    /// Removed from the library.
+    /// Removed from the library, unless they are so many that their folder is more likely not there than emptied: more
+    /// than [`PRUNE_FREE_MAX`] and more than one of [`PRUNE_ONE_OF`].
     Prune,
+    /// Removed from the library, however many they are.
+    PruneAll,
 }
+
+/// So many documents may always be pruned.
+pub const PRUNE_FREE_MAX: usize = 10;
+/// Of more documents, a prune takes one of so many at most of those that are known under the paths.
+pub const PRUNE_ONE_OF: usize = 4;
 
 /// The files under the paths that a user names.
 #[derive(Default)]
@@ -177,6 +189,8 @@ pub struct Settings {
     pub max_tokens: usize,
     /// What stands before a document's text.
     pub document_prompt: String,
+    /// The part of the documents that this run is for; `None` for all of them.
+    pub shard: Option<Shard>,
     /// What becomes of documents whose files are gone.
     pub gone: Gone,
     /// What becomes of titles and authors that are none.
@@ -197,6 +211,8 @@ pub struct Settings {
 pub struct Parts<'a> {
     /// The library, open for writing.
     pub library: &'a mut Library,
+    /// The way to a server that is to have what the library has.
+    pub publisher: Option<Publisher>,
     /// The model's files; its weights are loaded when the first text needs them.
     pub model: &'a ModelDir,
     /// Loads the weights in a dtype.
@@ -248,6 +264,8 @@ pub struct Outcome {
     pub flops: u64,
     /// From the begin of the first batch to the end of the last one.
     pub compute_s: f64,
+    /// What went to a server.
+    pub published: Option<Published>,
     /// Bytes of input read.
     pub bytes_read: u64,
     /// How often the weights were loaded.
@@ -374,6 +392,9 @@ pub enum IngestError {
     /// The library cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The library could not be brought to the server.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -407,6 +428,7 @@ impl IngestError {
             Self::Open(error) => error.hint().map(str::to_owned),
             Self::Read(error) => error.hint().map(str::to_owned),
             Self::Write(error) => error.hint().map(Into::into),
+            Self::Publish(error) => error.hint().map(str::to_owned),
             Self::Journal(error) => error.hint().map(str::to_owned),
             Self::NoFiles { .. } => Some(
                 "give files, or a folder that holds EPUB, PDF, DOCX, HTML, Markdown, text or JSONL files"
@@ -463,9 +485,16 @@ fn run_with(
     probe: Option<&Probe>,
 ) -> Result<Outcome, IngestError> {
     select::leave_out_library(&mut inputs.listing, parts.library.path());
-    let known = Known::new(parts.library.manifest()?, &settings.collection, inputs.books.clone());
+    let mut known = Known::new(parts.library.manifest()?, settings, inputs.books.clone());
     if known.gone(&inputs.whole, &Tally::default()).is_empty() {
         inputs.refuse_empty()?;
+    }
+    // The sample of a forecast was chosen among the shard's own files.
+    if probe.is_none() && settings.shard.is_some() {
+        // All shards must name a file alike, or two of them would take it, or none.
+        known.add_roots(parts.library.roots(&settings.collection)?);
+        parts.library.record_roots(&settings.collection, &known.roots_of(&inputs.listing))?;
+        known.keep_own(&mut inputs.listing, settings);
     }
     parts.progress.expect(inputs.listing.files.len() as u64, inputs.bytes());
     let prefetcher = Prefetcher::new(parts.prefetch_folder, settings.prefetch)?;
@@ -495,8 +524,15 @@ fn run_with(
         progress: parts.progress,
         stop: parts.stop,
     };
-    let done = flow(&shared, parts.library, prefetcher, parts.compute_threads, parts.stages)?;
+    let mut publisher = parts.publisher;
+    let ends = Ends { prefetcher, publisher: publisher.as_mut() };
+    let done = flow(&shared, parts.library, ends, parts.compute_threads, parts.stages)?;
+    let mut published = done.published;
     let mut outcome = finish(&shared, parts.library, &whole, done)?;
+    if let (Some(publisher), false) = (&mut publisher, outcome.interrupted) {
+        *published.get_or_insert_default() += publish::finish(publisher)?;
+    }
+    outcome.published = published;
     if !outcome.interrupted && !shared.sample.is_empty() {
         outcome.loads += 1;
         outcome.quality = compare_with_f32(&shared, parts.compute_threads, parts.stages)?;
@@ -568,21 +604,29 @@ pub(crate) struct Shared<'a> {
     stop: &'a Stop,
 }
 
+/// What the first and the last stage have for themselves.
+struct Ends<'a> {
+    prefetcher: Prefetcher,
+    publisher: Option<&'a mut Publisher>,
+}
+
 /// What the stages did, joined.
 struct Done {
     selected: Tally,
     written: Tally,
     computed: Computed,
+    published: Option<Published>,
 }
 
 /// Starts the threads of all stages and waits for them.
 fn flow(
     shared: &Shared<'_>,
     library: &mut Library,
-    mut prefetcher: Prefetcher,
+    ends: Ends<'_>,
     compute_threads: usize,
     stages: &Stages,
 ) -> Result<Done, IngestError> {
+    let Ends { mut prefetcher, publisher } = ends;
     let threads = shared.settings.threads;
     let readers =
         (0..threads).map(|_| Library::open_read_only(library.path())).collect::<Result<Vec<_>, _>>()?;
@@ -612,8 +656,17 @@ fn flow(
             let arrivals = arrivals.clone();
             scope.spawn(move || watch(shared, || compute(&mut meter, shared, &arrivals)))
         }));
+        let (publishing, committed) = match publisher {
+            Some(publisher) => {
+                let (committed, to_publish) = channel(publish::UNPUBLISHED_MAX);
+                let mut meter = stages.meter("publish");
+                let work = move || publish::run(&mut meter, shared, publisher, &to_publish);
+                (Some(scope.spawn(move || watch(shared, work))), Some(committed))
+            }
+            None => (None, None),
+        };
         let mut meter = stages.meter("commit");
-        let sink = Sink::new(shared, library);
+        let sink = Sink::new(shared, library, committed);
         let committing = scope.spawn(move || watch(shared, || sink.run(&mut meter, &arrived)));
         // The threads have their own ends; a stage ends when the last sender before it is gone.
         drop((unread_files, uncut, uncut_documents, arrivals));
@@ -623,11 +676,14 @@ fn flow(
         let cut = cutting.into_iter().try_for_each(joined);
         shared.queue.close();
         let computed = computing.into_iter().map(joined).collect::<Result<Vec<Computed>, _>>();
-        // The writer's error comes first: the others may have ended because of it.
-        let written = joined(committing)?;
+        let written = joined(committing);
+        let published = publishing.map(joined).transpose();
+        // The last stage's error comes first: the others may have ended because of it.
+        let published = published?;
+        let written = written?;
         parsed?;
         cut?;
-        Ok(Done { selected: selected?, written, computed: computed?.into_iter().sum() })
+        Ok(Done { selected: selected?, written, computed: computed?.into_iter().sum(), published })
     })
 }
 
@@ -777,17 +833,28 @@ fn finish(
         gone.retain(|row| !unlisted(row) && !is_kept(shared, &tally, row));
         // Without chunks it is a note on a file that is no more.
         let (notes, documents): (Vec<_>, Vec<_>) = gone.into_iter().partition(|row| row.chunks == 0);
-        let remove = match shared.settings.gone {
-            Gone::Prune => notes.iter().chain(&documents).map(|row| row.doc_id).collect(),
-            Gone::Keep => notes.iter().map(|row| row.doc_id).collect::<Vec<_>>(),
+        let known = shared.known.documents_under(paths);
+        // Paths under which nothing at all is found look like a share that is not mounted, however few they held.
+        let is_empty = shared.listing.files.is_empty() && !documents.is_empty();
+        let is_too_many =
+            is_empty || documents.len() > PRUNE_FREE_MAX && documents.len() * PRUNE_ONE_OF > known;
+        if shared.settings.gone == Gone::Prune && is_too_many {
+            let (gone, known) = (documents.len() as u64, known as u64);
+            outcome.items.prune_refused = Some(PruneRefused { gone, known });
+        }
+        let remove = match (shared.settings.gone, is_too_many) {
+            (Gone::Prune, true) => vec![],
+            (Gone::Keep, _) => notes.iter().map(|row| row.doc_id).collect(),
+            _ => notes.iter().chain(&documents).map(|row| row.doc_id).collect::<Vec<_>>(),
         };
         if !remove.is_empty() {
             library.remove_documents(&remove)?;
         }
         let shown = documents.iter().map(|row| select::shown(row)).collect();
         match shared.settings.gone {
-            Gone::Prune => outcome.items.pruned = shown,
             Gone::Keep => outcome.items.gone = shown,
+            Gone::Prune if is_too_many => outcome.items.gone = shown,
+            Gone::Prune | Gone::PruneAll => outcome.items.pruned = shown,
         }
     }
     outcome.notes = tally.notes;
@@ -812,7 +879,7 @@ fn index32(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }
 
-/// A file in the journal: which library, which file, in which state, read with which settings.
+/// A file in the journal: which library, which file, in which state, read with which settings, for which shard.
 fn journal_key(shared: &Shared<'_>, file: &NamedFile) -> JournalKey {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"ingest file|");
@@ -824,5 +891,8 @@ fn journal_key(shared: &Shared<'_>, file: &NamedFile) -> JournalKey {
     }
     hasher.update(&file.file.size_bytes.to_le_bytes());
     hasher.update(&file.modified_ns.unwrap_or(i64::MIN).to_le_bytes());
+    if let Some(shard) = shared.settings.shard {
+        hasher.update(b"shard|").update(shard.to_string().as_bytes());
+    }
     hasher.finalize()
 }

@@ -3,16 +3,58 @@
 //! A question is embedded with the library's own model and query prompt; nothing here can choose another.
 
 pub mod evaluate;
+pub mod rerank;
 
+use haul_encoder::device::{Outputs, SparseVector};
 use haul_encoder::embedder::{EmbedError, Embedder};
 use haul_encoder::model_dir::ModelDir;
 use haul_encoder::tokenizer::TokenizeError;
-use haul_store::library::Library;
-use haul_store::search::{self as store, Filters, Mode, Outcome, Request};
+use haul_store::library::{Library, LibrarySettings};
+use haul_store::qdrant::{self, Collection, State};
+use haul_store::search::{self as store, Filters, Mode, Outcome, Parents, Request};
 
-/// A library with what is needed to ask it.
+/// What is asked.
+pub enum Source {
+    /// A library.
+    Library(Box<Library>),
+    /// A collection of a server.
+    Server(Box<Server>),
+}
+
+/// A collection that this program filled, with what it was filled by.
+pub struct Server {
+    /// The connection.
+    pub collection: Collection,
+    /// What it is like.
+    pub state: State,
+    /// What its points were made with.
+    pub settings: LibrarySettings,
+}
+
+impl Source {
+    /// What the vectors were made with.
+    #[must_use]
+    pub fn settings(&self) -> &LibrarySettings {
+        match self {
+            Self::Library(library) => library.settings(),
+            Self::Server(server) => &server.settings,
+        }
+    }
+
+    fn search(&self, request: &Request<'_>) -> Result<Outcome, store::SearchError> {
+        match self {
+            Self::Library(library) => store::search(library, request),
+            Self::Server(server) => {
+                let Server { collection, state, settings } = &**server;
+                qdrant::search::search(collection, state, settings, request)
+            }
+        }
+    }
+}
+
+/// A library or collection with what is needed to ask it.
 pub struct Searcher {
-    library: Library,
+    source: Source,
     model: Option<Model>,
     scan_threads: usize,
 }
@@ -36,6 +78,10 @@ pub struct Question {
     pub limit: usize,
     /// Neighbouring chunks shown on each side.
     pub context: usize,
+    /// Whether each passage comes with what it stands in.
+    pub parents: Parents,
+    /// Passages of a lower score are left out.
+    pub min_score: Option<f64>,
 }
 
 /// A question that got no answer.
@@ -57,6 +103,15 @@ pub enum SearchError {
     /// The model gave no vector for the question.
     #[error("cannot embed the question: {0}")]
     Embed(#[from] EmbedError),
+    /// The model was loaded without what re-ranking needs.
+    #[error("the model gives no rows of tokens, by which passages are re-ranked")]
+    NoColbert,
+    /// More passages than are re-ranked.
+    #[error("{limit} passages are asked for, {} are re-ranked at most", rerank::RERANKED)]
+    TooManyReranked {
+        /// What was asked for.
+        limit: usize,
+    },
     /// The library cannot be searched.
     #[error(transparent)]
     Store(#[from] store::SearchError),
@@ -68,6 +123,8 @@ impl SearchError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Empty => Some("write what you are looking for".to_owned()),
+            Self::NoColbert => Some("leave --rerank away, or take a model with a ColBERT head".to_owned()),
+            Self::TooManyReranked { .. } => Some("take a smaller --limit, or leave --rerank away".to_owned()),
             Self::Store(error) => error.hint().map(Into::into),
             _ => None,
         }
@@ -86,14 +143,8 @@ pub struct Answer {
 impl Searcher {
     /// `model` may be left out for BM25 alone; `scan_threads` share the scan over the vectors.
     #[must_use]
-    pub fn new(library: Library, model: Option<Model>, scan_threads: usize) -> Self {
-        Self { library, model, scan_threads }
-    }
-
-    /// The library that is asked.
-    #[must_use]
-    pub fn library(&self) -> &Library {
-        &self.library
+    pub fn new(source: Source, model: Option<Model>, scan_threads: usize) -> Self {
+        Self { source, model, scan_threads }
     }
 
     /// Passages for `text`, best first.
@@ -104,33 +155,49 @@ impl Searcher {
         if text.trim().is_empty() {
             return Err(SearchError::Empty);
         }
-        let (vector, truncated_tokens) = match question.mode {
-            Mode::Bm25 => (None, 0),
-            Mode::Dense | Mode::Hybrid => {
-                let (vector, truncated_tokens) = self.embed(text, question.mode)?;
-                (Some(vector), truncated_tokens)
-            }
-        };
+        let has_sparse = self.source.settings().sparse;
+        let (outputs, truncated_tokens) =
+            if question.mode.is_dense() || question.mode.is_sparse() && has_sparse {
+                let (outputs, truncated_tokens) = self.embed(text, question.mode)?;
+                (Some(outputs), truncated_tokens)
+            } else {
+                (None, 0)
+            };
+        let vector = outputs.as_ref().map(|outputs| outputs.dense.row(0));
+        let sparse = outputs.as_ref().and_then(|outputs| outputs.sparse.as_ref()?.first().cloned());
+        let sparse = sparse.map(SparseVector::into_terms);
         let request = Request {
             text,
-            vector: vector.as_deref(),
+            vector: vector.filter(|_| question.mode.is_dense()),
+            sparse: sparse.as_deref(),
             mode: question.mode,
             filters: &question.filters,
             limit: question.limit,
             context: question.context,
+            parents: question.parents,
+            min_score: question.min_score,
             threads: self.scan_threads,
         };
-        Ok(Answer { outcome: store::search(&self.library, &request)?, truncated_tokens })
+        Ok(Answer { outcome: self.source.search(&request)?, truncated_tokens })
     }
 
-    fn embed(&self, text: &str, mode: Mode) -> Result<(Vec<f32>, usize), SearchError> {
-        let Some(Model { dir, embedder }) = &self.model else { return Err(SearchError::NoModel { mode }) };
-        let settings = self.library.settings();
-        let prompted = format!("{}{text}", settings.query_prompt);
+    /// What the model makes of the question, and how many of its tokens were too many.
+    fn embed(&self, text: &str, mode: Mode) -> Result<(Outputs, usize), SearchError> {
+        if self.model.is_none() {
+            return Err(SearchError::NoModel { mode });
+        }
+        self.outputs(&self.source.settings().query_prompt, text)
+    }
+
+    /// What the model makes of one text behind a prompt, cut to what the library's texts were cut to.
+    fn outputs(&self, prompt: &str, text: &str) -> Result<(Outputs, usize), SearchError> {
+        let Some(Model { dir, embedder }) = &self.model else { return Err(SearchError::NoColbert) };
+        let settings = self.source.settings();
+        let prompted = format!("{prompt}{text}");
         let ids = dir.tokenizer.encode(&dir.prepare(&prompted))?.ids;
         let room_tokens = settings.max_tokens.saturating_sub(dir.tokenizer.special_tokens());
         let kept = &ids[..ids.len().min(room_tokens)];
-        let vectors = embedder.collect(embedder.submit(&[dir.tokenizer.frame(kept)])?)?;
-        Ok((vectors.row(0).to_vec(), ids.len() - kept.len()))
+        let outputs = embedder.collect_all(embedder.submit(&[dir.tokenizer.frame(kept)])?)?;
+        Ok((outputs, ids.len() - kept.len()))
     }
 }

@@ -306,7 +306,7 @@ pub fn dot_f16(row: &[f16], query: &[f32]) -> f64 {
     row.iter().zip(query).map(|(&a, &b)| a.to_f64() * f64::from(b)).sum()
 }
 
-/// [`crate::dot::i8`].
+/// [`crate::dot::bytes`] times both scales, of one row of bytes less their centre.
 pub fn dot_i8(row: &[i8], query: &[f32]) -> f64 {
     row.iter().zip(query).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }

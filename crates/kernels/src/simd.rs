@@ -61,7 +61,6 @@ pub(crate) trait Simd: Copy {
     fn load(self, x: &[f32]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32]);
     fn load_f16(self, x: &[f16]) -> Self::V;
-    fn load_i8(self, x: &[i8]) -> Self::V;
 
     /// Starts loading the cache line of `x` into the second-level cache, where the processor can.
     fn prefetch<T>(self, x: &T);

@@ -134,6 +134,12 @@ pub fn measure_now(isa: Isa, dtype: Dtype, threads: NonZeroUsize) -> f64 {
     two_decimals(now)
 }
 
+/// What all usable cores read from memory together at this moment, in 10^9 bytes per second: beside a scan, as
+/// [`measure_now`] is beside a product. Takes about 0.3 s, most of it to fill the memory that is read.
+pub fn measure_read_now(cpu: &Cpu) -> f64 {
+    two_decimals(read_roof(cpu, BESIDE_WINDOWS))
+}
+
 /// The windows of the dtypes take turns, so that other work on the machine lowers all of them or none: their
 /// ratios are what `--dtype auto` goes by.
 fn gflops_together<const N: usize>(isa: Isa, dtypes: [Dtype; N], cores: usize, windows: usize) -> [f64; N] {

@@ -46,6 +46,9 @@ pub struct Receipt {
     pub work: Work,
     /// Calls of a language model, if the job makes any.
     pub calls: Option<Calls>,
+    /// What was brought to a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Sent>,
     /// What was computed, by what it was for, where that is more than one thing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<Pass>,
@@ -126,6 +129,18 @@ pub struct Items {
     /// Inputs of earlier runs that are gone, and whose results were removed; likewise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pruned: Vec<String>,
+    /// Set when results were to be removed, and were kept because so many inputs cannot be gone by intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune_refused: Option<PruneRefused>,
+}
+
+/// Why nothing was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRefused {
+    /// Inputs that seem gone.
+    pub gone: u64,
+    /// Inputs that were known, these included.
+    pub known: u64,
 }
 
 /// What was computed in this run; reused results count nothing.
@@ -137,6 +152,19 @@ pub struct Work {
     pub flops: u64,
     /// Bytes of input read.
     pub bytes_read: u64,
+}
+
+/// What a server got in a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Where.
+    pub target: String,
+    /// Documents that it has now and had not, or not as they are.
+    pub documents: u64,
+    /// Their points.
+    pub points: u64,
+    /// Documents that were taken out of it.
+    pub removed: u64,
 }
 
 /// What one kind of text took.

@@ -1,6 +1,7 @@
 //! The digest of a library, and its examination: both count the store itself, never its bookkeeping.
 
-use std::collections::HashMap;
+mod full_text;
+
 use std::fmt::Display;
 
 use rusqlite::{Connection, Row};
@@ -10,17 +11,49 @@ use uuid::Uuid;
 use crate::ids::{self, Fingerprint, VectorKey};
 use crate::library::Library;
 use crate::payload::{ChunkPayload, DocumentPayload, SectionPayload, check_of};
+use crate::points::{self, Point, PointFingerprint};
 use crate::read::ReadError;
-use crate::{dense, segment};
+use crate::{dense, segment, sparse};
 
 impl Library {
     /// blake3 of the sorted (point id, payload hash, vector hash), hexadecimal. It depends on content alone: not
-    /// on the order of work, on times, on the host or on where the files stand.
+    /// on the order of work, on times, on the host or on where the files stand. Another store that holds the same
+    /// points has the same digest.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn digest(&self) -> Result<String, ReadError> {
-        digest(&self.db).map_err(|source| self.read_error("computing the digest", source))
+        self.fingerprints()
+            .map(points::digest_of)
+            .map_err(|source| self.read_error("computing the digest", source))
+    }
+
+    /// Calls `each` for every chunk and section, as the point of a vector store.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn for_each_point(&self, each: impl FnMut(Point)) -> Result<(), ReadError> {
+        self.points(each).map_err(|source| self.read_error("reading points", source))
+    }
+
+    fn fingerprints(&self) -> rusqlite::Result<Vec<PointFingerprint>> {
+        let mut found = Vec::new();
+        self.points(|point| found.push(point.fingerprint()))?;
+        Ok(found)
+    }
+
+    fn points(&self, mut each: impl FnMut(Point)) -> rusqlite::Result<()> {
+        let snapshot = self.db.unchecked_transaction()?;
+        let mut statement = snapshot.prepare("SELECT doc_id FROM documents")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let doc_id = Uuid::from_bytes(row.get(0)?);
+            points::for_each_point(&snapshot, &self.settings, &doc_id, |point| {
+                each(point);
+                Ok::<(), rusqlite::Error>(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Examines the library: SQLite's own check, references, full text, every vector, every id recomputed.
@@ -32,9 +65,9 @@ impl Library {
             self.db.unchecked_transaction().map_err(|source| self.read_error("verifying", source))?;
         let mut report = Report::default();
         let fingerprint = self.settings.fingerprint();
-        let dim = self.settings.dim;
+        let (dim, sparse) = (self.settings.dim, self.settings.sparse);
         for (doing, check) in CHECKS {
-            if let Err(error) = check(&snapshot, &mut report, &Expected { fingerprint, dim }) {
+            if let Err(error) = check(&snapshot, &mut report, &Expected { fingerprint, dim, sparse }) {
                 report.add("readable", &doing, &error);
             }
         }
@@ -63,8 +96,8 @@ pub struct Report {
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which check failed: `integrity`, `references`, `full_text`, `vector`, `document`, `chunk`, `manifest`,
-    /// `section`, `segment`, `readable`.
+    /// Which check failed: `integrity`, `references`, `full_text`, `vector`, `sparse`, `document`, `chunk`, `manifest`,
+    /// `section`, `segment`, `readable`, `foreign`.
     pub check: &'static str,
     /// What it failed on.
     pub subject: String,
@@ -76,7 +109,18 @@ pub struct Finding {
 const FINDINGS_MAX: usize = 1000;
 
 impl Report {
-    fn add(&mut self, check: &'static str, subject: &dyn Display, detail: &dyn Display) {
+    /// Adds documents of a manifest that a collection does not have as the manifest says.
+    pub fn differs_from_manifest(&mut self, documents: &[Uuid]) {
+        for doc_id in documents {
+            self.add(
+                "manifest",
+                doc_id,
+                &"the server does not have it as the manifest says: `haul store push`",
+            );
+        }
+    }
+
+    pub(crate) fn add(&mut self, check: &'static str, subject: &dyn Display, detail: &dyn Display) {
         if self.findings.len() < FINDINGS_MAX {
             let (subject, detail) = (subject.to_string(), detail.to_string());
             self.findings.push(Finding { check, subject, detail });
@@ -89,15 +133,17 @@ impl Report {
 struct Expected {
     fingerprint: Fingerprint,
     dim: usize,
+    sparse: bool,
 }
 
 type Check = fn(&Connection, &mut Report, &Expected) -> rusqlite::Result<()>;
 
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("SQLite's integrity check", check_integrity),
     ("references", check_references),
-    ("full text", check_full_text),
+    ("full text", full_text::check),
     ("vectors", check_vectors),
+    ("sparse vectors", check_sparse),
     ("documents", check_documents),
     ("chunks", check_chunks),
     ("chunk numbers", check_chunk_numbers),
@@ -133,30 +179,8 @@ fn check_references(db: &Connection, report: &mut Report, _: &Expected) -> rusql
     Ok(())
 }
 
-/// `chunks_fts_docsize` has one row for each text in the index.
-fn check_full_text(db: &Connection, report: &mut Report, _: &Expected) -> rusqlite::Result<()> {
-    let lists = [
-        (
-            "SELECT chunk_id FROM chunks LEFT JOIN chunks_fts_docsize d ON d.id = chunk_id WHERE d.id IS NULL",
-            "is not in the full text",
-        ),
-        (
-            "SELECT d.id FROM chunks_fts_docsize d LEFT JOIN chunks ON chunk_id = d.id WHERE chunk_id IS NULL",
-            "is in the full text, but not in the library",
-        ),
-    ];
-    for (sql, what) in lists {
-        let mut statement = db.prepare(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            report.add("full_text", &format!("chunk row {}", row.get::<_, i64>(0)?), &what);
-        }
-    }
-    Ok(())
-}
-
 fn check_vectors(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
-    let mut statement = db.prepare("SELECT key, row_check, row FROM vectors")?;
+    let mut statement = db.prepare("SELECT key, row_check, row FROM vectors WHERE name = 'dense'")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         report.vectors += 1;
@@ -173,47 +197,122 @@ fn check_vectors(db: &Connection, report: &mut Report, expected: &Expected) -> r
     Ok(())
 }
 
+fn check_sparse(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
+    let findings = if expected.sparse { sparse::check(db)? } else { vec![] };
+    findings.iter().for_each(|(subject, detail)| report.add("sparse", subject, detail));
+    Ok(())
+}
+
 fn check_documents(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
     let mut statement = db.prepare(&format!("{DOCUMENT_ROWS} WHERE true"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         report.documents += 1;
         let document = DocumentRow::read(row)?;
-        if document.payload_check != check_of(&document.hash) {
-            report.add("document", &document.doc_id, &"its fields are not those that were stored");
-        }
-        if document.revision != ids::revision(&document.content_hash, &expected.fingerprint) {
-            report.add("document", &document.doc_id, &"its revision is not that of its content and settings");
+        for what in document.faults(&expected.fingerprint) {
+            report.add("document", &document.doc_id, &what);
         }
     }
     Ok(())
 }
 
+/// What is wrong with one document.
+pub(crate) fn document_fault(
+    db: &Connection,
+    document_id: i64,
+    fingerprint: &Fingerprint,
+) -> rusqlite::Result<Option<String>> {
+    db.prepare_cached(&format!("{DOCUMENT_ROWS} WHERE document_id = ?1"))?.query_row([document_id], |row| {
+        let document = DocumentRow::read(row)?;
+        Ok(document.faults(fingerprint).next().map(|what| format!("document {}: {what}", document.doc_id)))
+    })
+}
+
 fn check_chunks(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
-    let mut statement = db.prepare(&format!(
-        "{CHUNK_ROWS}, c.payload_check, d.doc_id, d.revision, v.key, json_array_length(d.chapters)
-        FROM chunks c JOIN documents d USING (document_id) JOIN vectors v USING (vector_id)"
-    ))?;
+    let mut statement = db.prepare(&format!("{CHUNK_ROWS}, {CHUNK_OWNERS}"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         report.chunks += 1;
         let chunk = ChunkRow::read(row)?;
-        if row.get::<_, i64>(11)? != check_of(&chunk.hash) {
-            report.add("chunk", &chunk.point_id, &"its fields are not those that were stored");
-        }
-        let text = row.get_ref(9)?.as_str()?;
-        let doc_id = Uuid::from_bytes(row.get(12)?);
-        if chunk.point_id != ids::point_id(&doc_id, &row.get(13)?, chunk.chunk_no, text) {
-            report.add("chunk", &chunk.point_id, &"its point id is not that of its text");
-        }
-        if VectorKey(row.get(14)?) != VectorKey::of(text, &expected.fingerprint) {
-            report.add("chunk", &chunk.point_id, &"its vector is that of another text");
-        }
-        if row.get::<_, u32>(3)? >= row.get::<_, u32>(15)? {
-            report.add("chunk", &chunk.point_id, &"its chapter is not in its document");
+        for what in chunk.faults(row, &expected.fingerprint)? {
+            report.add("chunk", &chunk.point_id, &what);
         }
     }
     Ok(())
+}
+
+/// What is wrong with one chunk.
+pub(crate) fn chunk_fault(
+    db: &Connection,
+    chunk_id: i64,
+    fingerprint: &Fingerprint,
+) -> rusqlite::Result<Option<String>> {
+    db.prepare_cached(&format!("{CHUNK_ROWS}, {CHUNK_OWNERS} WHERE c.chunk_id = ?1"))?.query_row(
+        [chunk_id],
+        |row| {
+            let chunk = ChunkRow::read(row)?;
+            let fault = chunk.faults(row, fingerprint)?.into_iter().next();
+            Ok(fault.map(|what| format!("chunk {}: {what}", chunk.point_id)))
+        },
+    )
+}
+
+/// What is wrong with a document, or with a chunk, a section or a vector of it.
+pub(crate) fn whole_fault(
+    db: &Connection,
+    doc_id: &Uuid,
+    fingerprint: &Fingerprint,
+) -> rusqlite::Result<Option<String>> {
+    let (document_id, promised): (i64, u64) = db
+        .prepare_cached(
+            "SELECT document_id, chunks FROM documents JOIN manifest USING (doc_id) WHERE doc_id = ?1",
+        )?
+        .query_row([doc_id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if let Some(what) = document_fault(db, document_id, fingerprint)? {
+        return Ok(Some(what));
+    }
+    let mut chunks = db.prepare_cached(
+        "SELECT chunk_id, row, row_check FROM chunks LEFT JOIN vectors USING (vector_id) WHERE document_id = ?1",
+    )?;
+    let mut rows = chunks.query([document_id])?;
+    let mut found = 0;
+    while let Some(row) = rows.next()? {
+        found += 1;
+        if !is_whole_row(row, 1)? {
+            return Ok(Some(format!(
+                "document {doc_id}: the vector of a chunk is not the one that was stored"
+            )));
+        }
+        if let Some(what) = chunk_fault(db, row.get(0)?, fingerprint)? {
+            return Ok(Some(what));
+        }
+    }
+    if found != promised {
+        return Ok(Some(format!("document {doc_id}: {found} chunks of {promised}")));
+    }
+    sections_fault(db, document_id)
+}
+
+/// Whether the numbers of a vector, in a column, are those of the check in the next.
+fn is_whole_row(row: &Row<'_>, column: usize) -> rusqlite::Result<bool> {
+    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else { return Ok(false) };
+    Ok(row.get::<_, Option<i64>>(column + 1)? == Some(check_of(blake3::hash(bytes).as_bytes())))
+}
+
+/// What is wrong with a section of a document.
+pub(crate) fn sections_fault(db: &Connection, document_id: i64) -> rusqlite::Result<Option<String>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{SECTION_ROWS}, s.payload_check, v.row, v.row_check
+        FROM sections s LEFT JOIN vectors v USING (vector_id) WHERE s.document_id = ?1"
+    ))?;
+    let mut rows = statement.query([document_id])?;
+    while let Some(row) = rows.next()? {
+        let section = SectionRow::read(row)?;
+        if row.get::<_, i64>(8)? != check_of(&section.hash) || !is_whole_row(row, 9)? {
+            return Ok(Some(format!("section {}: it is not the one that was stored", section.point_id)));
+        }
+    }
+    Ok(None)
 }
 
 fn check_sections(db: &Connection, report: &mut Report, expected: &Expected) -> rusqlite::Result<()> {
@@ -280,49 +379,6 @@ fn check_manifest(db: &Connection, report: &mut Report, _: &Expected) -> rusqlit
     Ok(())
 }
 
-fn digest(db: &Connection) -> rusqlite::Result<String> {
-    let snapshot = db.unchecked_transaction()?;
-    let documents = document_hashes(&snapshot)?;
-    let mut statement = snapshot.prepare(&format!(
-        "{CHUNK_ROWS}, c.document_id, v.row FROM chunks c JOIN vectors v USING (vector_id)"
-    ))?;
-    let mut rows = statement.query([])?;
-    let mut points = Vec::new();
-    let mut add =
-        |document_id: i64, point_id: Uuid, hash: &[u8; 32], vector: &[u8]| -> rusqlite::Result<()> {
-            let document = documents.get(&document_id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-            let mut payload = blake3::Hasher::new();
-            payload.update(document).update(hash);
-            let vector = blake3::hash(vector);
-            points.push((point_id.into_bytes(), *payload.finalize().as_bytes(), *vector.as_bytes()));
-            Ok(())
-        };
-    while let Some(row) = rows.next()? {
-        let chunk = ChunkRow::read(row)?;
-        add(row.get(11)?, chunk.point_id, &chunk.hash, row.get_ref(12)?.as_blob()?)?;
-    }
-    let mut statement = snapshot.prepare(&format!(
-        "{SECTION_ROWS}, s.document_id, v.row FROM sections s JOIN vectors v USING (vector_id)"
-    ))?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let section = SectionRow::read(row)?;
-        add(row.get(8)?, section.point_id, &section.hash, row.get_ref(9)?.as_blob()?)?;
-    }
-    points.sort_unstable();
-    let mut digest = blake3::Hasher::new();
-    for (point_id, payload, vector) in &points {
-        digest.update(point_id).update(payload).update(vector);
-    }
-    Ok(digest.finalize().to_hex().to_string())
-}
-
-fn document_hashes(db: &Connection) -> rusqlite::Result<HashMap<i64, [u8; 32]>> {
-    db.prepare(&format!("{DOCUMENT_ROWS} WHERE true"))?
-        .query_map([], |row| Ok((row.get(0)?, DocumentRow::read(row)?.hash)))?
-        .collect()
-}
-
 /// Hash of one document's fields, as its row has them now.
 pub(crate) fn document_hash(db: &Connection, doc_id: &Uuid) -> rusqlite::Result<[u8; 32]> {
     db.prepare_cached(&format!("{DOCUMENT_ROWS} WHERE doc_id = ?1"))?
@@ -331,7 +387,7 @@ pub(crate) fn document_hash(db: &Connection, doc_id: &Uuid) -> rusqlite::Result<
 
 const DOCUMENT_ROWS: &str = "SELECT document_id, doc_id, r.collection, relative_path, part, format, size_bytes,
     content_hash, revision, source, source_id, title, authors, language, detected_language, metadata, chapters,
-    truncated_tokens, payload_check
+    truncated_tokens, payload_check, r.path, r.path_check
     FROM documents JOIN roots r USING (root_id)";
 
 struct DocumentRow {
@@ -340,6 +396,8 @@ struct DocumentRow {
     revision: [u8; 32],
     payload_check: i64,
     hash: [u8; 32],
+    /// Whether the path of its root is the one that was stored; roots of older libraries have nothing to tell it by.
+    root_is_whole: bool,
 }
 
 impl DocumentRow {
@@ -369,7 +427,21 @@ impl DocumentRow {
         }
         .hash();
         let doc_id = Uuid::from_bytes(doc_id);
-        Ok(Self { doc_id, content_hash, revision, payload_check: row.get(18)?, hash })
+        let path_check = check_of(blake3::hash(row.get_ref(19)?.as_bytes()?).as_bytes());
+        let root_is_whole = row.get::<_, Option<i64>>(20)?.is_none_or(|stored| stored == path_check);
+        Ok(Self { doc_id, content_hash, revision, payload_check: row.get(18)?, hash, root_is_whole })
+    }
+
+    fn faults(&self, fingerprint: &Fingerprint) -> impl Iterator<Item = &'static str> {
+        let faults = [
+            (self.payload_check != check_of(&self.hash), "its fields are not those that were stored"),
+            (
+                self.revision != ids::revision(&self.content_hash, fingerprint),
+                "its revision is not that of its content and settings",
+            ),
+            (!self.root_is_whole, "the path of its root is not the one that was stored"),
+        ];
+        faults.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what)
     }
 }
 
@@ -377,6 +449,10 @@ impl DocumentRow {
 const CHUNK_ROWS: &str =
     "SELECT c.chunk_id, c.point_id, c.chunk_no, c.chapter, c.page, c.start_byte, c.end_byte,
     c.overlap_bytes, c.tokens, c.text, c.section_no";
+
+/// Columns 11..=15 after [`CHUNK_ROWS`], and the tables.
+const CHUNK_OWNERS: &str = "c.payload_check, d.doc_id, d.revision, v.key, json_array_length(d.chapters)
+    FROM chunks c JOIN documents d USING (document_id) JOIN vectors v USING (vector_id)";
 
 struct ChunkRow {
     point_id: Uuid,
@@ -401,6 +477,23 @@ impl ChunkRow {
         }
         .hash();
         Ok(Self { point_id: Uuid::from_bytes(row.get(1)?), chunk_no, hash })
+    }
+
+    /// What is wrong with it, by a row that goes on with [`CHUNK_OWNERS`].
+    fn faults(&self, row: &Row<'_>, fingerprint: &Fingerprint) -> rusqlite::Result<Vec<&'static str>> {
+        let text = row.get_ref(9)?.as_str()?;
+        let doc_id = Uuid::from_bytes(row.get(12)?);
+        let point_id = ids::point_id(&doc_id, &row.get(13)?, self.chunk_no, text);
+        let faults = [
+            (row.get::<_, i64>(11)? != check_of(&self.hash), "its fields are not those that were stored"),
+            (self.point_id != point_id, "its point id is not that of its text"),
+            (
+                VectorKey(row.get(14)?) != VectorKey::of(text, fingerprint),
+                "its vector is that of another text",
+            ),
+            (row.get::<_, u32>(3)? >= row.get::<_, u32>(15)?, "its chapter is not in its document"),
+        ];
+        Ok(faults.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect())
     }
 }
 

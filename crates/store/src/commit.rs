@@ -9,6 +9,7 @@ use crate::payload::{self, ChunkPayload, DocumentPayload, SectionPayload, check_
 use crate::read::vector_id;
 use crate::records::{ChunkRecord, DocumentRecord, DocumentUpdate, ManifestRow, SectionRecord, VERDICTS};
 use crate::settings::LibrarySettings;
+use crate::sparse;
 use crate::write::{Refusal, WriteError};
 
 /// The ids recompute, the chunks are numbered without a gap, and each chunk's facts make sense: a mistake of
@@ -69,6 +70,7 @@ fn chunk_fault(
 pub(crate) fn replace_document(
     at: &Connection,
     document: &DocumentRecord,
+    settings: &LibrarySettings,
     now_ms: i64,
 ) -> Result<u64, Refusal> {
     let root_id = root_id(at, &document.collection, &document.root)?;
@@ -77,6 +79,11 @@ pub(crate) fn replace_document(
     let document_id = insert_document(at, document, root_id, now_ms)?;
     for chunk in &document.chunks {
         insert_chunk(at, document, document_id, chunk)?;
+        let chunk_id = at.last_insert_rowid();
+        if settings.sparse && !sparse::put_terms(at, chunk_id, &chunk.vector_key)? {
+            let what = format!("chunk {}: its sparse vector is not in the library", chunk.chunk_no);
+            return Err(WriteError::Inconsistent { doc_id: document.doc_id, what }.into());
+        }
     }
     for (section_no, section) in (0..).zip(&document.sections) {
         insert_section(at, document, document_id, section_no, section)?;
@@ -232,6 +239,7 @@ fn insert_section(
 
 /// Takes the text out; the manifest row stays. Returns the number of chunks.
 pub(crate) fn delete_document(at: &Connection, doc_id: &Uuid) -> rusqlite::Result<u64> {
+    sparse::remove_terms(at, doc_id.as_bytes())?;
     let chunks = at
         .prepare_cached(
             "DELETE FROM chunks WHERE document_id = (SELECT document_id FROM documents WHERE doc_id = ?1)",
@@ -333,7 +341,7 @@ fn move_document(at: &Connection, row: &ManifestRow, root_id: i64) -> Result<(),
     Ok(())
 }
 
-fn root_id(at: &Connection, collection: &str, path: &str) -> rusqlite::Result<i64> {
+pub(crate) fn root_id(at: &Connection, collection: &str, path: &str) -> rusqlite::Result<i64> {
     let known = at
         .prepare_cached("SELECT root_id FROM roots WHERE collection = ?1 AND path = ?2")?
         .query_row([collection, path], |row| row.get(0))
@@ -341,7 +349,8 @@ fn root_id(at: &Connection, collection: &str, path: &str) -> rusqlite::Result<i6
     if let Some(root_id) = known {
         return Ok(root_id);
     }
-    at.prepare_cached("INSERT INTO roots (collection, path) VALUES (?1, ?2)")?.execute([collection, path])?;
+    at.prepare_cached("INSERT INTO roots (collection, path, path_check) VALUES (?1, ?2, ?3)")?
+        .execute(params![collection, path, check_of(blake3::hash(path.as_bytes()).as_bytes())])?;
     Ok(at.last_insert_rowid())
 }
 

@@ -1,22 +1,27 @@
 //! Exact nearest rows by cosine.
 //!
-//! An int8 pass over all rows finds every row that could be among the best, because the error of an int8 row is
-//! known: with the row `u` of length 1, its int8 form `v` and the query `q` of length 1, Cauchy-Schwarz gives
-//! `|q.u - q.v| <= |u - v|`. Only those rows are scored again from their f16 numbers, so the result is that of
-//! scoring all rows from f16.
+//! A pass in whole numbers over all rows finds every row that could be among the best, because its error is known:
+//! with the row `u` of length 1 and its int8 form `v`, the query `q` of length 1 and its int16 form `p`,
+//! `q.u - p.v = q.(u - v) + (q - p).v`, so by Cauchy-Schwarz `|q.u - p.v| <= |u - v| + |q - p| (1 + |u - v|)`. Only
+//! those rows are scored again from their f16 numbers, so the result is that of scoring all rows from f16.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
-use haul_kernels::dot;
+use haul_kernels::dot::{self, BYTE_CENTRE, ByteQuery};
 use haul_kernels::isa::Isa;
+use zerocopy::IntoBytes;
+
+use crate::payload::check_of;
 
 /// A query of length 1.
 pub(crate) struct Query {
     isa: Isa,
     unit: Vec<f32>,
+    bytes: ByteQuery,
 }
 
 /// A row and its cosine to the query.
@@ -38,48 +43,86 @@ pub(crate) struct Rows<'a> {
     pub(crate) residuals: &'a [f32],
     /// `[rows]`, 1 / length of the f16 row
     pub(crate) inverse_norms: &'a [f32],
-    /// `[rows, dim]`
-    pub(crate) codes: &'a [i8],
+    /// `[rows]`, checks of the f16 rows
+    pub(crate) row_checks: &'a [i64],
+    /// `[rows, dim / 4 rounded up]`, words of four bytes; a byte is a code + 128
+    pub(crate) codes: &'a [u32],
     /// `[rows, dim]`
     pub(crate) halves: &'a [f16],
 }
 
+/// A row whose f16 numbers are not those that were stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Damaged {
+    /// Its place among the rows.
+    pub(crate) row: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn halves_of(&self, row: usize) -> &'a [f16] {
+        &self.halves[row * self.dim..][..self.dim]
+    }
+
+    /// Whether the f16 numbers of a row are those that were stored.
+    pub(crate) fn is_whole(&self, row: usize) -> bool {
+        check_of(blake3::hash(self.halves_of(row).as_bytes()).as_bytes()) == self.row_checks[row]
+    }
+}
+
 /// The `k` best of the allowed rows: best first, among equals the lower chunk first.
+///
+/// # Errors
+/// A row that could be among them is damaged.
 pub(crate) fn nearest(
     rows: Rows<'_>,
     query: &Query,
     allowed: Option<&ChunkSet>,
     k: usize,
     threads: usize,
-) -> Vec<Scored> {
+) -> Result<Vec<Scored>, Damaged> {
     if k == 0 || rows.chunk_ids.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let share = rows.chunk_ids.len().div_ceil(threads.max(1));
+    // Each thread takes a share when it is done with one, so a core that other work slows down takes fewer.
+    let shares = rows.chunk_ids.len().div_ceil(SHARE_ROWS);
+    let next = &AtomicUsize::new(0);
+    let scan = || {
+        let mut coarse = Coarse::new(k);
+        loop {
+            let start = next.fetch_add(1, Ordering::Relaxed) * SHARE_ROWS;
+            if start >= rows.chunk_ids.len() {
+                return coarse;
+            }
+            coarse.scan(rows, start..(start + SHARE_ROWS).min(rows.chunk_ids.len()), query, allowed);
+        }
+    };
     let parts: Vec<Coarse> = std::thread::scope(|scope| {
-        let scans: Vec<_> = (0..rows.chunk_ids.len())
-            .step_by(share)
-            .map(|start| {
-                let range = start..(start + share).min(rows.chunk_ids.len());
-                scope.spawn(move || coarse_scan(rows, range, query, allowed, k))
-            })
-            .collect();
+        let scans: Vec<_> = (0..threads.clamp(1, shares)).map(|_| scope.spawn(scan)).collect();
         scans.into_iter().map(|scan| scan.join().expect("a scan does not panic")).collect()
     });
     let floor = kth_best(parts.iter().flat_map(|part| part.lowers.iter().map(|lower| lower.0.0)), k);
-    let mut best: Vec<Scored> = parts
-        .iter()
-        .flat_map(|part| &part.candidates)
-        .filter(|candidate| candidate.upper >= floor)
-        .map(|candidate| {
-            let row = candidate.row;
-            let halves = &rows.halves[row * rows.dim..][..rows.dim];
-            let score = query.score(halves, rows.inverse_norms[row]);
-            Scored { chunk_id: rows.chunk_ids[row], score }
-        })
-        .collect();
+    let mut candidates: Vec<&Candidate> =
+        parts.iter().flat_map(|part| &part.candidates).filter(|candidate| candidate.upper >= floor).collect();
+    candidates.sort_unstable_by(|a, b| b.upper.total_cmp(&a.upper));
+    let mut best = Vec::new();
+    let mut exact = BinaryHeap::with_capacity(k + 1);
+    for &&Candidate { row, upper } in &candidates {
+        if exact.len() == k && exact.peek().is_some_and(|Reverse(Ordered(kth))| upper < *kth) {
+            // Nor can any row after it, whose bound is not higher.
+            break;
+        }
+        if !rows.is_whole(row) {
+            return Err(Damaged { row });
+        }
+        let score = query.score(rows.halves_of(row), rows.inverse_norms[row]);
+        best.push(Scored { chunk_id: rows.chunk_ids[row], score });
+        exact.push(Reverse(Ordered(score)));
+        if exact.len() > k {
+            exact.pop();
+        }
+    }
     keep_best(&mut best, k);
-    best
+    Ok(best)
 }
 
 /// Sorts best first, among equals the lower chunk first, and keeps `k`.
@@ -95,7 +138,8 @@ impl Query {
         if !norm.is_finite() || norm == 0.0 {
             return None;
         }
-        Some(Self { isa, unit: vector.iter().map(|&x| (f64::from(x) / norm) as f32).collect() })
+        let unit: Vec<f32> = vector.iter().map(|&x| (f64::from(x) / norm) as f32).collect();
+        Some(Self { isa, bytes: ByteQuery::new(&unit), unit })
     }
 
     /// Cosine to a row of f16 numbers.
@@ -119,16 +163,22 @@ pub(crate) fn inverse_norm(row: &[f16]) -> f32 {
     (1.0 / row.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>().sqrt()) as f32
 }
 
+/// Bytes of a row of codes, which is whole words.
+pub(crate) fn code_bytes(dim: usize) -> usize {
+    dim.next_multiple_of(size_of::<u32>())
+}
+
 /// Scale and length of the residual of a row in int8, whose numbers go into `codes`.
-pub(crate) fn quantise(row: &[f16], inverse_norm: f32, codes: &mut [i8]) -> (f32, f32) {
+pub(crate) fn quantise(row: &[f16], inverse_norm: f32, codes: &mut [u8]) -> (f32, f32) {
     let unit = |x: &f16| x.to_f32() * inverse_norm;
     let largest = row.iter().map(|x| unit(x).abs()).fold(0.0, f32::max);
     let scale = largest / f32::from(i8::MAX);
     let mut residual = 0.0_f64;
     for (x, code) in row.iter().zip(codes) {
         let x = unit(x);
-        *code = (x / scale).round().clamp(-127.0, 127.0) as i8;
-        let rest = f64::from(x) - f64::from(scale) * f64::from(*code);
+        let number = (x / scale).round().clamp(-127.0, 127.0) as i8;
+        *code = number.cast_unsigned().wrapping_add(BYTE_CENTRE);
+        let rest = f64::from(x) - f64::from(scale) * f64::from(number);
         residual += rest * rest;
     }
     (scale, residual.sqrt() as f32)
@@ -163,11 +213,18 @@ impl ChunkSet {
     }
 }
 
-/// One thread's share of the int8 pass.
+/// Rows that a thread takes at once: a fraction of a millisecond.
+const SHARE_ROWS: usize = 128 * BLOCK_ROWS;
+
+/// What one thread found in its shares of the int8 pass.
 struct Coarse {
+    k: usize,
     /// The `k` best lower bounds, the least of them on top.
     lowers: BinaryHeap<Reverse<Ordered>>,
     candidates: Vec<Candidate>,
+    prune_at: usize,
+    /// The least of `k` lower bounds: no row below it can be among the best.
+    floor: f32,
 }
 
 struct Candidate {
@@ -179,40 +236,72 @@ struct Candidate {
 /// Candidates a thread gathers before it drops those that fell behind.
 const CANDIDATES_BEFORE_PRUNE: usize = 4096;
 
-fn coarse_scan(
+impl Coarse {
+    fn new(k: usize) -> Self {
+        Self {
+            k,
+            lowers: BinaryHeap::with_capacity(k + 1),
+            candidates: Vec::new(),
+            prune_at: CANDIDATES_BEFORE_PRUNE.max(2 * k),
+            floor: f32::NEG_INFINITY,
+        }
+    }
+
+    fn scan(&mut self, rows: Rows<'_>, range: Range<usize>, query: &Query, allowed: Option<&ChunkSet>) {
+        let slack = rounding_slack(rows.dim) + query.bytes.residual();
+        let stretch = 1.0 + query.bytes.residual();
+        let mut products = [0.0; BLOCK_ROWS];
+        for row in range.clone() {
+            let in_block = (row - range.start) % BLOCK_ROWS;
+            if in_block == 0 {
+                multiply(rows, row..range.end, query, allowed, &mut products);
+            }
+            let score = rows.scales[row] * products[in_block];
+            let error = rows.residuals[row] * stretch + slack;
+            // Written so that a product that is none, of a row that is not allowed, goes too.
+            let is_near = score + error >= self.floor;
+            if is_near {
+                self.take(Candidate { row, upper: score + error }, score - error);
+            }
+        }
+    }
+
+    fn take(&mut self, candidate: Candidate, lower: f32) {
+        self.candidates.push(candidate);
+        self.lowers.push(Reverse(Ordered(lower)));
+        if self.lowers.len() > self.k {
+            self.lowers.pop();
+            self.floor = self.lowers.peek().map_or(self.floor, |lower| lower.0.0);
+        }
+        if self.candidates.len() > self.prune_at {
+            self.candidates.retain(|candidate| candidate.upper >= self.floor);
+            self.prune_at = self.prune_at.max(2 * self.candidates.len());
+        }
+    }
+}
+
+/// Rows that are multiplied by one call.
+const BLOCK_ROWS: usize = 64;
+
+/// Products of the query with the first rows of `range`, in units of the row's scale; NaN for rows that are not allowed.
+fn multiply(
     rows: Rows<'_>,
     range: Range<usize>,
     query: &Query,
     allowed: Option<&ChunkSet>,
-    k: usize,
-) -> Coarse {
-    let mut lowers = BinaryHeap::with_capacity(k + 1);
-    let mut candidates: Vec<Candidate> = Vec::new();
-    let mut prune_at = CANDIDATES_BEFORE_PRUNE.max(2 * k);
-    let mut floor = f32::NEG_INFINITY;
-    let slack = rounding_slack(rows.dim);
-    for row in range {
-        if allowed.is_some_and(|allowed| !allowed.contains(rows.chunk_ids[row])) {
-            continue;
-        }
-        let codes = &rows.codes[row * rows.dim..][..rows.dim];
-        let score = rows.scales[row] * dot::i8(query.isa, codes, &query.unit);
-        let error = rows.residuals[row] + slack;
-        if score + error < floor {
-            continue;
-        }
-        candidates.push(Candidate { row, upper: score + error });
-        lowers.push(Reverse(Ordered(score - error)));
-        if lowers.len() > k {
-            lowers.pop();
-            floor = lowers.peek().map_or(floor, |lower| lower.0.0);
-        }
-        if candidates.len() > prune_at {
-            candidates.retain(|candidate| candidate.upper >= floor);
-            prune_at = prune_at.max(2 * candidates.len());
-        }
+    products: &mut [f32; BLOCK_ROWS],
+) {
+    let block = range.start..range.end.min(range.start + BLOCK_ROWS);
+    let products = &mut products[..block.len()];
+    let is_allowed = |chunk_id: &i64| allowed.is_none_or(|allowed| allowed.contains(*chunk_id));
+    if allowed.is_some() && !rows.chunk_ids[block.clone()].iter().any(is_allowed) {
+        return products.fill(f32::NAN);
     }
-    Coarse { lowers, candidates }
+    let words = query.bytes.words();
+    dot::bytes(query.isa, &rows.codes[block.start * words..block.end * words], &query.bytes, products);
+    for (product, chunk_id) in products.iter_mut().zip(&rows.chunk_ids[block]) {
+        *product = if is_allowed(chunk_id) { *product * query.bytes.scale() } else { f32::NAN };
+    }
 }
 
 /// More than f32 rounding can add to the two computed scores of one row: a sum of n products in any order errs
@@ -262,7 +351,8 @@ mod tests {
         scales: Vec<f32>,
         residuals: Vec<f32>,
         inverse_norms: Vec<f32>,
-        codes: Vec<i8>,
+        row_checks: Vec<i64>,
+        codes: Vec<u32>,
         halves: Vec<f16>,
     }
 
@@ -276,15 +366,17 @@ mod tests {
                 scales: Vec::new(),
                 residuals: Vec::new(),
                 inverse_norms: Vec::new(),
-                codes: vec![0; halves.len()],
+                row_checks: Vec::new(),
+                codes: vec![0; count * code_bytes(dim) / 4],
                 halves,
             };
-            for (row, codes) in table.halves.chunks(dim).zip(table.codes.chunks_mut(dim)) {
+            for (row, codes) in table.halves.chunks(dim).zip(table.codes.chunks_mut(code_bytes(dim) / 4)) {
                 let inverse = inverse_norm(row);
-                let (scale, residual) = quantise(row, inverse, codes);
+                let (scale, residual) = quantise(row, inverse, codes.as_mut_bytes());
                 table.inverse_norms.push(inverse);
                 table.scales.push(scale);
                 table.residuals.push(residual);
+                table.row_checks.push(check_of(blake3::hash(row.as_bytes()).as_bytes()));
             }
             table
         }
@@ -296,6 +388,7 @@ mod tests {
                 scales: &self.scales,
                 residuals: &self.residuals,
                 inverse_norms: &self.inverse_norms,
+                row_checks: &self.row_checks,
                 codes: &self.codes,
                 halves: &self.halves,
             }
@@ -348,7 +441,7 @@ mod tests {
                 let Some(query) = Query::new(isa, &seed[..table.dim]) else { continue };
                 let odd = ChunkSet::of(table.chunk_ids.iter().copied().filter(|id| id % 2 == 1));
                 for allowed in [None, Some(&odd)] {
-                    let found = nearest(table.rows(), &query, allowed, k, threads);
+                    let found = nearest(table.rows(), &query, allowed, k, threads).unwrap();
                     prop_assert_eq!(found, table.plain_scan(&query, allowed, k), "{}", isa.name());
                 }
             }
@@ -368,11 +461,13 @@ mod tests {
         let query: Vec<f32> = table.halves[dim * 77..][..dim].iter().map(|x| x.to_f32()).collect();
         let query = Query::new(Isa::best(), &query).unwrap();
         for k in [1, 10, 100] {
-            let found = nearest(table.rows(), &query, None, k, 2);
+            let found = nearest(table.rows(), &query, None, k, 2).unwrap();
             assert_eq!(found, table.plain_scan(&query, None, k));
             assert_eq!(found[0].chunk_id, table.chunk_ids[77]);
         }
-        let rescored = coarse_scan(table.rows(), 0..count, &query, None, 100).candidates.len();
+        let mut coarse = Coarse::new(100);
+        coarse.scan(table.rows(), 0..count, &query, None);
+        let rescored = coarse.candidates.len();
         assert!(rescored < count / 4, "{rescored} of {count} rows are scored again");
     }
 
@@ -390,8 +485,10 @@ mod tests {
         let mut query = [0.0; 16];
         query[0] = 1.0;
         let query = Query::new(Isa::best(), &query).unwrap();
-        assert_eq!(nearest(table.rows(), &query, None, k, 1), table.plain_scan(&query, None, k));
-        let kept = coarse_scan(table.rows(), 0..count, &query, None, k).candidates.len();
+        assert_eq!(nearest(table.rows(), &query, None, k, 1), Ok(table.plain_scan(&query, None, k)));
+        let mut coarse = Coarse::new(k);
+        coarse.scan(table.rows(), 0..count, &query, None);
+        let kept = coarse.candidates.len();
         assert!(kept < count / 2, "{kept} of {count} rows are kept");
     }
 

@@ -15,7 +15,7 @@
 //! #     pooling: "mean".into(), normalize: true, max_tokens: 256, chunker: "tokens".into(),
 //! #     chunk_tokens: 254, overlap_sentences: 1, query_prompt: String::new(),
 //! #     document_prompt: String::new(), parser_version: 1, chunker_version: 1, numerics_version: 1,
-//! #     chunkers: Chunkers::default(),
+//! #     chunkers: Chunkers::default(), sparse: false,
 //! # };
 //! let library = Library::create(&path, &settings)?;
 //! assert!(library.verify()?.findings.is_empty());
@@ -33,12 +33,20 @@ mod host_unix;
 mod ids;
 pub mod library;
 mod lock;
+mod log;
+mod merge;
 mod overview;
+mod parent;
 mod payload;
+pub mod points;
+pub mod publish;
+pub mod qdrant;
 mod read;
 mod records;
 mod schema;
 pub mod search;
 pub mod segment;
 mod settings;
+mod sparse;
+mod terms;
 mod write;

@@ -11,7 +11,9 @@ use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
 use crate::lock::{self, WriterLock};
+use crate::log;
 use crate::segment::Segment;
+use crate::write::{UNWRITTEN_HINT, is_unwritten};
 use crate::{host_unix, schema};
 
 pub use crate::check::{Finding, Report};
@@ -19,6 +21,7 @@ pub use crate::host_unix::network_file_system;
 pub use crate::ids::{
     Fingerprint, VectorKey, doc_id_for_book, doc_id_for_file, point_id, revision, section_point_id,
 };
+pub use crate::merge::{MergeError, Taken};
 pub use crate::overview::Overview;
 pub use crate::read::{Info, ReadError};
 pub use crate::records::{
@@ -26,6 +29,7 @@ pub use crate::records::{
     ManifestRow, SectionRecord, VERDICTS, VectorName,
 };
 pub use crate::settings::{Chunkers, Difference, FixedWords, LibrarySettings, SemanticWords};
+pub use crate::sparse::storable_sparse;
 pub use crate::write::{Removed, VectorFault, WriteError, storable};
 
 /// Bytes that may still be written beside `path`.
@@ -144,6 +148,10 @@ impl Library {
     }
 
     fn open_with(path: &Path, access: Access) -> Result<Library, OpenError> {
+        let log = with_suffix(path, "-wal");
+        if let Some(detail) = log::fault(&log).map_err(|source| io_error(&log, source))? {
+            return Err(OpenError::DamagedLog { log, detail });
+        }
         let (db, settings, uuid) = connect(path, &access).map_err(|source| sqlite_error(path, source))??;
         Ok(Library { db, path: path.into(), access, settings, uuid, segment: RefCell::new(None) })
     }
@@ -233,6 +241,14 @@ pub enum OpenError {
         /// What was found.
         detail: String,
     },
+    /// The library's write-ahead log is damaged: commits in it cannot be read.
+    #[error("{log}: the library's log is damaged: {detail}", log = .log.display())]
+    DamagedLog {
+        /// The log.
+        log: PathBuf,
+        /// What was found.
+        detail: String,
+    },
     /// The operating system refused.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -273,7 +289,12 @@ impl OpenError {
             ),
             Self::Network { .. } => Some("put the library on a local disk and copy the finished file"),
             Self::Damaged { .. } => Some("restore a backup, or ingest again into a new library"),
-            Self::Io { .. } | Self::Sqlite { .. } => None,
+            Self::DamagedLog { .. } => Some(
+                "restore a backup; or move the log away and run `haul store verify`: if it finds nothing, ingest \
+                 again, and only what the log held is done anew",
+            ),
+            Self::Sqlite { source, .. } => is_unwritten(source).then_some(UNWRITTEN_HINT),
+            Self::Io { .. } => None,
         }
     }
 }
@@ -436,6 +457,11 @@ fn connect(path: &Path, access: &Access) -> rusqlite::Result<Result<Connected, O
         Ok(settings) => Ok(Ok((db, settings, uuid))),
         Err(error) => Ok(Err(damaged("settings", &error))),
     }
+}
+
+/// A second connection of the process that holds the writer's lock.
+pub(crate) fn second_connection(library: &Library) -> Result<Connection, OpenError> {
+    open_connection(&library.path, &library.access).map_err(|source| sqlite_error(&library.path, source))
 }
 
 fn open_connection(path: &Path, access: &Access) -> rusqlite::Result<Connection> {

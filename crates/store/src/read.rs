@@ -1,6 +1,6 @@
 //! What an ingest asks before it works, and what a user asks about a library.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::ids::VectorKey;
 use crate::library::{Library, with_suffix};
 use crate::records::{CatalogueEntry, DocumentMetadata, ManifestRow, VectorName};
+use crate::search::{Filters, allowed_documents};
 use crate::settings::LibrarySettings;
 use crate::{schema, segment};
 
@@ -20,6 +21,20 @@ impl Library {
     /// The file cannot be read.
     pub fn manifest(&self) -> Result<Vec<ManifestRow>, ReadError> {
         manifest_rows(&self.db).map_err(|source| self.read_error("reading the manifest", source))
+    }
+
+    /// The folders that paths of a collection are relative to.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn roots(&self, collection: &str) -> Result<BTreeSet<String>, ReadError> {
+        let read = || -> rusqlite::Result<_> {
+            self.db
+                .prepare_cached("SELECT path FROM roots WHERE collection = ?1")?
+                .query_map([collection], |row| row.get(0))?
+                .collect()
+        };
+        read().map_err(|source| self.read_error("reading folders", source))
     }
 
     /// What is known about a document; none where the library has no text of it.
@@ -35,7 +50,15 @@ impl Library {
     /// # Errors
     /// The file cannot be read.
     pub fn catalogue(&self) -> Result<Vec<CatalogueEntry>, ReadError> {
-        catalogue(&self.db).map_err(|source| self.read_error("listing documents", source))
+        self.documents(&Filters::default())
+    }
+
+    /// The documents that the filters let through, in the same order.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn documents(&self, filters: &Filters) -> Result<Vec<CatalogueEntry>, ReadError> {
+        documents(&self.db, filters).map_err(|source| self.read_error("listing documents", source))
     }
 
     /// Those of `keys` that have no dense vector, each once, in the order asked.
@@ -150,12 +173,12 @@ impl ReadError {
     /// The user's next step, where there is one.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         let Self::Sqlite { source, .. } = self else { return None };
         match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-                Some("`haul store verify` names what is damaged; restore a backup or ingest again")
-            }
-            _ => None,
+            // What is not there, or not of its type, is damaged too.
+            Some(DatabaseCorrupt | NotADatabase) | None => Some(segment::VERIFY_HINT),
+            Some(_) => None,
         }
     }
 }
@@ -199,21 +222,30 @@ fn document_metadata(db: &Connection, doc_id: &Uuid) -> rusqlite::Result<Option<
         .optional()
 }
 
-fn catalogue(db: &Connection) -> rusqlite::Result<Vec<CatalogueEntry>> {
-    db.prepare_cached(&format!(
-        "SELECT {METADATA_COLUMNS}, doc_id, r.path, relative_path, format
-        FROM documents JOIN roots r USING (root_id) ORDER BY relative_path, doc_id"
-    ))?
-    .query_map([], |row| {
-        Ok(CatalogueEntry {
-            doc_id: Uuid::from_bytes(row.get(6)?),
-            root: row.get(7)?,
-            relative_path: row.get(8)?,
-            format: row.get(9)?,
-            metadata: metadata_of(row)?,
-        })
-    })?
-    .collect()
+fn documents(db: &Connection, filters: &Filters) -> rusqlite::Result<Vec<CatalogueEntry>> {
+    let snapshot = db.unchecked_transaction()?;
+    let mut statement = snapshot.prepare_cached(&format!(
+        "SELECT {METADATA_COLUMNS}, doc_id, r.path, relative_path, format,
+            (SELECT count(*) FROM chunks c WHERE c.document_id = d.document_id)
+        FROM documents d JOIN roots r USING (root_id) WHERE document_id = ?1"
+    ))?;
+    let mut documents = allowed_documents(&snapshot, filters)?
+        .into_iter()
+        .map(|document_id| statement.query_row([document_id], catalogue_entry))
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    documents.sort_by(|a, b| (&a.relative_path, a.doc_id).cmp(&(&b.relative_path, b.doc_id)));
+    Ok(documents)
+}
+
+fn catalogue_entry(row: &Row<'_>) -> rusqlite::Result<CatalogueEntry> {
+    Ok(CatalogueEntry {
+        doc_id: Uuid::from_bytes(row.get(6)?),
+        root: row.get(7)?,
+        relative_path: row.get(8)?,
+        format: row.get(9)?,
+        chunks: row.get(10)?,
+        metadata: metadata_of(row)?,
+    })
 }
 
 fn metadata_of(row: &Row<'_>) -> rusqlite::Result<DocumentMetadata> {
@@ -287,10 +319,10 @@ fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         stale_documents: count("SELECT count(*) FROM documents WHERE stale_reason IS NOT NULL")?,
         chunks: count("SELECT count(*) FROM chunks")?,
         sections: count("SELECT count(*) FROM sections")?,
-        vectors: count("SELECT count(*) FROM vectors")?,
+        vectors: count("SELECT count(*) FROM vectors WHERE name = 'dense'")?,
         unreferenced_vectors: count(
             "SELECT count(*) FROM vectors v
-            WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = v.vector_id)
+            WHERE v.name = 'dense' AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = v.vector_id)
             AND NOT EXISTS (SELECT 1 FROM sections s WHERE s.vector_id = v.vector_id)",
         )?,
         by_verdict: snapshot

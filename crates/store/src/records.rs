@@ -10,6 +10,9 @@ use crate::ids::VectorKey;
 pub enum VectorName {
     /// One f16 row of `dim` numbers a text.
     Dense,
+    /// Tokens with their weights, where the model has a sparse head: written by
+    /// [`Library::put_sparse`](crate::library::Library::put_sparse).
+    Sparse,
 }
 
 impl VectorName {
@@ -17,6 +20,7 @@ impl VectorName {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Dense => "dense",
+            Self::Sparse => "sparse",
         }
     }
 }
@@ -109,6 +113,8 @@ pub struct CatalogueEntry {
     pub relative_path: String,
     /// `epub`, `pdf`, `txt`, ...
     pub format: String,
+    /// Chunks of it.
+    pub chunks: u64,
     /// What is known about it.
     pub metadata: DocumentMetadata,
 }

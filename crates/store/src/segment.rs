@@ -7,9 +7,15 @@
 //! scales                rows x f32  row of length 1 = scale x codes + residual
 //! residual lengths      rows x f32
 //! inverse lengths       rows x f32  of the f16 rows
-//! codes                 rows x dim x i8
+//! row checks            rows x i64  of the f16 rows, as the library has them
+//! codes                 rows x dim x u8   code + 128; a row is filled up to whole words of four
 //! halves                rows x dim x f16
 //! ```
+//! Nothing of it is believed unchecked. When a file is mapped, the checksums of header, facts (all sections but the two
+//! last) and codes are compared, which reads what a first scan reads; a row of halves is compared with its check
+//! whenever it decides about a hit, so the largest section is never read as a whole. A row gets in only if its numbers
+//! are those that were stored and its chunk's text is the one they were made from.
+//!
 //! A segment names the generation it was made from. Chunks that came later (`chunk_id` above its last) are read
 //! from SQLite, chunks that went are masked, and when either grows beyond a tenth it is made again: to a
 //! temporary file, renamed into place, never changed after.
@@ -17,6 +23,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +36,9 @@ use uuid::Uuid;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::dense::{self, Rows};
+use crate::ids::VectorKey;
 use crate::library::{Library, folder_of, with_suffix};
+use crate::payload::check_of;
 use crate::read::ReadError;
 
 #[cfg(target_endian = "big")]
@@ -115,6 +124,16 @@ pub enum SegmentError {
         /// What is wrong with it.
         what: String,
     },
+    /// Chunks of the library cannot be found.
+    #[error("{path}: {copied} chunks have a vector, its manifest counts {promised}", path = .path.display())]
+    Chunks {
+        /// The library.
+        path: PathBuf,
+        /// Chunks found.
+        copied: u64,
+        /// Chunks there should be.
+        promised: u64,
+    },
     /// The file cannot be written.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -131,11 +150,15 @@ impl SegmentError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Read(error) => error.hint(),
-            Self::Vector { .. } => Some("`haul store verify` lists what is damaged"),
+            Self::Vector { .. } | Self::Chunks { .. } => Some(VERIFY_HINT),
             Self::Io { .. } => None,
         }
     }
 }
+
+/// After damage in the library's own file.
+pub(crate) const VERIFY_HINT: &str =
+    "`haul store verify` lists what is damaged; restore a backup, or ingest again into a new library";
 
 /// What a search scans.
 pub(crate) enum Source {
@@ -161,6 +184,16 @@ pub(crate) fn for_search(library: &Library) -> Result<Source, SegmentError> {
         (Err(SegmentError::Io { .. }), Some(segment)) => Ok(Source::Segment { segment, rebuilt: false }),
         (Err(error @ SegmentError::Io { .. }), None) => Ok(Source::Sqlite { why: Some(error.to_string()) }),
         (Err(error), _) => Err(error),
+    }
+}
+
+/// Another segment in the place of one that is damaged.
+pub(crate) fn made_again(library: &Library) -> Result<Source, SegmentError> {
+    library.segment.replace(None);
+    match build(library) {
+        Ok(segment) => Ok(Source::Segment { segment, rebuilt: true }),
+        Err(error @ SegmentError::Io { .. }) => Ok(Source::Sqlite { why: Some(error.to_string()) }),
+        Err(error) => Err(error),
     }
 }
 
@@ -198,6 +231,7 @@ impl Segment {
             scales: self.section(&self.layout.scales),
             residuals: self.section(&self.layout.residuals),
             inverse_norms: self.section(&self.layout.inverse_norms),
+            row_checks: self.section(&self.layout.row_checks),
             codes: self.section(&self.layout.codes),
             halves: self.section(&self.layout.halves),
         }
@@ -209,14 +243,10 @@ impl Segment {
     }
 
     fn row_fault(&self) -> Option<String> {
-        let sum = |range: &Range<usize>| *blake3::hash(&self.map[range.clone()]).as_bytes();
-        if sum(&self.layout.codes) != self.header.codes_sum {
-            Some("the checksum of its int8 rows is wrong".to_owned())
-        } else if sum(&self.layout.halves) != self.header.halves_sum {
-            Some("the checksum of its f16 rows is wrong".to_owned())
-        } else {
-            None
-        }
+        let rows = self.rows();
+        let damaged =
+            rows.chunk_ids.len() - (0..rows.chunk_ids.len()).filter(|row| rows.is_whole(*row)).count();
+        (damaged > 0).then(|| format!("{damaged} of its f16 rows are not those that were stored"))
     }
 }
 
@@ -262,7 +292,7 @@ fn load(library: &Library) -> Result<Loaded, ReadError> {
     {
         return Ok(Loaded::Usable { segment, behind });
     }
-    let segment = match open(&segment_path(library)) {
+    let segment = match open(&path_of(library)) {
         Ok(segment) => Arc::new(segment),
         Err(Unopened::Absent) => return Ok(Loaded::Absent),
         Err(Unopened::Unusable(why)) => return Ok(Loaded::Unusable(why)),
@@ -300,7 +330,8 @@ fn compare(library: &Library, segment: &Segment) -> rusqlite::Result<Result<Behi
     }))
 }
 
-fn segment_path(library: &Library) -> PathBuf {
+/// The segment's file.
+pub(crate) fn path_of(library: &Library) -> PathBuf {
     with_suffix(&library.path, ".seg")
 }
 
@@ -325,7 +356,7 @@ fn descent(db: &Connection) -> rusqlite::Result<Descent> {
 }
 
 const MAGIC: [u8; 8] = *b"HAUL-SEG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 256;
 const ALIGNMENT_BYTES: usize = 64;
 
@@ -342,10 +373,10 @@ struct Header {
     stamp: [u8; 16],
     last_chunk_id: i64,
     removed_chunks: u64,
-    /// blake3 of chunk ids, scales, residuals and inverse lengths, in this order.
+    /// blake3 of chunk ids, scales, residuals, inverse lengths and row checks, in this order.
     facts_sum: [u8; 32],
+    /// blake3 of the blake3 of each block of codes.
     codes_sum: [u8; 32],
-    halves_sum: [u8; 32],
     /// blake3 of all of the above.
     header_sum: [u8; 32],
 }
@@ -365,12 +396,18 @@ struct Layout {
     scales: Range<usize>,
     residuals: Range<usize>,
     inverse_norms: Range<usize>,
+    row_checks: Range<usize>,
     codes: Range<usize>,
     halves: Range<usize>,
     file_bytes: usize,
 }
 
 impl Layout {
+    /// Sections that are summed together.
+    fn facts(&self) -> [&Range<usize>; 5] {
+        [&self.chunk_ids, &self.scales, &self.residuals, &self.inverse_norms, &self.row_checks]
+    }
+
     fn of(rows: usize, dim: usize) -> Self {
         let mut end = HEADER_BYTES;
         let mut section = |bytes: usize| {
@@ -382,9 +419,10 @@ impl Layout {
         let scales = section(rows * size_of::<f32>());
         let residuals = section(rows * size_of::<f32>());
         let inverse_norms = section(rows * size_of::<f32>());
-        let codes = section(rows * dim);
+        let row_checks = section(rows * size_of::<i64>());
+        let codes = section(rows * dense::code_bytes(dim));
         let halves = section(rows * dim * size_of::<f16>());
-        Self { chunk_ids, scales, residuals, inverse_norms, codes, halves, file_bytes: end }
+        Self { chunk_ids, scales, residuals, inverse_norms, row_checks, codes, halves, file_bytes: end }
     }
 }
 
@@ -415,13 +453,37 @@ fn open(path: &Path) -> Result<Segment, Unopened> {
         return Err(unusable("it does not have the length its header says"));
     }
     let mut facts = blake3::Hasher::new();
-    for section in [&layout.chunk_ids, &layout.scales, &layout.residuals, &layout.inverse_norms] {
+    for section in layout.facts() {
         facts.update(&map[section.clone()]);
     }
     if header.facts_sum != *facts.finalize().as_bytes() {
         return Err(unusable("the checksum of its row facts is wrong"));
     }
+    if header.codes_sum != sum_of_blocks(&map[layout.codes.clone()]) {
+        return Err(unusable("the checksum of its int8 rows is wrong"));
+    }
     Ok(Segment { map, header, layout })
+}
+
+/// Bytes of codes that are summed together.
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// Threads that sum a mapped file: more than what memory can feed is of no use.
+const SUM_THREADS_MAX: usize = 8;
+
+/// blake3 of the blake3 of each block, by several threads.
+fn sum_of_blocks(bytes: &[u8]) -> [u8; 32] {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(SUM_THREADS_MAX);
+    let blocks = bytes.len().div_ceil(BLOCK_BYTES);
+    let share = blocks.div_ceil(threads).max(1) * BLOCK_BYTES;
+    let hash = |part: &[u8]| -> Vec<[u8; 32]> {
+        part.chunks(BLOCK_BYTES).map(|block| *blake3::hash(block).as_bytes()).collect()
+    };
+    let sums: Vec<[u8; 32]> = std::thread::scope(|scope| {
+        let parts: Vec<_> = bytes.chunks(share).map(|part| scope.spawn(move || hash(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("a sum does not panic")).collect()
+    });
+    *blake3::hash(sums.as_flattened()).as_bytes()
 }
 
 fn map(path: &Path) -> std::io::Result<Mmap> {
@@ -434,7 +496,7 @@ fn map(path: &Path) -> std::io::Result<Mmap> {
 
 /// Copies the vectors of every chunk into a new segment and maps it.
 fn build(library: &Library) -> Result<Arc<Segment>, SegmentError> {
-    let path = segment_path(library);
+    let path = path_of(library);
     let io_error = |source| SegmentError::Io { path: path.clone(), source };
     remove_leftovers(&path).map_err(io_error)?;
     let draft = with_suffix(&path, &format!("{DRAFT}{}", Uuid::new_v4()));
@@ -503,7 +565,6 @@ fn write_draft(library: &Library, draft: &Path) -> Result<(), SegmentError> {
         removed_chunks: newest.removed_chunks,
         facts_sum: sums.facts,
         codes_sum: sums.codes,
-        halves_sum: sums.halves,
         header_sum: [0; 32],
     };
     header.header_sum = header.sum();
@@ -513,29 +574,49 @@ fn write_draft(library: &Library, draft: &Path) -> Result<(), SegmentError> {
 /// In the order of `vectors`, which is read from end to end; a vector of many chunks gives many rows.
 fn copy_rows(library: &Library, db: &Connection, writer: &mut RowWriter) -> Result<(), SegmentError> {
     let sql_error = |source| library.read_error("copying vectors into the segment", source);
+    let fingerprint = library.settings.fingerprint();
     let mut statement = db
-        .prepare("SELECT c.chunk_id, v.row FROM vectors v CROSS JOIN chunks c ON c.vector_id = v.vector_id")
+        .prepare(
+            "SELECT c.chunk_id, v.row, v.row_check, v.key, c.text
+            FROM vectors v CROSS JOIN chunks c ON c.vector_id = v.vector_id",
+        )
         .map_err(sql_error)?;
     let mut rows = statement.query([]).map_err(sql_error)?;
+    let mut copied = 0_u64;
     while let Some(row) = rows.next().map_err(sql_error)? {
-        let chunk_id = row.get(0).map_err(sql_error)?;
+        let (chunk_id, row_check) = (row.get(0).map_err(sql_error)?, row.get(2).map_err(sql_error)?);
         let bytes = row.get_ref(1).and_then(|value| Ok(value.as_blob()?)).map_err(sql_error)?;
-        let halves = usable_row(bytes, library.settings.dim).map_err(|what| SegmentError::Vector {
-            path: library.path.clone(),
-            chunk_id,
-            what,
-        })?;
+        let text = row.get_ref(4).and_then(|value| Ok(value.as_str()?)).map_err(sql_error)?;
+        let is_of_text = VectorKey(row.get(3).map_err(sql_error)?) == VectorKey::of(text, &fingerprint);
+        let halves = usable_row(bytes, row_check, library.settings.dim)
+            .and_then(
+                |halves| if is_of_text { Ok(halves) } else { Err("it is that of another text".to_owned()) },
+            )
+            .map_err(|what| SegmentError::Vector { path: library.path.clone(), chunk_id, what })?;
         writer
-            .push(chunk_id, bytes, &halves)
-            .map_err(|source| SegmentError::Io { path: segment_path(library), source })?;
+            .push(chunk_id, (bytes, row_check), &halves)
+            .map_err(|source| SegmentError::Io { path: path_of(library), source })?;
+        copied += 1;
+    }
+    let promised = promised_chunks(db).map_err(sql_error)?;
+    if copied != promised {
+        return Err(SegmentError::Chunks { path: library.path.clone(), copied, promised });
     }
     Ok(())
 }
 
+/// Chunks by the manifest, which is written apart from them: no index of theirs can hide one.
+fn promised_chunks(db: &Connection) -> rusqlite::Result<u64> {
+    db.query_row("SELECT coalesce(sum(chunks), 0) FROM manifest", [], |row| row.get(0))
+}
+
 /// The numbers of a stored row, if it is one a search can score.
-pub(crate) fn usable_row(bytes: &[u8], dim: usize) -> Result<Vec<f16>, String> {
+pub(crate) fn usable_row(bytes: &[u8], row_check: i64, dim: usize) -> Result<Vec<f16>, String> {
     if bytes.len() != dim * size_of::<f16>() {
         return Err(format!("{} bytes, wanted {}", bytes.len(), dim * size_of::<f16>()));
+    }
+    if row_check != check_of(blake3::hash(bytes).as_bytes()) {
+        return Err("its numbers are not those that were stored".to_owned());
     }
     let halves = dense::decode_row(bytes);
     if !dense::is_direction(&halves) {
@@ -547,20 +628,20 @@ pub(crate) fn usable_row(bytes: &[u8], dim: usize) -> Result<Vec<f16>, String> {
 /// Writes the two large sections side by side and keeps the small ones until the end.
 struct RowWriter<'a> {
     layout: &'a Layout,
-    codes: SectionWriter,
-    halves: SectionWriter,
+    codes: BlockWriter,
+    halves: BufWriter<File>,
     small: File,
-    row_codes: Vec<i8>,
+    row_codes: Vec<u8>,
     chunk_ids: Vec<i64>,
     scales: Vec<f32>,
     residuals: Vec<f32>,
     inverse_norms: Vec<f32>,
+    row_checks: Vec<i64>,
 }
 
 struct Sums {
     facts: [u8; 32],
     codes: [u8; 32],
-    halves: [u8; 32],
 }
 
 impl<'a> RowWriter<'a> {
@@ -572,67 +653,89 @@ impl<'a> RowWriter<'a> {
         };
         Ok(Self {
             layout,
-            codes: SectionWriter::new(at(&layout.codes)?),
-            halves: SectionWriter::new(at(&layout.halves)?),
+            codes: BlockWriter::new(at(&layout.codes)?),
+            halves: BufWriter::with_capacity(SECTION_BUFFER_BYTES, at(&layout.halves)?),
             small: at(&layout.chunk_ids)?,
             row_codes: Vec::new(),
             chunk_ids: Vec::with_capacity(rows),
             scales: Vec::with_capacity(rows),
             residuals: Vec::with_capacity(rows),
             inverse_norms: Vec::with_capacity(rows),
+            row_checks: Vec::with_capacity(rows),
         })
     }
 
-    fn push(&mut self, chunk_id: i64, bytes: &[u8], halves: &[f16]) -> std::io::Result<()> {
-        self.row_codes.resize(halves.len(), 0);
+    fn push(&mut self, chunk_id: i64, (bytes, check): (&[u8], i64), halves: &[f16]) -> std::io::Result<()> {
+        self.row_codes.resize(dense::code_bytes(halves.len()), 0);
         let inverse_norm = dense::inverse_norm(halves);
         let (scale, residual) = dense::quantise(halves, inverse_norm, &mut self.row_codes);
         self.chunk_ids.push(chunk_id);
         self.scales.push(scale);
         self.residuals.push(residual);
         self.inverse_norms.push(inverse_norm);
-        self.codes.write(self.row_codes.as_bytes())?;
-        self.halves.write(bytes)
+        self.row_checks.push(check);
+        self.codes.write(&self.row_codes)?;
+        self.halves.write_all(bytes)
     }
 
     fn finish(mut self) -> std::io::Result<Sums> {
-        let sections: [(&Range<usize>, &[u8]); 4] = [
-            (&self.layout.chunk_ids, self.chunk_ids.as_bytes()),
-            (&self.layout.scales, self.scales.as_bytes()),
-            (&self.layout.residuals, self.residuals.as_bytes()),
-            (&self.layout.inverse_norms, self.inverse_norms.as_bytes()),
+        let sections: [&[u8]; 5] = [
+            self.chunk_ids.as_bytes(),
+            self.scales.as_bytes(),
+            self.residuals.as_bytes(),
+            self.inverse_norms.as_bytes(),
+            self.row_checks.as_bytes(),
         ];
         let mut facts = blake3::Hasher::new();
-        for (range, bytes) in sections {
+        for (range, bytes) in self.layout.facts().into_iter().zip(sections) {
             self.small.seek(SeekFrom::Start(range.start as u64))?;
             self.small.write_all(bytes)?;
             facts.update(bytes);
         }
         let facts = *facts.finalize().as_bytes();
-        Ok(Sums { facts, codes: self.codes.finish()?, halves: self.halves.finish()? })
+        self.halves.flush()?;
+        Ok(Sums { facts, codes: self.codes.finish()? })
     }
-}
-
-struct SectionWriter {
-    file: BufWriter<File>,
-    sum: blake3::Hasher,
 }
 
 /// Bytes of a section gathered before they are written.
 const SECTION_BUFFER_BYTES: usize = 1 << 20;
 
-impl SectionWriter {
+/// Writes and sums blocks as [`sum_of_blocks`] reads them.
+struct BlockWriter {
+    file: File,
+    block: Vec<u8>,
+    sums: Vec<[u8; 32]>,
+}
+
+impl BlockWriter {
     fn new(file: File) -> Self {
-        Self { file: BufWriter::with_capacity(SECTION_BUFFER_BYTES, file), sum: blake3::Hasher::new() }
+        Self { file, block: Vec::with_capacity(BLOCK_BYTES), sums: Vec::new() }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.sum.update(bytes);
-        self.file.write_all(bytes)
+    fn write(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.block.len()));
+            self.block.extend_from_slice(now);
+            if self.block.len() == BLOCK_BYTES {
+                self.write_block()?;
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self) -> std::io::Result<()> {
+        self.sums.push(*blake3::hash(&self.block).as_bytes());
+        self.file.write_all(&self.block)?;
+        self.block.clear();
+        Ok(())
     }
 
     fn finish(mut self) -> std::io::Result<[u8; 32]> {
-        self.file.flush()?;
-        Ok(*self.sum.finalize().as_bytes())
+        if !self.block.is_empty() {
+            self.write_block()?;
+        }
+        Ok(*blake3::hash(self.sums.as_flattened()).as_bytes())
     }
 }

@@ -41,6 +41,10 @@ pub struct LibrarySettings {
     /// What the other chunkers need beside the tokens, and the rules that choose among them.
     #[serde(default, skip_serializing_if = "Chunkers::is_default")]
     pub chunkers: Chunkers,
+    /// A weight for each distinct token is stored beside every vector: the model has a sparse head. Absent where it is
+    /// not so, as in every library made before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sparse: bool,
 }
 
 /// How documents are cut where that is not by tokens alone. All absent in a library of the default chunker, as in
@@ -150,6 +154,7 @@ impl LibrarySettings {
             ("parents", set(*parents)),
             ("alexandria_compat", set(*alexandria_compat)),
             ("policy", policy.clone().unwrap_or_default()),
+            ("sparse", set(self.sparse)),
         ]
     }
 }

@@ -1,22 +1,25 @@
 //! Everything that changes a library. Each public function is one transaction.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::f16;
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use crate::commit::{
     check_document, delete_document, log_commit, log_verdict, next_generation, record_verdict,
-    replace_document, touch, update_document,
+    replace_document, root_id, touch, update_document,
 };
 use crate::host_unix;
 use crate::ids::VectorKey;
 use crate::library::{Access, Library};
 use crate::payload::check_of;
+use crate::read::ReadError;
 use crate::records::{DocumentRecord, DocumentUpdate, ManifestRow, VectorName};
 use crate::settings::LibrarySettings;
+use crate::sparse;
 
 impl Library {
     /// Stores vectors as f16 rows under the text they were made from. A key that is there already is left as it
@@ -27,14 +30,25 @@ impl Library {
     pub fn put_vectors(&mut self, name: VectorName, rows: &[(VectorKey, &[f32])]) -> Result<(), WriteError> {
         let dim = self.settings.dim;
         self.transact("storing vectors", |at, _| {
-            let mut put = at.prepare_cached(
-                "INSERT INTO vectors (key, name, row_check, row) VALUES (?1, ?2, ?3, ?4)
-                ON CONFLICT DO NOTHING",
-            )?;
             for (key, row) in rows {
                 let row = encode_row(row, dim).map_err(|fault| WriteError::BadVector { key: *key, fault })?;
-                let check = check_of(blake3::hash(&row).as_bytes());
-                put.execute(params![key.0, name.as_str(), check, row])?;
+                put_row(at, key, name, &row)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores the weights of texts' tokens under the keys of their vectors, tokens ascending. In a library with sparse
+    /// vectors a text has its sparse one before it has its dense one: then none that is known lacks it.
+    ///
+    /// # Errors
+    /// A row is not [`storable_sparse`](crate::library::storable_sparse): then no row of this call is stored.
+    pub fn put_sparse(&mut self, rows: &[(VectorKey, &[(u32, f32)])]) -> Result<(), WriteError> {
+        self.transact("storing sparse vectors", |at, _| {
+            for (key, terms) in rows {
+                let row =
+                    sparse::encode(terms).map_err(|fault| WriteError::BadVector { key: *key, fault })?;
+                put_row(at, key, VectorName::Sparse, &row)?;
             }
             Ok(())
         })
@@ -52,7 +66,7 @@ impl Library {
             let mut removed_chunks = 0;
             for document in documents {
                 check_document(document, &fingerprint)?;
-                removed_chunks += replace_document(at, document, now_ms)?;
+                removed_chunks += replace_document(at, document, settings, now_ms)?;
                 log_commit(at, document, settings, now_ms)?;
             }
             next_generation(at, removed_chunks)
@@ -73,6 +87,16 @@ impl Library {
                 log_verdict(at, row, settings, now_ms)?;
             }
             Ok(())
+        })
+    }
+
+    /// Keeps folders that paths are relative to, whether a document of theirs is in this library or not.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn record_roots(&mut self, collection: &str, roots: &BTreeSet<String>) -> Result<(), WriteError> {
+        self.transact("recording folders", |at, _| {
+            roots.iter().try_for_each(|root| root_id(at, collection, root).map(drop)).map_err(Refusal::from)
         })
     }
 
@@ -108,25 +132,33 @@ impl Library {
     /// # Errors
     /// The disk's own.
     pub fn remove_documents(&mut self, ids: &[Uuid]) -> Result<Removed, WriteError> {
+        self.transact("removing documents", |at, _| remove(at, ids))
+    }
+
+    /// [`Library::remove_documents`] for documents whose files may still be there: the next ingest reads a file of many
+    /// documents again if one of these was in it, as it does with a file of one.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn delete_documents(&mut self, ids: &[Uuid]) -> Result<Removed, WriteError> {
         self.transact("removing documents", |at, _| {
-            let mut removed = Removed::default();
-            for id in ids {
-                removed.chunks += delete_document(at, id)?;
-                let gone = at.execute("DELETE FROM manifest WHERE doc_id = ?1", [id.as_bytes()])?;
-                removed.documents += gone as u64;
+            let sql = "SELECT root_id, relative_path FROM manifest WHERE doc_id = ?1 AND part IS NOT NULL";
+            let mut file_of = at.prepare(sql)?;
+            let files =
+                ids.iter().map(|id| file_of.query_row([id.as_bytes()], |row| row.try_into()).optional());
+            let files: BTreeSet<Option<(i64, String)>> = files.collect::<rusqlite::Result<_>>()?;
+            for file in files.into_iter().flatten() {
+                // Rows without a time are never taken for unchanged.
+                at.execute(
+                    "UPDATE manifest SET modified_ns = NULL WHERE root_id = ?1 AND relative_path = ?2",
+                    file,
+                )?;
             }
-            let unused = "DELETE FROM vectors
-                WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = vectors.vector_id)
-                AND NOT EXISTS (SELECT 1 FROM sections s WHERE s.vector_id = vectors.vector_id)";
-            removed.vectors = at.execute(unused, [])? as u64;
-            if removed != Removed::default() {
-                next_generation(at, removed.chunks)?;
-            }
-            Ok(removed)
+            remove(at, ids)
         })
     }
 
-    fn transact<T>(
+    pub(crate) fn transact<T>(
         &mut self,
         doing: &'static str,
         work: impl FnOnce(&Transaction<'_>, &LibrarySettings) -> Result<T, Refusal>,
@@ -152,14 +184,38 @@ impl Library {
 
     fn write_error(&self, doing: &'static str, source: rusqlite::Error) -> WriteError {
         let path = self.path.clone();
-        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
-            return match host_unix::free_bytes(&path) {
-                Ok(free_bytes) => WriteError::Full { path, doing, free_bytes },
-                Err(_) => WriteError::Sqlite { path, doing, source },
-            };
+        let is_full = source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        match host_unix::free_bytes(&path) {
+            Ok(free_bytes) if is_full => WriteError::Full { path, doing, free_bytes },
+            Ok(free_bytes) if is_unwritten(&source) => {
+                WriteError::Unwritten { path, doing, free_bytes, source }
+            }
+            _ => WriteError::Sqlite { path, doing, source },
         }
-        WriteError::Sqlite { path, doing, source }
     }
+}
+
+fn remove(at: &Transaction<'_>, ids: &[Uuid]) -> Result<Removed, Refusal> {
+    let mut removed = Removed::default();
+    for id in ids {
+        removed.chunks += delete_document(at, id)?;
+        let gone = at.execute("DELETE FROM manifest WHERE doc_id = ?1", [id.as_bytes()])?;
+        removed.documents += gone as u64;
+    }
+    let unused = "DELETE FROM vectors
+        WHERE name = 'dense'
+        AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.vector_id = vectors.vector_id)
+        AND NOT EXISTS (SELECT 1 FROM sections s WHERE s.vector_id = vectors.vector_id)";
+    removed.vectors = at.execute(unused, [])? as u64;
+    at.execute(
+        "DELETE FROM vectors WHERE name = 'sparse'
+        AND NOT EXISTS (SELECT 1 FROM vectors d WHERE d.key = vectors.key AND d.name = 'dense')",
+        [],
+    )?;
+    if removed != Removed::default() {
+        next_generation(at, removed.chunks)?;
+    }
+    Ok(removed)
 }
 
 /// What [`Library::remove_documents`] took out.
@@ -193,6 +249,18 @@ pub enum WriteError {
         /// Bytes free beside the library.
         free_bytes: u64,
     },
+    /// The system refused to write: a limit on the sizes of files, a quota of some systems, a failing disk.
+    #[error("{path}: {doing}: the system writes no more ({free_bytes} bytes free): {source}", path = .path.display())]
+    Unwritten {
+        /// The library.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// Bytes free beside the library.
+        free_bytes: u64,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
     /// A vector that is not [`storable`].
     #[error("vector {key}: {fault}")]
     BadVector {
@@ -219,6 +287,25 @@ pub enum WriteError {
         /// What is wrong with it.
         what: String,
     },
+    /// The library that is taken in cannot be read.
+    #[error(transparent)]
+    Unread(ReadError),
+    /// A document of a library that was to be merged is damaged.
+    #[error("{path}: {what}; nothing of this library was taken in", path = .path.display())]
+    DamagedInput {
+        /// That library.
+        path: PathBuf,
+        /// Which document, and what is wrong.
+        what: String,
+    },
+    /// A vector of the library that is taken in is damaged.
+    #[error("{path}: vector {key}: its numbers are not those that were stored", path = .path.display())]
+    BadInput {
+        /// The library that is read.
+        path: PathBuf,
+        /// The vector.
+        key: VectorKey,
+    },
     /// SQLite refused.
     #[error("{path}: {doing}: {source}", path = .path.display())]
     Sqlite {
@@ -239,10 +326,32 @@ impl WriteError {
             Self::Full { .. } => {
                 Some("free some space and run the same command again: it goes on where it was")
             }
+            Self::Unwritten { .. } => Some(UNWRITTEN_HINT),
             Self::BadVector { fault, .. } => fault.hint(),
+            Self::Unread(error) => error.hint(),
+            Self::BadInput { .. } | Self::DamagedInput { .. } => {
+                Some("`haul store verify` lists what is damaged; ingest that shard again")
+            }
             _ => None,
         }
     }
+}
+
+/// After a refused write.
+pub(crate) const UNWRITTEN_HINT: &str = "free some space, or lift the limit on file sizes (`ulimit -f`), and run the \
+    same command again: it goes on where it was";
+
+/// Whether SQLite could not write, sync or lengthen a file, or had no room to.
+pub(crate) fn is_unwritten(source: &rusqlite::Error) -> bool {
+    use rusqlite::ffi;
+    let codes = [
+        ffi::SQLITE_FULL,
+        ffi::SQLITE_IOERR_WRITE,
+        ffi::SQLITE_IOERR_FSYNC,
+        ffi::SQLITE_IOERR_TRUNCATE,
+        ffi::SQLITE_IOERR_SHMSIZE,
+    ];
+    source.sqlite_error().is_some_and(|error| codes.contains(&error.extended_code))
 }
 
 /// Why a row of numbers cannot be a vector of a library.
@@ -268,6 +377,9 @@ pub enum VectorFault {
     /// It has no direction.
     #[error("all numbers are zero as f16")]
     Zero,
+    /// Sparse, and its tokens do not rise.
+    #[error("its tokens are not in order")]
+    Order,
 }
 
 impl VectorFault {
@@ -275,7 +387,7 @@ impl VectorFault {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Dimension { .. } => None,
+            Self::Dimension { .. } | Self::Order => None,
             Self::Number { .. } | Self::Zero => Some("the model gave this vector; try --dtype f32"),
         }
     }
@@ -325,6 +437,16 @@ fn encode_row(row: &[f32], dim: usize) -> Result<Vec<u8>, VectorFault> {
     Ok(row.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect())
 }
 
+/// A row that is there already is left as it is.
+fn put_row(at: &Transaction<'_>, key: &VectorKey, name: VectorName, row: &[u8]) -> rusqlite::Result<()> {
+    let check = check_of(blake3::hash(row).as_bytes());
+    at.prepare_cached(
+        "INSERT INTO vectors (key, name, row_check, row) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![key.0, name.as_str(), check, row])?;
+    Ok(())
+}
+
 /// Milliseconds since 1970; a clock before that counts as 1970.
 fn now_ms() -> i64 {
     SystemTime::now()
@@ -355,6 +477,7 @@ mod tests {
             chunker_version: 1,
             numerics_version: 1,
             chunkers: crate::settings::Chunkers::default(),
+            sparse: false,
         }
     }
 

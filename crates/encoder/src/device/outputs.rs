@@ -26,6 +26,13 @@ pub struct SparseVector {
     pub weights: Vec<f32>,
 }
 
+impl SparseVector {
+    /// Ids with their weights.
+    pub fn into_terms(self) -> Vec<(u32, f32)> {
+        self.ids.into_iter().zip(self.weights).collect()
+    }
+}
+
 impl Outputs {
     /// Copies a program's output buffers. `read` gives a buffer of the finished batch.
     pub(crate) fn gather<'b>(

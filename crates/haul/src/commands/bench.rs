@@ -1,5 +1,7 @@
 //! `haul bench encoder`: speed beside the roof of this machine, and what the faster modes cost.
 
+mod store;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +26,13 @@ const SCHEMA: &str = "haul.bench.encoder/1";
 
 /// Runs the command.
 pub(crate) fn run(command: &BenchCommand, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
-    let BenchCommand::Encoder(args) = command;
+    match command {
+        BenchCommand::Encoder(args) => encoder(args, settings, output),
+        BenchCommand::Store(args) => store::run(args, settings, output),
+    }
+}
+
+fn encoder(args: &BenchEncoderArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
     let library = args.store.as_deref().map(Chunks::of).transpose()?;

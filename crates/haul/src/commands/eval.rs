@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use haul_jobs::search::Question;
-use haul_jobs::search::evaluate::{evaluate, parse_judgments, parse_queries};
-use haul_store::search::Filters;
+use haul_jobs::search::evaluate::{Judgments, Query, evaluate, parse_golden, parse_judgments, parse_queries};
+use haul_store::search::{Filters, Parents};
 
 use crate::Exit;
 use crate::cli::EvalArgs;
@@ -16,14 +16,19 @@ use crate::summary;
 
 /// Runs the command.
 pub(crate) fn run(args: &EvalArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
-    let store = settings.store(&args.store)?;
-    let queries = parse_queries(&args.queries, &read(&args.queries)?)?;
-    let judgments = parse_judgments(&args.judgments, &read(&args.judgments)?)?;
+    let (queries, judgments) = questions(args)?;
     let mode = search::mode(args.mode);
-    let searcher = search::open(&store, mode, &args.compute, settings, output)?;
-    let question = Question { mode, filters: Filters::default(), limit: 0, context: 0 };
-    let evaluation = evaluate(&searcher, &queries, &judgments, &question)?;
-    if evaluation.queries == 0 {
+    let searcher = search::open(&args.store, (mode, None), &args.compute, settings, output)?;
+    let question = Question {
+        mode,
+        filters: Filters::default(),
+        limit: 0,
+        context: 0,
+        parents: Parents::Without,
+        min_score: None,
+    };
+    let evaluation = evaluate(&searcher, &queries, &judgments, &question, args.k as usize)?;
+    if evaluation.all.queries == 0 {
         return Err(Failure::new("no query has a relevant document in the judgments")
             .hint("the first column of the judgments names the queries' ids"));
     }
@@ -33,6 +38,17 @@ pub(crate) fn run(args: &EvalArgs, settings: &Settings, output: &Output) -> Resu
         output.data(&summary::evaluation(&evaluation))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Of one file, or of two.
+fn questions(args: &EvalArgs) -> Result<(Vec<Query>, Judgments), Failure> {
+    if let Some(golden) = &args.golden {
+        return Ok(parse_golden(golden, &read(golden)?)?);
+    }
+    let (Some(queries), Some(judgments)) = (&args.queries, &args.judgments) else {
+        return Err(Failure::new("eval needs --golden, or --queries and --judgments"));
+    };
+    Ok((parse_queries(queries, &read(queries)?)?, parse_judgments(judgments, &read(judgments)?)?))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod plan;
+mod reembed;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -12,6 +13,7 @@ use haul_corpus::readers::Readers;
 use haul_corpus::verdict::Verdict;
 use haul_encoder::NUMERICS_VERSION;
 use haul_encoder::embedder::LoadError;
+use haul_encoder::model::Head;
 use haul_encoder::model_dir::ModelDir;
 use haul_encoder::weights::Weights;
 use haul_jobs::ingest::{self, Gone, Inputs, Outcome, Parts, WorkerProgram};
@@ -24,17 +26,19 @@ use haul_pipeline::forecast::Range;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{
-    CacheUse, Forecast, MemoryUse, ModelUse, Rate, Receipt, RunState, SCHEMA, Work,
+    CacheUse, Forecast, MemoryUse, ModelUse, PruneRefused, Rate, Receipt, RunState, SCHEMA, Sent, Work,
 };
-use haul_pipeline::stage::Stages;
+use haul_pipeline::stage::{Stages, Stop};
 use haul_store::library::{IngestCost, Library, LibrarySettings};
+use haul_store::publish::Publisher;
+use haul_store::qdrant::{Address, Collection};
 use serde_json::json;
 
 use crate::cli::IngestArgs;
-use crate::commands::{Machine, dense_of, dim_of, dtype_of, model_of, select};
+use crate::commands::{Machine, collection, dim_of, dtype_of, model_of, outputs_of, select, server};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::settings::{Compute, Settings};
+use crate::settings::{Compute, Place, Settings};
 use crate::{Exit, live, readers, signals_unix, summary, traces};
 
 const JOB: &str = "ingest";
@@ -44,13 +48,29 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     if args.chunks.dry_run || !args.chunks.compare_thresholds.is_empty() {
         return chunks::preview(args, settings, output);
     }
+    if args.reembed {
+        return reembed::run(args, settings, output);
+    }
+    run_into(args, settings, output, None)
+}
+
+/// Runs an ingest into what `--store` names, or into the library at `instead`.
+fn run_into(
+    args: &IngestArgs,
+    settings: &Settings,
+    output: &Output,
+    instead: Option<&Path>,
+) -> Result<Exit, Failure> {
     let started = SystemTime::now();
     let stages = Stages::start();
     let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
-    let store = settings.store(&args.store)?;
     check_receipt_folder(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
+    let (store, collection) = match instead {
+        Some(path) => (path.to_owned(), None),
+        None => destination(args, settings, &stop)?,
+    };
     let inputs = select::inputs(&args.paths, &args.select, output)?;
     if !store.exists() {
         // Nothing to read is said before a library is made for it.
@@ -67,7 +87,9 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
         let asked = plan::Asked { args, settings, store, compute, inputs, readers, stop };
         return plan::run(&asked, &machine, &stages, output);
     }
-    let Opened { mut library, model, record, dtype } = open(args, settings, &store, &machine, output)?;
+    let address = collection.as_ref().map(|collection| collection.address().clone());
+    let opened = open(args, settings, (&store, collection), &machine, output)?;
+    let Opened { mut library, publisher, model, record, dtype } = opened;
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     let run_folder = run_folder(&store)?;
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
@@ -78,10 +100,11 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     let progress = Progress::default();
 
     let worker = parse_worker()?;
-    let options = dense_of(library.settings().dim);
+    let options = outputs_of(library.settings());
     let load = |dtype| machine.load(&model, &options, dtype, compute.threads);
     let parts = Parts {
         library: &mut library,
+        publisher,
         model: &model,
         load: &load,
         compute_threads: compute.threads.get(),
@@ -100,19 +123,48 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
         live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))?;
     let outcome = watched.result;
 
-    let memory_bytes = job.memory_bytes;
+    let (memory_bytes, store) = (job.memory_bytes, &store);
     let run =
-        Run { args, compute, machine, record, dtype, roofs, started, store: &store, readers, memory_bytes };
+        Run { args, compute, machine, record, dtype, roofs, started, store, address, readers, memory_bytes };
     let mut receipt = run.receipt(&outcome, &stages, &library, &cache);
     receipt.forecast = forecast(planned.or(watched.forecast), &receipt);
-    if let Err(error) = traces::keep(&run_folder, started, &receipt, &watched.timeline) {
+    note_failures(traces::keep(&run_folder, started, &receipt, &watched.timeline), &cache, output);
+    tell(&receipt, &outcome, store, args.receipt.as_deref(), output)?;
+    Ok(exit(&outcome))
+}
+
+/// The library's file, and the collection it is brought to, if any: a server that is not there is said first.
+fn destination(
+    args: &IngestArgs,
+    settings: &Settings,
+    stop: &Stop,
+) -> Result<(PathBuf, Option<Collection>), Failure> {
+    match settings.place(&args.store)? {
+        Place::Library(path) => Ok((path, None)),
+        Place::Server { address, manifest } => {
+            // Shards of one machine write side by side, each from a manifest of its own.
+            let manifest = match args.run.shard {
+                Some(shard) if args.store.manifest.is_none() => {
+                    settings.manifest(&address, &format!(".shard-{}", shard.to_string().replace('/', "-of-")))
+                }
+                _ => manifest,
+            };
+            let collection = server::connect(&address, &args.store, server::on(stop))?;
+            collection::make_folder(&manifest)?;
+            Ok((manifest, Some(collection)))
+        }
+    }
+}
+
+/// What failed beside the work: nobody loses a document by it, and everybody is told.
+fn note_failures<E: std::fmt::Display>(kept: Result<(), E>, cache: &Cache, output: &Output) {
+    if let Err(error) = kept {
         output.note(&format!("the run is not in the library's history: {error}"));
     }
-    if let Some(first) = cache.failures().first {
-        output.note(&format!("the cache of parsed text failed {} times: {first}", receipt.cache.failures));
+    let failures = cache.failures();
+    if let Some(first) = failures.first {
+        output.note(&format!("the cache of parsed text failed {} times: {first}", failures.count));
     }
-    tell(&receipt, &outcome, &store, args.receipt.as_deref(), output)?;
-    Ok(exit(&outcome))
 }
 
 /// Prints what the run did, and leaves its receipt where it is asked for.
@@ -130,6 +182,18 @@ fn tell(
     }
     if let Some(path) = receipt_file {
         receipt.write(path)?;
+    }
+    if let Some(PruneRefused { gone, known }) = &outcome.items.prune_refused {
+        let refused = Failure::new(format!(
+            "--prune: the files of {} of {} documents are gone, and none of these was removed",
+            summary::thousands(*gone),
+            summary::thousands(*known)
+        ));
+        output.failure(
+            &refused.hint(
+                "a share that is not mounted looks like this; if they are gone, --prune-all removes them",
+            ),
+        );
     }
     Ok(())
 }
@@ -167,8 +231,7 @@ fn planned(
     let Some(planned) = traces::read_plan(run_folder)? else { return Ok(None) };
     let fingerprint = library.settings().fingerprint();
     let manifest = library.manifest()?;
-    let pending =
-        ingest::plan::pending(&job.collection, inputs, manifest, library.path(), readers, &fingerprint);
+    let pending = ingest::plan::pending(job, inputs, manifest, library.path(), readers, &fingerprint);
     let about = traces::About::new(job, &fingerprint, pending);
     Ok((planned.about == about).then_some(planned.seconds))
 }
@@ -191,10 +254,23 @@ fn check_receipt_folder(receipt: Option<&Path>) -> Result<(), Failure> {
         .hint("make the folder first"))
 }
 
+/// What the server got.
+fn sent(address: Option<&Address>, outcome: &Outcome) -> Option<Sent> {
+    let published = outcome.published?;
+    Some(Sent {
+        target: address?.to_string(),
+        documents: published.documents,
+        points: published.points,
+        removed: published.removed,
+    })
+}
+
 fn exit(outcome: &Outcome) -> Exit {
     if outcome.interrupted {
         Exit::Interrupted
-    } else if outcome.items.ok + skipped(outcome) < outcome.items.total {
+    } else if outcome.items.ok + skipped(outcome) < outcome.items.total
+        || outcome.items.prune_refused.is_some()
+    {
         Exit::SomeNotOk
     } else {
         Exit::Ok
@@ -206,9 +282,10 @@ fn skipped(outcome: &Outcome) -> u64 {
     outcome.items.by_verdict.get(Verdict::Skipped.name()).copied().unwrap_or(0)
 }
 
-/// A library, its model, and what the vectors of both are computed with.
+/// A library, its way to a server, its model, and what the vectors of both are computed with.
 struct Opened {
     library: Library,
+    publisher: Option<Publisher>,
     model: ModelDir,
     record: ModelRecord,
     dtype: Dtype,
@@ -218,7 +295,7 @@ struct Opened {
 fn open(
     args: &IngestArgs,
     settings: &Settings,
-    store: &Path,
+    (store, collection): (&Path, Option<Collection>),
     machine: &Machine,
     output: &Output,
 ) -> Result<Opened, Failure> {
@@ -226,12 +303,31 @@ fn open(
         let library = Library::open(store)?;
         let Wanted { model, record, dtype, .. } =
             wanted(args, settings, store, machine, output, Some(library.settings()))?;
-        return Ok(Opened { library, model, record, dtype });
+        let publisher = publisher(&library, collection)?;
+        return Ok(Opened { library, publisher, model, record, dtype });
     }
-    let Wanted { library, model, record, dtype } = wanted(args, settings, store, machine, output, None)?;
+    let state = collection.as_ref().map(Collection::state).transpose()?.flatten();
+    let theirs = state.as_ref().and_then(|state| state.settings.as_ref());
+    let Wanted { library, model, record, dtype } = wanted(args, settings, store, machine, output, theirs)?;
     // A library keeps the identity of its model, so none is made with weights that do not open.
     Weights::open(model.weights_file()).map_err(LoadError::from)?;
-    Ok(Opened { library: Library::create(store, &library)?, model, record, dtype })
+    if let Some(collection) = &collection {
+        collection.ensure(&library)?;
+    }
+    if let Some(points) = state.map(|state| state.points).filter(|points| *points > 0) {
+        output.note(&format!(
+            "the collection has {points} points already and the manifest {} is new; `haul store sync` first \
+             takes over what is there, so that none of it is computed again",
+            store.display()
+        ));
+    }
+    let library = Library::create(store, &library)?;
+    let publisher = publisher(&library, collection)?;
+    Ok(Opened { library, publisher, model, record, dtype })
+}
+
+fn publisher(library: &Library, collection: Option<Collection>) -> Result<Option<Publisher>, Failure> {
+    Ok(collection.map(|collection| Publisher::new(library, collection)).transpose()?)
 }
 
 /// What a run works with, before any library is made or opened for writing.
@@ -287,7 +383,7 @@ fn refuse_differences(
     let hint = if found.iter().all(|difference| is_version(difference.name)) {
         "another haul made it: go on with that one, or ingest into a new library; parsed text is reused"
     } else {
-        "leave the flags out to use the library's settings, or ingest into a new library"
+        "leave the flags out to use the library's settings, or make it again with these: --reembed"
     };
     let differences: Vec<String> = found
         .iter()
@@ -348,6 +444,8 @@ fn library_settings(
         chunker_version: haul_corpus::chunk::VERSION,
         numerics_version: NUMERICS_VERSION,
         chunkers,
+        // As the library has it; a new one has all that the model gives.
+        sparse: stored.map_or_else(|| model.head_file(Head::Sparse).is_some(), |stored| stored.sparse),
     })
 }
 
@@ -364,7 +462,12 @@ fn job_settings(
         dtype,
         max_tokens: library.max_tokens,
         document_prompt: library.document_prompt.clone(),
-        gone: if args.prune { Gone::Prune } else { Gone::Keep },
+        shard: args.run.shard,
+        gone: match (args.prune_all, args.prune) {
+            (true, _) => Gone::PruneAll,
+            (false, true) => Gone::Prune,
+            (false, false) => Gone::Keep,
+        },
         junk: select::junk(&args.select, library),
         prefetch: select::prefetch(&args.select),
         threads: compute.threads.get(),
@@ -404,6 +507,8 @@ struct Run<'a> {
     roofs: roof::Roofs,
     started: SystemTime,
     store: &'a Path,
+    /// The collection that the library was brought to.
+    address: Option<Address>,
     /// None where no PDF is among the input.
     readers: Option<Readers>,
     memory_bytes: u64,
@@ -443,6 +548,7 @@ impl Run<'_> {
             items: outcome.items.clone(),
             work: Work { tokens: outcome.tokens, flops: outcome.flops, bytes_read: outcome.bytes_read },
             calls: None,
+            sent: sent(self.address.as_ref(), outcome),
             passes: chunks::passes(outcome),
             rate,
             stages: stages.accounts(),
@@ -476,9 +582,12 @@ impl Run<'_> {
     fn settings_shown(&self, library: &LibrarySettings) -> serde_json::Value {
         json!({
             "paths": self.args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
-            "store": self.store.display().to_string(),
+            "store": self.address.as_ref().map_or_else(|| self.store.display().to_string(), Address::to_string),
+            "manifest": self.address.as_ref().map(|_| self.store.display().to_string()),
             "collection": self.args.collection,
-            "prune": self.args.prune,
+            "shard": self.args.run.shard.map(|shard| shard.to_string()),
+            "prune": self.args.prune || self.args.prune_all,
+            "prune_all": self.args.prune_all,
             "selection": select::shown(&self.args.select),
             "threads": self.compute.threads,
             "batch_tokens": self.compute.batch_tokens,

@@ -1,4 +1,7 @@
-//! `haul store`: what is in a library, and whether it is whole.
+//! `haul store`: what is in a library, whether it is whole, and what is taken out or brought together.
+
+mod documents;
+mod merge;
 
 use haul_corpus::calibre;
 use haul_jobs::ingest::mismatched::mismatches;
@@ -6,16 +9,20 @@ use haul_store::library::Library;
 
 use crate::Exit;
 use crate::cli::{MismatchedArgs, StoreCommand};
+use crate::commands::collection;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::settings::Settings;
+use crate::settings::{Place, Settings};
 use crate::summary;
 
 /// Runs the command.
 pub(crate) fn run(command: &StoreCommand, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     match command {
         StoreCommand::Info(store) => {
-            let library = Library::open_read_only(&settings.store(store)?)?;
+            let library = match settings.place(store)? {
+                Place::Server { address, .. } => return collection::info(&address, store, output),
+                Place::Library(path) => Library::open_read_only(&path)?,
+            };
             let info = library.info()?;
             if output.json() {
                 output.json_document(&info)?;
@@ -25,7 +32,12 @@ pub(crate) fn run(command: &StoreCommand, settings: &Settings, output: &Output) 
             Ok(Exit::Ok)
         }
         StoreCommand::Verify(store) => {
-            let library = Library::open_read_only(&settings.store(store)?)?;
+            let library = match settings.place(store)? {
+                Place::Server { address, manifest } => {
+                    return collection::verify(&address, &manifest, store, output);
+                }
+                Place::Library(path) => Library::open_read_only(&path)?,
+            };
             let report = library.verify()?;
             if output.json() {
                 output.json_document(&report)?;
@@ -34,6 +46,19 @@ pub(crate) fn run(command: &StoreCommand, settings: &Settings, output: &Output) 
             }
             Ok(if report.findings.is_empty() { Exit::Ok } else { Exit::SomeNotOk })
         }
+        StoreCommand::Push(args) => collection::push(args, settings, output),
+        StoreCommand::Sync(store) => match settings.place(store)? {
+            Place::Server { address, manifest } => collection::sync(&address, &manifest, store, output),
+            Place::Library(_) => collection::of_server(store, settings).map(|_| Exit::Ok),
+        },
+        StoreCommand::Collections(store) => {
+            collection::list(&collection::of_server(store, settings)?, store, output)
+        }
+        StoreCommand::Copy(args) => collection::copy(args, settings, output),
+        StoreCommand::Alias(args) => collection::alias(args, settings, output),
+        StoreCommand::List(args) => documents::list(args, settings, output),
+        StoreCommand::Delete(args) => documents::delete(args, settings, output),
+        StoreCommand::Merge(args) => merge::run(args, settings, output),
         StoreCommand::Mismatched(args) => mismatched(args, settings, output),
     }
 }

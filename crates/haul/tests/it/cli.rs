@@ -56,7 +56,7 @@ fn help_names_the_commands() {
       search  Find passages in a library
       eval    Measure search quality against judgments
       embed   Turn lines of stdin into vectors
-      store   Look at a library or check it
+      store   Look at a library or a collection, check it, bring it elsewhere
       model   Add, download, list and check models
       doctor  Say what this machine can do, from measurement
       bench   Measure speed beside the roof of this machine
@@ -152,7 +152,7 @@ const USAGE_ERRORS: &[(&[&str], &str)] = &[
         ],
         "--chunker whole cuts nothing",
     ),
-    (&["ingest", "books", "--store", "qdrant://host:6334/c", "--model", "tiny"], "libraries in files only"),
+    (&["ingest", "books", "--store", "qdrant://host:6334", "--model", "tiny"], "it names no collection"),
     (&["search", "--store", "lib.haul"], "<QUERY>"),
     (&["search", "x"], "no library is named"),
     (&["search", "x", "--store", "lib.haul"], "lib.haul: no such library"),

@@ -259,6 +259,15 @@ impl Needs {
         found
     }
 
+    /// A page of `shared/reference`, beside the repository.
+    pub(crate) fn reference(&self, page: &str) -> Option<String> {
+        let found = shared_dir().map(|dir| dir.join("reference").join(page)).filter(|path| path.is_file());
+        if found.is_none() {
+            self.skip(&format!("there is no ../shared/reference/{page}"));
+        }
+        found.map(|path| fs::read_to_string(path).unwrap())
+    }
+
     /// A folder of `shared/data`, beside the repository.
     pub(crate) fn shared(&self, folder: &str) -> Option<PathBuf> {
         let found = shared_dir().map(|dir| dir.join("data").join(folder)).filter(|dir| dir.is_dir());

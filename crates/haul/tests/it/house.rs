@@ -113,6 +113,13 @@ fn jobs_do_not_import_each_other() {
     assert_eq!(found, [""; 0]);
 }
 
+/// Batch work is CPU work on plain threads; the event loop under the calls to a server stays in its room.
+#[test]
+fn the_event_loop_stands_in_its_room() {
+    let found = offences(&["tokio::", "async ", ".await"], |name| name.starts_with("store/src/qdrant"));
+    assert_eq!(found, [""; 0]);
+}
+
 #[test]
 fn unsafe_stands_in_its_rooms() {
     let found = offences(&["unsafe {", "unsafe fn", "unsafe impl"], |name| {

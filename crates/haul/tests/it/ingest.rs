@@ -448,7 +448,10 @@ fn a_folder_without_files_is_an_error_with_a_hint() {
     fs::remove_file(home.path("more/a.txt")).unwrap();
     let ran = home.ok(&["ingest", "more", "--store", "lib.haul"]);
     assert!(ran.stdout.contains("files gone, documents kept"), "{ran:#?}");
-    home.ok(&["ingest", "more", "--store", "lib.haul", "--prune"]);
+    // It looks like a share that is not mounted, though.
+    let refused = home.run(&["ingest", "more", "--store", "lib.haul", "--prune"]);
+    assert!(refused.code == 1 && refused.stderr.contains("--prune-all"), "{refused:#?}");
+    home.ok(&["ingest", "more", "--store", "lib.haul", "--prune-all"]);
     assert_eq!(count(&home.json(&["store", "info", "--store", "lib.haul"]), "/documents"), 0);
 }
 

@@ -1,7 +1,9 @@
 //! `kill -9` at any instant, then a rerun, gives the library of an uninterrupted run.
 //!
 //! Half of the kills come at a random time, half just after a random stage has begun its k-th piece of work, as
-//! the debug log tells it. The same seed makes the same corpus and plans the same kills.
+//! the debug log tells it. The same seed makes the same corpus and plans the same kills. Each suite runs over both
+//! stores: a library, and a collection of a server (the stand-in, unless `HAUL_TEST_QDRANT` names a real one) whose
+//! own faults are mixed in, and of which every named step on a document's way there is hit once more.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -11,10 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixtures::{Home, Live, Random, full, text, variable, write_corpus};
+use crate::fixtures::{Home, Live, Random, full, ran, text, variable, write_corpus};
+use crate::qdrant::Service;
 
 const KILLS: u64 = 10;
-const KILLS_FULL: u64 = 50;
+const KILLS_FULL: u64 = 100;
+/// With a server, beside one at each step.
+const SERVER_KILLS: u64 = 4;
 const FILES: u64 = 120;
 /// Without a seed from outside and without a commit.
 const SEED: u64 = 20_260_101;
@@ -40,6 +45,51 @@ impl End {
         let info = home.json(&["store", "info", "--store", "lib.haul"]);
         End { digest: info["digest"].as_str().unwrap().to_owned(), by_verdict: info["by_verdict"].clone() }
     }
+
+    /// Of a collection: its own digest, and the verdicts of its manifest.
+    fn of_place(home: &Home, place: &Place) -> End {
+        let Place::Server(server) = place else { return End::of(home) };
+        let info = home.json(&["store", "info", "--store", &server.store()]);
+        assert_eq!(info["foreign_points"], 0, "points that nobody can account for");
+        End { digest: info["digest"].as_str().unwrap().to_owned(), ..End::of(home) }
+    }
+}
+
+/// Where a run puts its points; its library is `lib.haul` either way.
+pub(crate) enum Place {
+    Library,
+    Server(Box<Service>),
+}
+
+impl Place {
+    fn faults_hit(&self) -> usize {
+        match self {
+            Place::Library => 0,
+            Place::Server(server) => server.faults_hit(),
+        }
+    }
+
+    fn wait_for_its_end(&mut self) {
+        if let Place::Server(server) = self {
+            server.wait();
+        }
+    }
+
+    fn restarted(self) -> Place {
+        match self {
+            Place::Library => self,
+            Place::Server(server) => Place::Server(Box::new(server.restarted(""))),
+        }
+    }
+
+    fn args(&self) -> Vec<String> {
+        match self {
+            Place::Library => vec!["--store".to_owned(), "lib.haul".to_owned()],
+            Place::Server(server) => {
+                vec!["--store".to_owned(), server.store(), "--manifest".to_owned(), "lib.haul".to_owned()]
+            }
+        }
+    }
 }
 
 /// When a kill comes.
@@ -49,7 +99,12 @@ enum Moment {
     At(Duration),
     /// So long after a stage's `count`-th begin.
     Begin { stage: &'static str, count: u64, later: Duration },
+    /// When a group of documents has taken this step on its way to a server, for the `count`-th time.
+    Step { step: &'static str, count: u64 },
 }
+
+/// Steps of documents on their way to a server, in their order.
+const STEPS: [&str; 7] = ["staged", "batch", "upserted", "verified", "committed", "swept", "cleaned"];
 
 /// An uninterrupted run: its end, how long it worked, and how often each stage began.
 struct Reference {
@@ -66,7 +121,7 @@ impl Reference {
         // One input of each kind of bad end: verdicts survive kills too.
         corpus.write("books/broken.epub", "words");
         corpus.write("books/empty.txt", "");
-        let mut live = Live::start(&mut ingest(&corpus, &corpus));
+        let mut live = Live::start(&mut ingest(&corpus, &corpus, &Place::Library));
         let mut began = None;
         let mut begins = BTreeMap::new();
         while let Some(line) = live.next() {
@@ -94,11 +149,10 @@ impl Reference {
     }
 }
 
-fn ingest(home: &Home, corpus: &Home) -> std::process::Command {
+fn ingest(home: &Home, corpus: &Home, place: &Place) -> std::process::Command {
     let books = corpus.path("books");
-    let mut command =
-        home.haul(&["ingest", text(&books), "--store", "lib.haul", "--model", "tiny", "--threads", "2"]);
-    command.stdout(Stdio::null());
+    let mut command = home.haul(&["ingest", text(&books), "--model", "tiny", "--threads", "2"]);
+    command.args(place.args()).stdout(Stdio::null());
     command
 }
 
@@ -106,6 +160,11 @@ fn ingest(home: &Home, corpus: &Home) -> std::process::Command {
 enum Event {
     Begin,
     End,
+}
+
+/// The step that a line of the log says a group has taken.
+fn step(line: &str) -> Option<&'static str> {
+    STEPS.into_iter().find(|step| line.contains(&format!("step=\"{step}\"")))
 }
 
 /// The stage a line of the log speaks of, and whether it begins or ends a piece of work.
@@ -125,8 +184,13 @@ fn event(line: &str) -> Option<(&'static str, Event)> {
 
 /// Starts a run, kills it at the moment, and gives the pieces of work that were under way in each stage; none for a
 /// run that was not at work.
-fn kill_at(moment: &Moment, home: &Home, corpus: &Home) -> Option<BTreeMap<&'static str, i64>> {
-    let mut live = Live::start(&mut ingest(home, corpus));
+fn kill_at(
+    moment: &Moment,
+    home: &Home,
+    corpus: &Home,
+    place: &Place,
+) -> Option<BTreeMap<&'static str, i64>> {
+    let mut live = Live::start(&mut ingest(home, corpus, place));
     let mut under_way: BTreeMap<&'static str, i64> = BTreeMap::new();
     let mut begun = 0;
     let note = |line: &str, under_way: &mut BTreeMap<&'static str, i64>| {
@@ -134,7 +198,17 @@ fn kill_at(moment: &Moment, home: &Home, corpus: &Home) -> Option<BTreeMap<&'sta
         *under_way.entry(stage).or_default() += if event == Event::Begin { 1 } else { -1 };
         Some((stage, event))
     };
+    let mut taken = false;
     while let Some(line) = live.next() {
+        if let (Moment::Step { step: wanted, count }, Some(step)) = (moment, step(&line))
+            && step == *wanted
+        {
+            begun += 1;
+            taken = begun == *count;
+            if taken {
+                break;
+            }
+        }
         let Some((stage, Event::Begin)) = note(&line, &mut under_way) else { continue };
         match moment {
             Moment::At(time) => {
@@ -148,7 +222,7 @@ fn kill_at(moment: &Moment, home: &Home, corpus: &Home) -> Option<BTreeMap<&'sta
                     break;
                 }
             }
-            Moment::Begin { .. } => {}
+            Moment::Begin { .. } | Moment::Step { .. } => {}
         }
     }
     live.signal(Signal::KILL);
@@ -156,25 +230,21 @@ fn kill_at(moment: &Moment, home: &Home, corpus: &Home) -> Option<BTreeMap<&'sta
     for line in ran.stderr.lines() {
         note(line, &mut under_way);
     }
-    let at_work = ran.code == -1 && under_way.values().any(|pieces| *pieces > 0);
+    let at_work = ran.code == -1 && (taken || under_way.values().any(|pieces| *pieces > 0));
     at_work.then(|| under_way.into_iter().filter(|(_, pieces)| *pieces > 0).collect())
 }
 
 /// Reruns to the end, which must be the reference's.
-fn finish(home: &Home, reference: &Reference, story: &str) {
-    let ran = home.run(&[
-        "ingest",
-        text(&reference.corpus.path("books")),
-        "--store",
-        "lib.haul",
-        "--model",
-        "tiny",
-        "--threads",
-        "2",
-    ]);
+fn finish(home: &Home, reference: &Reference, place: &Place, story: &str) {
+    let ran = ran(&mut ingest(home, &reference.corpus, place), b"");
     assert_eq!(ran.code, 1, "{story}: {ran:#?}");
-    assert_eq!(End::of(home), reference.end, "{story}");
+    assert_eq!(End::of_place(home, place), reference.end, "{story}");
     home.assert_sound();
+    if let Place::Server(server) = place {
+        let args = ["store", "verify", "--store", &server.store(), "--manifest", "lib.haul"];
+        assert_eq!(home.json(&args)["findings"], serde_json::json!([]), "{story}");
+        assert_eq!(End::of(home), reference.end, "{story}: the manifest");
+    }
 }
 
 #[test]
@@ -189,19 +259,89 @@ fn a_killed_run_is_finished_by_the_next() {
     for number in 0..kills {
         let moment = reference.moment(number, &mut random);
         let home = Home::new();
-        let under_way = kill_at(&moment, &home, &reference.corpus);
+        let under_way = kill_at(&moment, &home, &reference.corpus, &Place::Library);
         println!("kill {number}: {moment:?}, under way: {under_way:?}");
         hits += u64::from(under_way.is_some());
         for stage in under_way.iter().flat_map(BTreeMap::keys) {
             *by_stage.entry(stage).or_default() += 1;
         }
-        finish(&home, &reference, &format!("seed {seed}, kill {number} {moment:?}"));
+        finish(&home, &reference, &Place::Library, &format!("seed {seed}, kill {number} {moment:?}"));
     }
+    assert_hits(kills, hits, &by_stage);
+}
+
+/// Enough kills hit a run at work, in each of the stages.
+#[expect(clippy::print_stdout, reason = "a suite of faults says how many of them hit")]
+fn assert_hits(kills: u64, hits: u64, by_stage: &BTreeMap<&str, u64>) {
     println!("{kills} kills: {hits} hit a run at work, by stage {by_stage:?}");
     assert!(hits * 100 >= kills * HITS_PERCENT_MIN, "only {hits} of {kills} kills hit a run at work");
     for stage in STAGES_HIT {
         let hit = by_stage.get(stage).copied().unwrap_or(0);
         assert!(hit * 100 >= kills * STAGE_PERCENT_MIN, "only {hit} of {kills} kills hit {stage}");
+    }
+}
+
+/// Faults of the server that are mixed in, in turn.
+const SERVER_FAULTS: [&str; 6] = [
+    "",
+    "upsert:*3:refuse,count:*4:refuse",
+    "upsert:*4:half",
+    "upsert:*3:lost,delete:*2:lost",
+    "delete:*3:refuse,upsert:*5:delay=40",
+    "upsert:2:exhausted",
+];
+
+/// The same with a server: the kills go round the steps too, and every other server has faults of its own. In the
+/// end the collection has every point of the uninterrupted run, each once.
+#[test]
+fn a_killed_run_into_a_server_is_finished_by_the_next() {
+    let seed = seed();
+    println!("HAUL_TEST_SEED={seed}");
+    let mut random = Random(seed ^ 2);
+    let reference = Reference::run(seed);
+    let kills = if full() { KILLS_FULL } else { SERVER_KILLS };
+    let (mut hits, mut faults) = (0, 0);
+    let mut by_stage: BTreeMap<&str, u64> = BTreeMap::new();
+    let steps = STEPS.into_iter().map(|step| Moment::Step { step, count: 1 + random.below(2) });
+    let mut moments: Vec<Moment> = steps.collect();
+    for number in 0..kills {
+        moments.push(reference.moment(number, &mut random));
+    }
+    for (number, moment) in moments.iter().enumerate() {
+        let place = Service::place(SERVER_FAULTS[number % SERVER_FAULTS.len()]);
+        let home = Home::new();
+        let under_way = kill_at(moment, &home, &reference.corpus, &place);
+        println!("kill {number}: {moment:?}, under way: {under_way:?}");
+        hits += u64::from(under_way.is_some());
+        for stage in under_way.iter().flat_map(BTreeMap::keys) {
+            *by_stage.entry(stage).or_default() += 1;
+        }
+        let story = format!("seed {seed}, kill {number} {moment:?}");
+        if let Moment::Step { .. } = moment {
+            assert!(under_way.is_some(), "{story}: no run was at that step");
+        }
+        finish(&home, &reference, &place, &story);
+        faults += place.faults_hit();
+    }
+    println!("{faults} faults of the server hit");
+    assert!(Service::is_real() || faults > 0, "no fault of the server hit");
+    assert_hits(kills, hits - STEPS.len() as u64, &by_stage);
+}
+
+/// The server dies by `kill -9` while a run sends to it, and comes back with what it had confirmed: the run waits and
+/// goes on, and nothing is there twice.
+#[test]
+fn a_server_that_is_killed_is_waited_for() {
+    let reference = Reference::run(seed());
+    for faults in ["upsert:2:halfdie", "count:2:die", "delete:1:die"] {
+        let home = Home::new();
+        let mut place = Service::standin(faults);
+        let mut run = ingest(&home, &reference.corpus, &place).stderr(Stdio::null()).spawn().unwrap();
+        place.wait_for_its_end();
+        sleep(Duration::from_millis(300));
+        place = place.restarted();
+        assert_eq!(run.wait().unwrap().code(), Some(1), "{faults}");
+        assert_eq!(End::of_place(&home, &place), reference.end, "{faults}");
     }
 }
 
@@ -216,7 +356,8 @@ fn a_run_killed_again_and_again_comes_to_its_end() {
     let mut alive = 0;
     for number in 1..=CHAIN_KILLS {
         let patience = Duration::from_millis(CHAIN_STEP_MS * number / 2 + random.below(CHAIN_STEP_MS));
-        let mut child = ingest(&home, &reference.corpus).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            ingest(&home, &reference.corpus, &Place::Library).stderr(Stdio::null()).spawn().unwrap();
         sleep(patience);
         child.kill().unwrap();
         alive += u64::from(child.wait().unwrap().code().is_none());
@@ -226,7 +367,7 @@ fn a_run_killed_again_and_again_comes_to_its_end() {
         alive * 100 >= CHAIN_KILLS * HITS_PERCENT_MIN,
         "only {alive} of {CHAIN_KILLS} kills hit a live run"
     );
-    finish(&home, &reference, &format!("seed {seed}, a chain"));
+    finish(&home, &reference, &Place::Library, &format!("seed {seed}, a chain"));
 }
 
 /// HAUL_TEST_SEED, else drawn from the commit, so that every commit tries other kills.

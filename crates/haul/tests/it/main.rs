@@ -10,6 +10,8 @@
 mod calibre;
 mod chunks;
 mod cli;
+mod cluster;
+mod disk;
 mod embed;
 mod fixtures;
 mod hostile;
@@ -20,5 +22,12 @@ mod modes;
 mod outputs;
 mod pdf;
 mod pdfs;
+mod qdrant;
+mod quality;
+mod reembed;
 mod scale;
 mod search;
+mod shards;
+mod sparse;
+#[path = "../../../store/tests/standin/mod.rs"]
+mod standin;

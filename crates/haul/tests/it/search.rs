@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use crate::fixtures::{Home, Needs, Ran, copy_tree, finished, repository, samples, text};
+use crate::qdrant::Service;
 
 /// The sample library with the tiny model, made once for the tests that only read it.
 fn sample_home() -> &'static Home {
@@ -297,6 +298,15 @@ fn cranfield() {
     assert!((dense - 0.3995).abs() <= 0.003, "dense {dense}");
     assert!(words >= 0.375, "bm25 {words}");
     assert!(both >= 0.43, "hybrid {both}");
+
+    let service = Service::new();
+    home.ok(&["store", "push", "--store", "lib.haul", "--to", &service.store()]);
+    let (queries, judgments) = (home.path("cranfield/queries.jsonl"), home.path("cranfield/judgments.qrels"));
+    let files = ["--queries", text(&queries), "--judgments", text(&judgments)];
+    let there = home.json(&[&["eval", "--store", &service.store(), "--mode", "hybrid"], &files[..]].concat());
+    println!("nDCG@10 on Cranfield in a collection: hybrid {}", there["ndcg@10"]);
+    assert!(there["ndcg@10"].as_f64() >= Some(0.43), "{there:#}");
+
     for dtype in ["int16", "bf16", "int8"] {
         let library = home_with(&minilm);
         println!("{}", ingest(&library, &documents, &[&flags[..], &["--dtype", dtype]].concat()));

@@ -104,14 +104,18 @@ fn log_normal_words(random: &mut Random) -> usize {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014), and the words it draws.
-struct Random {
+pub(super) struct Random {
     state: u64,
     words: Vec<&'static str>,
 }
 
 impl Random {
     fn new() -> Random {
-        Random { state: SEED, words: WORDS.split_ascii_whitespace().collect() }
+        Random::seeded(SEED)
+    }
+
+    pub(super) fn seeded(seed: u64) -> Random {
+        Random { state: seed, words: WORDS.split_ascii_whitespace().collect() }
     }
 
     fn next(&mut self) -> u64 {
@@ -128,7 +132,7 @@ impl Random {
     }
 
     /// The first words more often than the last, as in prose.
-    fn word(&mut self) -> &'static str {
+    pub(super) fn word(&mut self) -> &'static str {
         let place = self.unit() * self.unit() * self.words.len() as f64;
         self.words[(place as usize).min(self.words.len() - 1)]
     }

@@ -75,7 +75,7 @@ pub(crate) fn run(
         }
         let Some(worker) = &mut worker else { break };
         let documents = match file.format {
-            Format::JsonLines => read_many(meter, worker, &file, uncut),
+            Format::JsonLines => read_many(meter, shared, worker, &file, uncut),
             _ => read_one(meter, shared, worker, &file, uncut),
         };
         debug!(stage = "parse", item = %file.file.shown(), "end");
@@ -130,18 +130,24 @@ fn parse_one(
     Ok(document)
 }
 
-/// Sends on the documents of a file of many, as they come; says how many there were. Each is hashed as it was
-/// read, and lines are quicker read again than found in a cache.
+/// Sends on the documents of a file of many that are the run's own, as they come; says how many there were. Each is
+/// hashed as it was read, and lines are quicker read again than found in a cache.
 fn read_many(
     meter: &mut Meter,
+    shared: &Shared<'_>,
     worker: &mut Worker,
     file: &Unread,
     uncut: &Sender<Uncut>,
 ) -> Result<u64, Disconnected> {
     let mut begun = Instant::now();
     let mut sent = 0;
+    let mut others = 0;
     let mut state = Ok(());
     let read = worker.parse(file.readable(), file.format, &mut |parsed: Parsed| {
+        if !file.file.is_own_part(shared.settings, parsed.part.as_deref()) {
+            others += 1;
+            return ControlFlow::Continue(());
+        }
         let content_hash = content_hash(file, &parsed);
         state = meter.send(uncut, file.uncut(parsed.part, content_hash, parsed.document, begun));
         sent += 1;
@@ -152,7 +158,7 @@ fn read_many(
     // The file itself is the document that failed, after those it gave.
     let failure = match read {
         Err(failure) => failure,
-        Ok(()) if sent == 0 => ParseFailure::new(Verdict::Empty, "no documents in the file"),
+        Ok(()) if sent + others == 0 => ParseFailure::new(Verdict::Empty, "no documents in the file"),
         Ok(()) => return Ok(sent),
     };
     meter.send(uncut, file.uncut(None, file.content_hash, Err(failure), begun))?;

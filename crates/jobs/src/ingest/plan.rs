@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use haul_corpus::readers::Readers;
 use haul_corpus::source::{Listing, SourceFile};
+use haul_encoder::device::SparseVector;
 use haul_encoder::dtype::Dtype;
 use haul_encoder::embedder::Embedder;
 use haul_machine::clock::{all_cores_seconds, ended_children_cpu_seconds, process_cpu_seconds};
@@ -172,9 +173,10 @@ pub fn plan(
 ) -> Result<Plan, IngestError> {
     let started = Instant::now();
     let fingerprint = parts.library.settings().fingerprint();
-    let known = Known::new(scratch.manifest, &settings.collection, inputs.books.clone());
+    let known = Known::new(scratch.manifest, settings, inputs.books.clone());
     let mut listing = inputs.listing.clone();
     select::leave_out_library(&mut listing, scratch.library);
+    known.keep_own(&mut listing, settings);
     let (files, to_read) = to_read(listing, &known, parts.readers, &fingerprint);
     let fixed_bytes = room::fixed_bytes(parts.model, settings);
     let memory_bytes = fixed_bytes + in_flight_bytes(settings, fixed_bytes, &to_read);
@@ -238,16 +240,17 @@ fn to_read(
 
 /// The files that an ingest would read, and their bytes.
 pub fn pending(
-    collection: &str,
+    settings: &Settings,
     inputs: &Inputs,
     manifest: Vec<ManifestRow>,
     library: &Path,
     readers: &Readers,
     fingerprint: &Fingerprint,
 ) -> (u64, u64) {
-    let known = Known::new(manifest, collection, inputs.books.clone());
+    let known = Known::new(manifest, settings, inputs.books.clone());
     let mut listing = inputs.listing.clone();
     select::leave_out_library(&mut listing, library);
+    known.keep_own(&mut listing, settings);
     let (files, to_read) = to_read(listing, &known, readers, fingerprint);
     (files.to_read, to_read.iter().map(|file| file.size_bytes).sum())
 }
@@ -391,6 +394,7 @@ fn empty_log(
     let Parts { readers, prefetch_folder, stages, progress, stop, .. } = parts;
     let again = Parts {
         library: &mut *library,
+        publisher: None,
         model,
         load,
         compute_threads,
@@ -477,7 +481,7 @@ impl Probe {
         }
         let mut row = vec![0.0; self.dim];
         row[0] = 1.0;
-        let row = TextOutputs { dense: row, sparse: None, colbert: None };
+        let row = TextOutputs { dense: row, sparse: Some(SparseVector::default()), colbert: None };
         let encoded = |Sequence { key, ids }| Encoded { key, ids, outputs: Ok(row.clone()), seconds: 0.0 };
         batch.into_iter().map(encoded).collect()
     }

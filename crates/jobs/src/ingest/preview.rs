@@ -226,7 +226,7 @@ pub fn run(settings: &Settings, inputs: &Inputs, parts: &Parts<'_>) -> Result<Pr
         let (item, failure) = (failure.path.display().to_string(), failure.failure.clone());
         run.fail(item, &failure);
     }
-    let known = Known::new(vec![], "", inputs.books.clone());
+    let known = Known::nothing(inputs.books.clone());
     let args: Vec<&str> = parts.worker.args.iter().map(String::as_str).collect();
     let mut worker = Worker::spawn(&parts.worker.program, &args, parts.setup)?;
     for file in &inputs.listing.files {

@@ -22,7 +22,8 @@ use super::metadata::{self, Own};
 use super::parse::Unread;
 use super::prefetch::{FetchError, Fetched, Prefetcher};
 use super::quarantine::worth_another_try;
-use super::{Arrival, IngestError, Shared, Tally, journal_key, pdf};
+use super::shard::Shard;
+use super::{Arrival, IngestError, Settings, Shared, Tally, journal_key, pdf};
 
 /// What stands beside a library `X.haul` and begins with its name: SQLite's files, lock, segment, runs.
 const LIBRARY_SUFFIXES: [&[u8]; 5] = [b"-wal", b"-shm", b".lock", b".seg", b".run/"];
@@ -55,7 +56,7 @@ pub(crate) fn run(
         let size_bytes = file.size_bytes;
         let file = shared.known.name(file);
         meter.finished(1);
-        let doc_id = file.doc_id(shared, None);
+        let doc_id = file.doc_id(shared.settings, None);
         if let Some(why) = shared.known.twin(&file, doc_id, first_by_id.get(&doc_id)) {
             tally.fail_unnamed(file.shown(), Verdict::Failed.name(), &why);
             shared.progress.done(1, size_bytes);
@@ -188,10 +189,12 @@ fn update(
 /// Whether everything about the file is as the library has it, so that nothing needs to be read.
 fn untouched(shared: &Shared<'_>, file: &NamedFile, rows: &[ManifestRow]) -> Result<bool, IngestError> {
     let same = |row: &ManifestRow| file.is_settled_as(row, &shared.fingerprint, &shared.setup.readers);
-    if rows.is_empty() || !rows.iter().all(same) {
+    // A shard may have no line of a file of many documents, and then has no row of it.
+    let may_have_none = shared.settings.shard.is_some() && file.file.format == Some(Format::JsonLines);
+    if (rows.is_empty() && !may_have_none) || !rows.iter().all(same) {
         return Ok(false);
     }
-    if rows.iter().all(|row| row.part.is_none()) {
+    if !rows.is_empty() && rows.iter().all(|row| row.part.is_none()) {
         return Ok(true);
     }
     // Of a file of many documents, only the journal knows whether all of them reached the library.
@@ -232,11 +235,21 @@ impl NamedFile {
     }
 
     /// The id of the file's document, or of one part of it.
-    pub(crate) fn doc_id(&self, shared: &Shared<'_>, part: Option<&str>) -> Uuid {
+    pub(crate) fn doc_id(&self, settings: &Settings, part: Option<&str>) -> Uuid {
         match &self.book {
             Some(book) => book.doc_id,
-            None => doc_id_for_file(&shared.settings.collection, &self.relative, part),
+            None => doc_id_for_file(&settings.collection, &self.relative, part),
         }
+    }
+
+    /// Whether the file is of interest to the run's shard: one of many documents is to each.
+    fn is_own(&self, settings: &Settings) -> bool {
+        self.file.format == Some(Format::JsonLines) || self.is_own_part(settings, None)
+    }
+
+    /// Whether the file's document, or one part of it, is one of the run's shard.
+    pub(crate) fn is_own_part(&self, settings: &Settings, part: Option<&str>) -> bool {
+        settings.shard.is_none_or(|shard| shard.has(&self.doc_id(settings, part)))
     }
 
     /// What the manifest says of the file, or of one part of it.
@@ -248,7 +261,7 @@ impl NamedFile {
         failure: Option<&ParseFailure>,
     ) -> ManifestRow {
         ManifestRow {
-            doc_id: self.doc_id(shared, part),
+            doc_id: self.doc_id(shared.settings, part),
             collection: shared.settings.collection.clone(),
             root: self.root.clone(),
             relative_path: self.relative.clone(),
@@ -301,9 +314,24 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Of the documents, those of other shards are left out: nothing is said about them.
     pub(crate) fn new(
         manifest: Vec<ManifestRow>,
+        settings: &Settings,
+        files: HashMap<PathBuf, Arc<Book>>,
+    ) -> Self {
+        Self::of_shard(manifest, &settings.collection, settings.shard, files)
+    }
+
+    /// Of a run that asks no library.
+    pub(crate) fn nothing(files: HashMap<PathBuf, Arc<Book>>) -> Self {
+        Self::of_shard(vec![], "", None, files)
+    }
+
+    fn of_shard(
+        manifest: Vec<ManifestRow>,
         collection: &str,
+        shard: Option<Shard>,
         files: HashMap<PathBuf, Arc<Book>>,
     ) -> Self {
         let ids: HashSet<Uuid> = files.values().map(|book| book.doc_id).collect();
@@ -322,14 +350,36 @@ impl Known {
                 }
                 continue;
             }
+            let is_own = shard.is_none_or(|shard| shard.has_row(&row));
             if of_a_book {
                 known.books.insert(row.doc_id, row);
                 continue;
             }
             known.roots.insert(row.root.clone());
+            if !is_own {
+                continue;
+            }
             known.rows.entry((row.root.clone(), row.relative_path.clone())).or_default().push(row);
         }
         known
+    }
+
+    /// Folders that earlier runs named files by, whether or not a document of theirs is in this library.
+    pub(crate) fn add_roots(&mut self, roots: BTreeSet<String>) {
+        self.roots.extend(roots);
+    }
+
+    /// The folders that the listed files are named by.
+    pub(crate) fn roots_of(&self, listing: &Listing) -> BTreeSet<String> {
+        let named = listing.files.iter().map(|file| self.name(file.clone()));
+        named.filter(|file| file.book.is_none()).map(|file| file.root).collect()
+    }
+
+    /// Takes the files of other shards out of a listing.
+    pub(crate) fn keep_own(&self, listing: &mut Listing, settings: &Settings) {
+        if settings.shard.is_some() {
+            listing.files.retain(|file| self.name(file.clone()).is_own(settings));
+        }
     }
 
     /// Rows of a file; several for a file of many documents.
@@ -356,6 +406,12 @@ impl Known {
         Some(format!("the collection {collection} has this book; a Calibre library is in one collection"))
     }
 
+    /// Documents that the library had under the listed paths before the run.
+    pub(crate) fn documents_under(&self, paths: &[PathBuf]) -> usize {
+        let rows = self.rows.values().flatten().chain(self.books.values());
+        rows.filter(|row| row.chunks > 0 && is_under(row, paths)).count()
+    }
+
     /// Rows that the run did not see, of files that should have been under one of the listed paths.
     pub(crate) fn gone(&self, paths: &[PathBuf], tally: &Tally) -> Vec<&ManifestRow> {
         let mut gone: Vec<&ManifestRow> = self
@@ -363,10 +419,7 @@ impl Known {
             .values()
             .flatten()
             .filter(|row| !tally.saw(row))
-            .filter(|row| {
-                let path = Path::new(&row.root).join(&row.relative_path);
-                paths.iter().any(|listed| path.starts_with(listed))
-            })
+            .filter(|row| is_under(row, paths))
             .collect();
         gone.sort_by(|a, b| (&a.root, &a.relative_path, &a.part).cmp(&(&b.root, &b.relative_path, &b.part)));
         gone
@@ -404,6 +457,11 @@ impl Known {
             .map(|root| Path::new(root).join(&file.relative))
             .find(|other| other.exists())
     }
+}
+
+fn is_under(row: &ManifestRow, paths: &[PathBuf]) -> bool {
+    let path = Path::new(&row.root).join(&row.relative_path);
+    paths.iter().any(|listed| path.starts_with(listed))
 }
 
 /// A document in messages and receipts: its path, and which part of it.

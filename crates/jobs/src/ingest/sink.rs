@@ -7,17 +7,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use haul_corpus::verdict::Verdict;
+use haul_encoder::device::SparseVector;
 use haul_pipeline::journal::{JournalKey, State};
 use haul_pipeline::stage::Meter;
 use haul_store::library::{
-    DocumentRecord, DocumentUpdate, Library, ManifestRow, VectorKey, VectorName, storable,
+    DocumentRecord, DocumentUpdate, Library, LibrarySettings, ManifestRow, VectorKey, VectorName, storable,
+    storable_sparse,
 };
 use tracing::debug;
+use uuid::Uuid;
 
 use super::{Arrival, IngestError, Shared, Tally};
-use crate::encode::{Encoded, first_words};
+use crate::encode::{Encoded, TextOutputs, first_words};
 
 /// What was computed is on disk at the latest this long after it arrived.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,11 +29,16 @@ const DOCUMENTS_PER_COMMIT: usize = 256;
 /// Vectors of one transaction.
 const VECTORS_PER_COMMIT: usize = 4096;
 
+/// Tokens with their weights.
+type Terms = Vec<(u32, f32)>;
+
 /// The writer's state.
 pub(crate) struct Sink<'a> {
     shared: &'a Shared<'a>,
     library: &'a mut Library,
     vectors: Vec<(VectorKey, Vec<f32>)>,
+    /// Weights of tokens, where the library has them: of the same texts.
+    sparse: Vec<(VectorKey, Terms)>,
     buffered: HashSet<VectorKey>,
     waiting: HashMap<u64, Waiting>,
     waiting_for: HashMap<VectorKey, Vec<u64>>,
@@ -43,6 +51,8 @@ pub(crate) struct Sink<'a> {
     files: HashMap<u64, FileState>,
     next_document: u64,
     tally: Tally,
+    /// Ids of what was committed, for the stage that publishes.
+    committed: Option<Sender<Vec<Uuid>>>,
 }
 
 /// A document and the vectors it lacks.
@@ -65,11 +75,16 @@ struct FileState {
 }
 
 impl<'a> Sink<'a> {
-    pub(crate) fn new(shared: &'a Shared<'a>, library: &'a mut Library) -> Self {
+    pub(crate) fn new(
+        shared: &'a Shared<'a>,
+        library: &'a mut Library,
+        committed: Option<Sender<Vec<Uuid>>>,
+    ) -> Self {
         Self {
             shared,
             library,
             vectors: Vec::new(),
+            sparse: Vec::new(),
             buffered: HashSet::new(),
             waiting: HashMap::new(),
             waiting_for: HashMap::new(),
@@ -80,6 +95,7 @@ impl<'a> Sink<'a> {
             files: HashMap::new(),
             next_document: 0,
             tally: Tally::default(),
+            committed,
         }
     }
 
@@ -187,14 +203,18 @@ impl<'a> Sink<'a> {
     fn take_vectors(&mut self, encoded: Vec<Encoded<VectorKey>>) -> Result<(), IngestError> {
         for Encoded { key, outputs, seconds, .. } in encoded {
             let documents = self.waiting_for.remove(&key).unwrap_or_default();
-            let dim = self.library.settings().dim;
-            let storable = |row: Vec<f32>| match storable(&row, dim) {
-                Ok(()) => Ok(row),
-                Err(fault) => Err(fault.to_string()),
+            let LibrarySettings { dim, sparse, .. } = *self.library.settings();
+            let storable = |outputs: TextOutputs| {
+                let terms = outputs.sparse.filter(|_| sparse).map(SparseVector::into_terms);
+                storable(&outputs.dense, dim)
+                    .and_then(|()| terms.as_deref().map_or(Ok(()), storable_sparse))
+                    .map_err(|fault| fault.to_string())?;
+                Ok((outputs.dense, terms))
             };
-            match outputs.and_then(|outputs| storable(outputs.dense)) {
-                Ok(row) => {
+            match outputs.and_then(storable) {
+                Ok((row, terms)) => {
                     self.vectors.push((key, row));
+                    self.sparse.extend(terms.map(|terms| (key, terms)));
                     self.buffered.insert(key);
                     self.oldest.get_or_insert_with(Instant::now);
                     self.vector_came(&documents, seconds);
@@ -259,7 +279,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Vectors first: a document in the library always has all of its vectors.
-    fn commit(&mut self, meter: &Meter) -> Result<(), IngestError> {
+    fn commit(&mut self, meter: &mut Meter) -> Result<(), IngestError> {
         self.oldest = None;
         self.commit_updates(meter)?;
         if self.vectors.is_empty() && self.complete.is_empty() {
@@ -267,6 +287,13 @@ impl<'a> Sink<'a> {
         }
         debug!(stage = "commit", vectors = self.vectors.len(), documents = self.complete.len(), "begin");
         let started = Instant::now();
+        let rows: Vec<(VectorKey, &[(u32, f32)])> =
+            self.sparse.iter().map(|(key, terms)| (*key, terms.as_slice())).collect();
+        if !rows.is_empty() {
+            // Before the dense rows: a text that has one of those is not computed again.
+            self.library.put_sparse(&rows)?;
+        }
+        self.sparse.clear();
         let rows: Vec<(VectorKey, &[f32])> =
             self.vectors.iter().map(|(key, row)| (*key, row.as_slice())).collect();
         self.library.put_vectors(VectorName::Dense, &rows)?;
@@ -284,13 +311,14 @@ impl<'a> Sink<'a> {
         }
         debug!(stage = "commit", documents = records.len(), "end");
         meter.finished(records.len() as u64);
+        self.publish(meter, records.iter().map(|record| record.doc_id));
         for file_no in files {
             self.settle(file_no, 1)?;
         }
         Ok(())
     }
 
-    fn commit_updates(&mut self, meter: &Meter) -> Result<(), IngestError> {
+    fn commit_updates(&mut self, meter: &mut Meter) -> Result<(), IngestError> {
         let (files, updates): (Vec<u64>, Vec<DocumentUpdate>) = self.updates.drain(..).unzip();
         if updates.is_empty() {
             return Ok(());
@@ -298,7 +326,16 @@ impl<'a> Sink<'a> {
         self.library.update_documents(&updates)?;
         updates.iter().for_each(|update| self.tally.count_updated(update));
         meter.finished(updates.len() as u64);
+        self.publish(meter, updates.iter().map(|update| update.row.doc_id));
         files.into_iter().try_for_each(|file_no| self.settle(file_no, 1))
+    }
+
+    /// Hands on what was committed. A stage that ended by an error is not handed anything; its error ends the run.
+    fn publish(&mut self, meter: &mut Meter, ids: impl Iterator<Item = Uuid>) {
+        let Some(committed) = &self.committed else { return };
+        if meter.send(committed, ids.collect()).is_err() {
+            self.committed = None;
+        }
     }
 
     fn release(&self, keys: &[VectorKey]) {

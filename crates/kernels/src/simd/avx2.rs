@@ -80,12 +80,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
     }
     #[inline(always)]
-    fn load_i8(self, x: &[i8]) -> __m256 {
-        assert!(x.len() >= LANES);
-        // SAFETY: the assertion leaves 8 bytes to read, `self` proves AVX2.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
-    }
-    #[inline(always)]
     fn prefetch<T>(self, x: &T) {
         // SAFETY: a prefetch of any address reads nothing and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()) }

@@ -108,12 +108,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
     }
     #[inline(always)]
-    fn load_i8(self, x: &[i8]) -> __m512 {
-        assert!(x.len() >= LANES);
-        // SAFETY: the assertion leaves 16 bytes to read, `self` proves AVX-512 F.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
-    }
-    #[inline(always)]
     fn prefetch<T>(self, x: &T) {
         // SAFETY: a prefetch of any address reads nothing and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()) }

@@ -41,11 +41,6 @@ impl Simd for Generic {
         std::array::from_fn(|i| x[i].to_f32())
     }
     #[inline(always)]
-    fn load_i8(self, x: &[i8]) -> V {
-        let x = &x[..LANES];
-        std::array::from_fn(|i| f32::from(x[i]))
-    }
-    #[inline(always)]
     fn prefetch<T>(self, _: &T) {}
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {

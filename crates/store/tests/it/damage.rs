@@ -45,7 +45,7 @@ fn two_vectors_are_swapped() {
 #[test]
 fn a_text_is_edited() {
     let edit = "DROP TRIGGER chunks_fts_update; UPDATE chunks SET text = 'omega' WHERE chunk_id = 1";
-    assert_eq!(checks_after(edit), ["chunk"]);
+    assert_eq!(checks_after(edit), ["full_text", "chunk"]);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn flipped_bits_never_pass_for_content() {
 
 #[test]
 fn a_damaged_segment_is_found_and_not_searched() {
-    use haul_store::search::{Filters, Mode, Request, VectorSource, search};
+    use haul_store::search::{Filters, Mode, Parents, Request, VectorSource, search};
     let (_folder, path, mut library) = new_library();
     ingest(&mut library, &document("a.txt", &["alpha", "beta", "gamma"]));
     haul_store::segment::refresh(&library).unwrap();
@@ -131,10 +131,13 @@ fn a_damaged_segment_is_found_and_not_searched() {
         let request = Request {
             text: "",
             vector: Some(&query),
+            sparse: None,
             mode: Mode::Dense,
             filters: &Filters::default(),
             limit: 1,
             context: 0,
+            parents: Parents::Without,
+            min_score: None,
             threads: 1,
         };
         let outcome = search(&library, &request).unwrap();

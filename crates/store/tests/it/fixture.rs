@@ -28,6 +28,7 @@ pub(crate) fn settings() -> LibrarySettings {
         chunker_version: 1,
         numerics_version: 1,
         chunkers: Chunkers::default(),
+        sparse: false,
     }
 }
 

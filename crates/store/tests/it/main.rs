@@ -3,8 +3,14 @@
 
 mod damage;
 mod fixture;
+mod flips;
 mod ingest;
 mod kill;
+mod merging;
 mod opening;
+mod qdrant;
 mod searching;
 mod sections;
+mod sparse;
+#[path = "../standin/mod.rs"]
+mod standin;

@@ -4,14 +4,25 @@ use std::fs;
 
 use haul_store::library::{DocumentRecord, Library};
 use haul_store::search::{
-    Filters, Hit, Mode, Outcome, Request, SearchError, VectorSource, reciprocal_rank_fusion, search,
+    Filters, Hit, Mode, Outcome, Parents, Request, SearchError, VectorSource, reciprocal_rank_fusion, search,
 };
 use haul_store::segment::{self, Refreshed, State};
 
 use crate::fixture::{DIM, Random, document, ingest, new_library, vector};
 
 fn request<'a>(mode: Mode, text: &'a str, vector: Option<&'a [f32]>, filters: &'a Filters) -> Request<'a> {
-    Request { text, vector, mode, filters, limit: 10, context: 0, threads: 2 }
+    Request {
+        text,
+        vector,
+        sparse: None,
+        mode,
+        filters,
+        limit: 10,
+        context: 0,
+        parents: Parents::Without,
+        min_score: None,
+        threads: 2,
+    }
 }
 
 fn bm25(library: &Library, text: &str) -> Vec<String> {

@@ -1,12 +1,12 @@
 //! Parents of chunks: kept and checked beside them, never found by a search.
 
 use haul_store::library::{DocumentRecord, Library, SectionRecord, VectorKey, section_point_id};
-use haul_store::search::{Filters, Mode, Request, search};
+use haul_store::search::{Filters, Mode, Parents, Request, search};
 
 use crate::fixture::{document, ingest, new_library, settings, vector};
 
 /// Two sections, of the first two chunks and of the rest; of the second, only the beginning is embedded.
-fn with_sections(mut document: DocumentRecord) -> DocumentRecord {
+pub(crate) fn with_sections(mut document: DocumentRecord) -> DocumentRecord {
     let ranges = [0..2, 2..document.chunks.len()];
     for (number, range) in (0_u32..).zip(ranges) {
         let chunks = &mut document.chunks[range];
@@ -42,12 +42,15 @@ fn sections_are_stored_and_never_found() {
     let query = vector("the lamp the barge ");
     for mode in [Mode::Dense, Mode::Bm25, Mode::Hybrid] {
         let request = Request {
+            sparse: None,
             text: "the lamp the barge",
             vector: Some(&query),
             mode,
             filters: &filters,
             limit: 100,
             context: 0,
+            parents: Parents::Without,
+            min_score: None,
             threads: 1,
         };
         let hits = search(&library, &request).unwrap().hits;
@@ -107,7 +110,8 @@ fn a_library_of_version_1_is_brought_up_to_date() {
     drop(library);
     let db = rusqlite::Connection::open(&path).unwrap();
     db.execute_batch(
-        "DROP VIEW points; DROP TABLE sections; ALTER TABLE chunks DROP COLUMN section_no; PRAGMA user_version = 1",
+        "DROP VIEW points; DROP TABLE publications; DROP TABLE sparse_terms; DROP TABLE sections;
+        ALTER TABLE roots DROP COLUMN path_check; ALTER TABLE chunks DROP COLUMN section_no; PRAGMA user_version = 1",
     )
     .unwrap();
     let kept: String =

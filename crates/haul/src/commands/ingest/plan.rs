@@ -17,7 +17,7 @@ use haul_store::library::{Library, free_bytes};
 
 use super::{Wanted, job_settings, memory_bytes, parse_worker, run_folder, wanted};
 use crate::cli::IngestArgs;
-use crate::commands::{Machine, dense_of};
+use crate::commands::{Machine, outputs_of};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Compute, Settings};
@@ -79,10 +79,11 @@ fn plan_in(
     let (cache, journal) =
         (Cache::open(&scratch.join("cache"), 0)?, Journal::open(&scratch.join("journal.sqlite"))?);
     let worker = parse_worker()?;
-    let options = dense_of(wanted.library.dim);
+    let options = outputs_of(&wanted.library);
     let load = |dtype| machine.load(&wanted.model, &options, dtype, compute.threads);
     let parts = Parts {
         library: &mut Library::create(&scratch.join("sample.haul"), &wanted.library)?,
+        publisher: None,
         model: &wanted.model,
         load: &load,
         compute_threads: compute.threads.get(),

@@ -1,0 +1,408 @@
+//! A collection of a server as users meet it.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixtures::{Home, Live, Needs, assert_ran, ran, text, variable, write_corpus};
+use crate::kill::Place;
+use crate::standin::{Server, serve};
+
+const SERVER_TEST: &str = "qdrant::serve_as_the_stand_in";
+
+/// No test: the stand-in server, when this binary is started as one.
+#[test]
+#[ignore = "the stand-in server's own process"]
+fn serve_as_the_stand_in() {
+    serve();
+}
+
+/// A collection of a name of its own on a server.
+pub(crate) struct Service {
+    address: String,
+    standin: Option<(Server, TempDir)>,
+}
+
+impl Service {
+    /// On the real server that `HAUL_TEST_QDRANT` names, which has no faults to order, else on a new stand-in.
+    pub(crate) fn place(faults: &str) -> Place {
+        match variable("HAUL_TEST_QDRANT") {
+            None => Service::standin(faults),
+            Some(server) => {
+                let name = TempDir::new().unwrap();
+                let name = name.path().file_name().unwrap().to_str().unwrap().replace('.', "");
+                let address = format!("qdrant://{server}/haul-test-{name}");
+                Place::Server(Box::new(Service { address, standin: None }))
+            }
+        }
+    }
+
+    pub(crate) fn standin(faults: &str) -> Place {
+        Place::Server(Box::new(Service::failing(faults)))
+    }
+
+    fn failing(faults: &str) -> Service {
+        let folder = TempDir::new().unwrap();
+        let server = Server::start(folder.path(), 0, faults, SERVER_TEST);
+        Service { address: server.address("books"), standin: Some((server, folder)) }
+    }
+
+    pub(crate) fn new() -> Service {
+        let Place::Server(service) = Service::place("") else { unreachable!("a place of a server") };
+        *service
+    }
+
+    pub(crate) fn is_real() -> bool {
+        variable("HAUL_TEST_QDRANT").is_some()
+    }
+
+    pub(crate) fn store(&self) -> String {
+        self.address.clone()
+    }
+
+    pub(crate) fn faults_hit(&self) -> usize {
+        self.standin.as_ref().map_or(0, |(server, _)| server.faults_hit())
+    }
+
+    pub(crate) fn wait(&mut self) {
+        self.standin.as_mut().unwrap().0.wait();
+    }
+
+    pub(crate) fn restarted(self, faults: &str) -> Service {
+        let (server, folder) = self.standin.unwrap();
+        Service { address: self.address, standin: Some((server.restarted(faults, SERVER_TEST), folder)) }
+    }
+
+    fn another(&self, collection: &str) -> String {
+        let (server, name) = self.address.rsplit_once('/').unwrap();
+        format!("{server}/{name}-{collection}")
+    }
+}
+
+fn library_with_books() -> Home {
+    let home = Home::new();
+    write_corpus(&home.path("books"), 7, 12);
+    home
+}
+
+fn digest(home: &Home, store: &str) -> String {
+    home.json(&["store", "info", "--store", store])["digest"].as_str().unwrap().to_owned()
+}
+
+/// Ingest, search, eval's search, info, verify, changes and prune, all with the server; the library of the same
+/// input has the same digest.
+#[test]
+fn a_collection_is_filled_searched_and_kept() {
+    let home = library_with_books();
+    let service = Service::new();
+    let (store, books) = (service.store(), home.path("books"));
+    let args = ["ingest", text(&books), "--store", &store, "--model", "tiny"];
+    let receipt = home.json(&args);
+    home.ingest(&[text(&home.path("books"))]);
+    assert_eq!(digest(&home, &store), home.digest());
+    assert_eq!(receipt["sent"]["documents"], receipt["items"]["ok"]);
+    assert_eq!(receipt["sent"]["target"].as_str(), Some(store.as_str()));
+    let publish = receipt["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "publish");
+    assert!(publish.is_some_and(|stage| stage["items"].as_u64() > Some(0)), "{receipt:#}");
+
+    let again = home.json(&args);
+    assert_eq!((&again["sent"]["documents"], &again["work"]["tokens"]), (&json!(0), &json!(0)));
+
+    for mode in ["dense", "bm25", "hybrid"] {
+        let search = |store: &str| {
+            let found = home.json(&[
+                "search",
+                "the keeper of the light",
+                "--store",
+                store,
+                "--mode",
+                mode,
+                "--limit",
+                "3",
+            ]);
+            found["hits"].as_array().unwrap().iter().map(|hit| hit["text"].clone()).collect::<Vec<Value>>()
+        };
+        assert_eq!(search(&store)[0], search("lib.haul")[0], "{mode}");
+    }
+
+    fs::remove_file(home.path("books/text-0.txt")).unwrap();
+    fs::write(home.path("books/text-3.txt"), "Only this sentence is left of it.").unwrap();
+    let pruned = home.json(&[&args[..], &["--prune"]].concat());
+    assert_eq!((&pruned["sent"]["documents"], &pruned["sent"]["removed"]), (&json!(1), &json!(1)));
+    home.ingest(&[text(&home.path("books")), "--prune"]);
+    assert_eq!(digest(&home, &store), home.digest());
+    assert_eq!(home.json(&["store", "verify", "--store", &store])["findings"], json!([]));
+}
+
+/// A library made without a server is pushed, the push is repeated for nothing, and the manifest of the collection is
+/// made again on a machine that never saw the books: its digest is the library's.
+#[test]
+fn a_library_is_pushed_and_comes_back() {
+    let home = library_with_books();
+    let service = Service::new();
+    let store = service.store();
+    home.ingest(&[text(&home.path("books"))]);
+    let pushed = home.json(&["store", "push", "--store", "lib.haul", "--to", &store]);
+    assert_eq!(pushed["digest"].as_str(), Some(home.digest().as_str()));
+    let again = home.json(&["store", "push", "--store", "lib.haul", "--to", &store]);
+    assert_eq!((&again["documents"], &again["mended"]), (&json!(0), &json!(0)));
+    assert_eq!(digest(&home, &store), home.digest());
+
+    let other = Home::new();
+    let synced = other.json(&["store", "sync", "--store", &store, "--manifest", "lib.haul"]);
+    assert_eq!(synced["digest"].as_str(), Some(home.digest().as_str()));
+    other.assert_sound();
+    let books = home.path("books");
+    let args = ["ingest", text(&books), "--store", &store, "--manifest", "lib.haul"];
+    let receipt = other.json(&args);
+    assert_eq!((&receipt["work"]["tokens"], &receipt["sent"]["documents"]), (&json!(0), &json!(0)));
+}
+
+/// A collection in which somebody replaced a point: `verify` names the document, `push` mends it alone.
+#[test]
+fn points_that_are_not_ours_any_more_are_found_and_sent_again() {
+    let home = library_with_books();
+    let service = Service::new();
+    home.ingest(&[text(&home.path("books"))]);
+    home.ok(&["store", "push", "--store", "lib.haul", "--to", &service.store()]);
+    replace_first(&service.store());
+    let args = ["store", "verify", "--store", &service.store(), "--manifest", "lib.haul", "--json"];
+    let ran = home.run(&args);
+    assert_eq!(ran.code, 1);
+    let findings = ran.json()["findings"].as_array().unwrap().clone();
+    assert!(findings.iter().any(|finding| finding["check"] == "manifest"), "{findings:?}");
+    let pushed = home.json(&["store", "push", "--store", "lib.haul", "--to", &service.store()]);
+    assert_eq!(pushed["mended"], 1);
+    assert_eq!(home.run(&args).code, 0);
+}
+
+/// A server that was set back to an older state: an ingest that finds nothing new in the books sends it what it lost,
+/// without computing anything.
+#[test]
+fn a_server_that_was_set_back_gets_everything_again() {
+    let home = library_with_books();
+    let (service, books) = (Service::new(), home.path("books"));
+    let store = service.store();
+    let args = ["ingest", text(&books), "--store", &store, "--manifest", "lib.haul", "--model", "tiny"];
+    home.ok(&args);
+    damage(&store);
+    let receipt = home.json(&args);
+    assert_eq!(receipt["work"]["tokens"], 0);
+    assert!(receipt["sent"]["documents"].as_u64() > Some(0), "{receipt:#}");
+    assert_eq!(digest(&home, &store), home.digest());
+}
+
+/// A run that dies between new points and the removal of old ones leaves both. A manifest that is made from that knows
+/// each document once, and the next ingest clears what is left.
+#[test]
+fn a_manifest_made_from_an_unfinished_publication_is_right() {
+    let home = library_with_books();
+    let (service, books) = (Service::new(), home.path("books"));
+    let store = service.store();
+    let ingest = |manifest: &str| {
+        home.haul(&["ingest", text(&books), "--store", &store, "--manifest", manifest, "--model", "tiny"])
+    };
+    assert_eq!(ran(&mut ingest("a.haul"), b"").code, 0);
+    for number in 0..12 {
+        let path = home.path(format!("books/text-{number}.txt"));
+        if path.exists() {
+            fs::write(path, format!("A shorter text now, of number {number}.")).unwrap();
+        }
+    }
+    let mut live = Live::start(ingest("a.haul").stdout(Stdio::null()));
+    assert!(live.wait_for("step=\"verified\""));
+    live.signal(rustix::process::Signal::KILL);
+    live.finish();
+
+    let synced = home.json(&["store", "sync", "--store", &store, "--manifest", "b.haul"]);
+    assert_eq!(synced["not_whole"], json!([]));
+    assert_eq!(ran(&mut ingest("b.haul"), b"").code, 0);
+    home.ingest(&[text(&books)]);
+    assert_eq!(digest(&home, &store), home.digest());
+    assert_eq!(home.json(&["store", "verify", "--store", &store])["findings"], json!([]));
+}
+
+/// Gives the first point of the collection another vector.
+fn replace_first(address: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, collection) = address.strip_prefix("qdrant://").unwrap().split_once('/').unwrap();
+    runtime.block_on(async {
+        use qdrant_client::qdrant::{NamedVectors, PointStruct, ScrollPointsBuilder, UpsertPointsBuilder};
+        let client = qdrant_client::Qdrant::from_url(&format!("http://{server}"))
+            .skip_compatibility_check()
+            .build()
+            .unwrap();
+        let scroll = ScrollPointsBuilder::new(collection).limit(1).with_payload(true);
+        let point = client.scroll(scroll).await.unwrap().result.remove(0);
+        let vectors = NamedVectors::default().add_vector("dense", vec![1.0; 32]);
+        let other = PointStruct { id: point.id, payload: point.payload, vectors: Some(vectors.into()) };
+        client.upsert_points(UpsertPointsBuilder::new(collection, vec![other]).wait(true)).await.unwrap();
+    });
+}
+
+/// Removes the first point of the collection.
+fn damage(address: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, collection) = address.strip_prefix("qdrant://").unwrap().split_once('/').unwrap();
+    runtime.block_on(async {
+        use qdrant_client::qdrant::{DeletePointsBuilder, PointsIdsList, ScrollPointsBuilder};
+        let client = qdrant_client::Qdrant::from_url(&format!("http://{server}"))
+            .skip_compatibility_check()
+            .build()
+            .unwrap();
+        let page = client.scroll(ScrollPointsBuilder::new(collection).limit(1)).await.unwrap();
+        let ids = page.result.into_iter().map(|point| point.id.unwrap()).collect();
+        let delete = DeletePointsBuilder::new(collection).points(PointsIdsList { ids }).wait(true);
+        client.delete_points(delete).await.unwrap();
+    });
+}
+
+#[test]
+fn collections_are_copied_and_aliased() {
+    let home = library_with_books();
+    let service = Service::new();
+    home.ingest(&[text(&home.path("books"))]);
+    home.ok(&["store", "push", "--store", "lib.haul", "--to", &service.store()]);
+    let copy = service.another("copy");
+    let name = copy.rsplit_once('/').unwrap().1;
+    home.ok(&["store", "copy", "--store", &service.store(), "--to", name]);
+    assert_eq!(digest(&home, &copy), home.digest());
+    let alias = service.another("alias");
+    let alias_name = alias.rsplit_once('/').unwrap().1;
+    home.ok(&["store", "alias", "--store", &copy, "--name", alias_name]);
+    assert_eq!(digest(&home, &alias), home.digest());
+    let listed = home.json(&["store", "collections", "--store", &service.store()]);
+    assert!(listed["collections"].as_array().unwrap().contains(&json!(name)), "{listed:#}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_said_before_any_work() {
+    let home = Home::new();
+    home.write("books/a.txt", "words");
+    let ran = home.run(&["ingest", "books", "--store", "qdrant://127.0.0.1:9/books", "--model", "tiny"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("qdrant://127.0.0.1:9/books: connecting: no success in"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: start the server"), "{}", ran.stderr);
+    assert!(!home.path("home/manifests").exists());
+    let http = home.run(&["search", "words", "--store", "qdrant://localhost:6333/books"]);
+    assert_ran!(home, http, @r"
+    exit 2
+    --- stdout
+    --- stderr
+    haul: qdrant://localhost:6333/books: port 6333 is Qdrant's HTTP interface
+
+    hint: the gRPC interface is on 6334
+    ");
+}
+
+/// A server that has the collection with vectors of another length.
+#[test]
+fn a_collection_of_another_dimension_ends_with_2() {
+    let home = Home::new();
+    home.write("books/a.txt", "Some words of a book.");
+    let service = Service::new();
+    let store = service.store();
+    home.ok(&["ingest", "books", "--store", &store, "--model", "tiny", "--dim", "16"]);
+    let ran = home.run(&[
+        "ingest",
+        "books",
+        "--store",
+        &store,
+        "--model",
+        "tiny",
+        "--dim",
+        "32",
+        "--manifest",
+        "b.haul",
+    ]);
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("dim is 16, asked for 32"), "{}", ran.stderr);
+    assert!(!home.path("b.haul").exists(), "no manifest is made for a collection it does not fit");
+}
+
+/// A server away for a while in the middle of a run: the run waits for it; a signal ends the wait, and the next run
+/// goes on.
+#[test]
+fn a_signal_ends_the_wait_for_a_server() {
+    let home = library_with_books();
+    let service = Service::failing("upsert:1:die");
+    let books = home.path("books");
+    let args =
+        ["ingest", text(&books), "--store", &service.store(), "--manifest", "lib.haul", "--model", "tiny"];
+    let mut service = service;
+    let mut run = home.haul(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    service.wait();
+    std::thread::sleep(Duration::from_millis(200));
+    let pid = rustix::process::Pid::from_child(&run);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    let service = service.restarted("");
+    home.ok(&args);
+    assert_eq!(digest(&home, &service.store()), home.digest());
+}
+
+/// What Alexandria's documentation says its points hold, read from there: every field of parents, children and points
+/// without parents is on ours, and ids are UUIDs that a second ingest makes again.
+#[test]
+fn alexandrias_own_client_finds_its_fields() {
+    let Some(table) = (Needs("alexandrias_own_client_finds_its_fields")).reference("systems.md") else {
+        return;
+    };
+    let fields = alexandrias_fields(&table);
+    assert!(fields.iter().map(|(names, ..)| names.len()).sum::<usize>() >= 20, "{fields:?}");
+    let home = library_with_books();
+    let service = Service::new();
+    let store = format!("{}?unnamed", service.store());
+    let books = home.path("books");
+    let args = ["ingest", text(&books), "--store", &store, "--model", "tiny", "--chunker", "fixed"];
+    home.ok(&[&args[..], &["--parents"]].concat());
+    let flat = Service::new();
+    home.ok(&["ingest", text(&books), "--store", &flat.store(), "--model", "tiny"]);
+    let (hierarchical, flat) = (payloads(&service.store()), payloads(&flat.store()));
+    assert!(hierarchical.len() > 10 && flat.len() > 10);
+    for (names, parent, child, without) in &fields {
+        for name in names {
+            for payload in &hierarchical {
+                let wanted = if payload["chunk_level"] == "parent" { parent } else { child };
+                assert!(!wanted || payload.get(name).is_some(), "{name}: {payload:#}");
+            }
+            assert!(!without || flat.iter().all(|payload| payload.get(name).is_some()), "{name}");
+        }
+    }
+}
+
+/// Rows of the payload table of section A.4: field names, and whether parents, children and others have them.
+fn alexandrias_fields(systems: &str) -> Vec<(Vec<String>, bool, bool, bool)> {
+    let section = systems.split("### A.4").nth(1).unwrap().split("### A.5").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with('|') && !line.contains("---"));
+    rows.skip(1)
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let has = |cell: &str| !cell.is_empty() && cell != "-";
+            let names = cells[0].split(',').map(|name| name.trim().split(' ').next().unwrap().to_owned());
+            (names.collect(), has(cells[1]), has(cells[2]), has(cells[3]))
+        })
+        .collect()
+}
+
+/// Payloads of all points, as any client reads them.
+fn payloads(address: &str) -> Vec<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, collection) = address.strip_prefix("qdrant://").unwrap().split_once('/').unwrap();
+    runtime.block_on(async {
+        use qdrant_client::qdrant::ScrollPointsBuilder;
+        let client = qdrant_client::Qdrant::from_url(&format!("http://{server}"))
+            .skip_compatibility_check()
+            .build()
+            .unwrap();
+        let scroll = ScrollPointsBuilder::new(collection).limit(1000).with_payload(true);
+        let page = client.scroll(scroll).await.unwrap();
+        let object = |payload: std::collections::HashMap<String, qdrant_client::qdrant::Value>| {
+            Value::Object(payload.into_iter().map(|(field, value)| (field, value.into())).collect())
+        };
+        page.result.into_iter().map(|point| object(point.payload)).collect()
+    })
+}

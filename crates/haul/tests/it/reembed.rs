@@ -1,0 +1,64 @@
+//! A library made again with other settings.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::fixtures::{Home, text, write_corpus};
+
+fn library() -> Home {
+    let home = Home::new();
+    write_corpus(&home.path("books"), 3, 8);
+    home.ingest(&[text(&home.path("books"))]);
+    home
+}
+
+/// The new library is that of an ingest from nothing; the old one's vectors are not in it.
+#[test]
+fn a_library_is_made_again_with_other_settings() {
+    let home = library();
+    let books = home.path("books");
+    let before = home.digest();
+    let refused =
+        home.run(&["ingest", text(&books), "--store", "lib.haul", "--model", "tiny", "--dim", "16"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--reembed"), "{}", refused.stderr);
+    home.ingest(&[text(&books), "--dim", "16", "--reembed"]);
+    let fresh = ["ingest", text(&books), "--store", "fresh.haul", "--model", "tiny", "--dim", "16"];
+    home.ok(&fresh);
+    let wanted = home.json(&["store", "info", "--store", "fresh.haul"]);
+    let info = home.json(&["store", "info", "--store", "lib.haul"]);
+    assert_eq!((&info["digest"], &info["settings"]["dim"]), (&wanted["digest"], &json!(16)));
+    assert_ne!(info["digest"].as_str(), Some(before.as_str()));
+    home.assert_sound();
+    let left: Vec<_> = fs::read_dir(home.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("reembed"))
+        .collect();
+    assert_eq!(left, [""; 0]);
+    let again = home.ingest(&[text(&books)]).0;
+    assert_eq!(again["work"]["tokens"], 0);
+}
+
+/// A folder that is not named now must not take its documents away.
+#[test]
+fn documents_that_were_not_read_again_are_not_lost() {
+    let home = library();
+    home.write("more/other.txt", "A text from another folder.");
+    home.ingest(&[text(&home.path("more"))]);
+    let before = home.digest();
+    let books = home.path("books");
+    let more = home.path("more");
+    let args = ["ingest", text(&books), "--store", "lib.haul", "--model", "tiny", "--dim", "16", "--reembed"];
+    let refused = home.run(&args);
+    assert_eq!(refused.code, 2);
+    assert!(
+        refused.stderr.contains("1 of its documents are not among what was read now"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(home.digest(), before);
+    home.ok(&[&args[..], &[text(&more)]].concat());
+    assert_eq!(home.json(&["store", "info", "--store", "lib.haul"])["settings"]["dim"], 16);
+}
