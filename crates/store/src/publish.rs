@@ -224,15 +224,14 @@ impl Publisher {
 
     /// Sends a group's points, and again while the server does not count all of them. Their ids.
     fn send_until_counted(&self, group: &Group) -> Result<Vec<Uuid>, PublishError> {
-        let mut counted = 0;
-        let expected = group.documents.iter().map(|document| document.points).sum();
+        let (mut expected, mut counted) = (0, 0);
         for tries in 0..VERIFY_TRIES {
             std::thread::sleep(VERIFY_PAUSE * tries);
             let sent = self.send(group)?;
             step("upserted");
+            expected = sent.len() as u64;
             counted = self.collection.count(Some(&points_with(&sent)))?;
-            // Another number than was staged: the writer replaced a document meanwhile, and stages it anew.
-            if counted == sent.len() as u64 && counted == expected {
+            if counted == expected {
                 step("verified");
                 return Ok(sent);
             }
@@ -240,8 +239,9 @@ impl Publisher {
         Err(PublishError::Uncounted { target: self.target.clone(), expected, counted })
     }
 
-    /// In one snapshot of the library: the writer may replace a document meanwhile. What is damaged is not sent over
-    /// what may be good there.
+    /// In one snapshot of the library: the writer may replace a document after it was staged. Then the new one is sent
+    /// now, and again when the writer hands it on, for it is not the one that is marked. What is damaged is not sent
+    /// over what may be good there.
     fn send(&self, group: &Group) -> Result<Vec<Uuid>, PublishError> {
         let snapshot = self.db.unchecked_transaction()?;
         let fingerprint = self.settings.fingerprint();

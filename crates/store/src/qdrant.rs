@@ -123,10 +123,6 @@ impl Collection {
     /// # Errors
     /// No server answers, or it refuses.
     pub fn connect(address: &Address, api_key: Option<&str>, stop: Stop) -> Result<Collection, ServerError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| ServerError::Runtime { source })?;
         let mut config = Qdrant::from_url(&address.uri())
             .timeout(CALL_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -137,7 +133,7 @@ impl Collection {
         // One connection: a writer sends one batch after the other.
         config.set_pool_size(1);
         let client = config.build().map_err(|error| ServerError::refused(address, "connecting", &error))?;
-        let collection = Collection { client, runtime, address: address.clone(), stop };
+        let collection = Collection { client, runtime: event_loop()?, address: address.clone(), stop };
         collection.within(FIRST_PATIENCE, "connecting", async |client| client.health_check().await)?;
         Ok(collection)
     }
@@ -153,14 +149,10 @@ impl Collection {
     /// # Errors
     /// Not a name, or the system gives no event loop.
     pub fn sibling(&self, collection: &str, stop: Stop) -> Result<Collection, ServerError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| ServerError::Runtime { source })?;
         Ok(Collection {
             client: Qdrant::new(self.client.config.clone())
                 .map_err(|error| ServerError::refused(&self.address, "connecting", &error))?,
-            runtime,
+            runtime: event_loop()?,
             address: self.address.with_collection(collection)?,
             stop,
         })
@@ -453,8 +445,9 @@ impl Collection {
         work: impl AsyncFn(&Qdrant) -> Result<T, QdrantError>,
     ) -> Result<T, ServerError> {
         let began = Instant::now();
-        let mut pause = PAUSE_FIRST;
-        for tries in 1.. {
+        let (mut pause, mut tries) = (PAUSE_FIRST, 0);
+        loop {
+            tries += 1;
             let answered = self.runtime.block_on(async {
                 tokio::select! {
                     answered = work(&self.client) => Some(answered),
@@ -487,8 +480,15 @@ impl Collection {
                 .map_err(|Stopped| ServerError::Stopped { address: self.address.clone(), doing })?;
             pause = (pause * 2).min(PAUSE_LAST);
         }
-        Err(self.absent())
     }
+}
+
+/// On the thread that calls: a connection is used by one.
+fn event_loop() -> Result<Runtime, ServerError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServerError::Runtime { source })
 }
 
 /// The id that this program gave a collection.

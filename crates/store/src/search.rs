@@ -785,8 +785,20 @@ impl Shown<'_> {
         )?;
         let mut rows = statement.query([document_id, first, last])?;
         let mut texts = Vec::new();
-        while let Some(row) = rows.next()? {
-            if let Some(what) = check::chunk_fault(self.db, row.get(0)?, &self.fingerprint)? {
+        for chunk_no in first.. {
+            let Some(row) = rows.next()? else { break };
+            let chunk_id: i64 = row.get(0)?;
+            // The row itself is asked: what was found it by is an index, and that may be damaged.
+            let is_it: bool = self
+                .db
+                .prepare_cached(
+                    "SELECT document_id = ?2 AND chunk_no = ?3 FROM chunks NOT INDEXED WHERE chunk_id = ?1",
+                )?
+                .query_row([chunk_id, document_id, chunk_no], |row| row.get(0))?;
+            if !is_it {
+                return Ok(Err(format!("chunk {chunk_no} of a document: its index names another chunk")));
+            }
+            if let Some(what) = check::chunk_fault(self.db, chunk_id, &self.fingerprint)? {
                 return Ok(Err(what));
             }
             texts.push(row.get(1)?);
