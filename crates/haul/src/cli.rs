@@ -101,7 +101,7 @@ pub(crate) struct ComputeArgs {
     /// Threads that compute [default: all usable cores]
     #[arg(long, env = "HAUL_THREADS", value_name = "N", hide_env_values = true)]
     pub(crate) threads: Option<usize>,
-    /// Tokens in one batch [default: 2048, and at least one sequence]
+    /// Tokens in one batch [default: 512, and at least one sequence]
     #[arg(long, env = "HAUL_BATCH_TOKENS", value_name = "N", hide_env_values = true)]
     pub(crate) batch_tokens: Option<usize>,
 }
@@ -123,7 +123,7 @@ pub(crate) struct StoreArg {
     #[arg(long, env = "HAUL_STORE", value_name = "FILE.haul|qdrant://...", hide_env_values = true)]
     pub(crate) store: Option<PathBuf>,
     /// The library on this machine that a collection is filled from [default: in HAUL_HOME/manifests]
-    #[arg(long, env = "HAUL_MANIFEST", value_name = "FILE.haul", hide_env_values = true)]
+    #[arg(long, value_name = "FILE.haul")]
     pub(crate) manifest: Option<PathBuf>,
     /// Key that the server asks for
     #[arg(long, env = "HAUL_QDRANT_API_KEY", value_name = "KEY", hide_env_values = true, hide = true)]

@@ -3,17 +3,23 @@
 use std::fmt;
 use std::path::Path;
 
+use haul_store::publish::PublishError;
+use haul_store::qdrant::ServerError;
+
+use crate::Exit;
+
 /// An error on its way to the user.
 #[derive(Debug)]
 pub(crate) struct Failure {
     error: anyhow::Error,
     hint: Option<String>,
+    exit: Exit,
 }
 
 impl Failure {
     /// An error of this binary's own.
     pub(crate) fn new(message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
-        Self { error: anyhow::Error::msg(message), hint: None }
+        Self { error: anyhow::Error::msg(message), hint: None, exit: Exit::CouldNotRun }
     }
 
     /// A file that could not be read or written.
@@ -26,6 +32,11 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The exit code that the command ends with.
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
     }
 
     pub(crate) fn hint_text(&self) -> Option<&str> {
@@ -46,10 +57,32 @@ macro_rules! from_library {
             fn from(error: $error) -> Self {
                 let hint: fn(&$error) -> Option<String> = $hint;
                 let hint = hint(&error);
-                Failure { error: error.into(), hint }
+                Failure { error: error.into(), hint, exit: Exit::CouldNotRun }
             }
         }
     )*};
+}
+
+/// A wait that a signal ended is an interruption, wherever in a command it was.
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        let exit =
+            if matches!(error, ServerError::Stopped { .. }) { Exit::Interrupted } else { Exit::CouldNotRun };
+        Failure { error: error.into(), hint, exit }
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Server(error) => error.into(),
+            error => {
+                let hint = error.hint().map(str::to_owned);
+                Failure { error: error.into(), hint, exit: Exit::CouldNotRun }
+            }
+        }
+    }
 }
 
 from_library! {
@@ -60,9 +93,7 @@ from_library! {
     haul_store::library::ReadError => |e| e.hint().map(str::to_owned);
     haul_store::library::WriteError => |e| e.hint().map(str::to_owned);
     haul_store::library::MergeError => |e| e.hint().map(str::to_owned);
-    haul_store::publish::PublishError => |e| e.hint().map(str::to_owned);
     haul_store::qdrant::AddressError => |e| Some(e.hint().to_owned());
-    haul_store::qdrant::ServerError => |e| e.hint().map(str::to_owned);
     haul_jobs::models::ModelsError => |e| e.hint();
     haul_encoder::embedder::LoadError => |e| e.hint().map(str::to_owned);
     haul_jobs::ingest::IngestError => |e| e.hint();

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
-            Exit::CouldNotRun
+            failure.exit()
         }
     };
     ExitCode::from(exit.code())

@@ -135,7 +135,11 @@ impl Settings {
                 .hint("give --store FILE.haul, or set HAUL_STORE, or store in haul.toml")
         })?;
         match store.to_str().filter(|name| name.contains("://")) {
-            // In the environment it is for the collections that other commands name.
+            None if flag.manifest.is_some() => Err(Failure::new(format!(
+                "--manifest is of a collection, and --store {} is a library",
+                store.display()
+            ))
+            .hint("leave --manifest out, or give --store qdrant://HOST:6334/COLLECTION")),
             None => Ok(Place::Library(store)),
             Some(name) => {
                 let address: Address = name.parse()?;

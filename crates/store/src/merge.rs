@@ -116,7 +116,8 @@ fn shown(differences: &[Difference]) -> String {
 
 impl Library {
     /// Takes all that is in `inputs` into the library at `path`, which is made with the settings of the first if it is
-    /// not there. What is there already in the same revision is left as it is, so a merge that was cut short goes on.
+    /// not there. Of what is there already in the same revision the newer metadata stay, so a merge that was
+    /// cut short goes on.
     ///
     /// # Errors
     /// Nothing is written when an input is the library itself, has other settings, or has a document in another
@@ -188,6 +189,30 @@ fn refuse(base: &Library, inputs: &[Library], known: &mut Known) -> Result<(), M
     Ok(())
 }
 
+/// How a document stands in a library.
+struct Standing {
+    is_ok: bool,
+    updated_ms: i64,
+    /// Over what is known about it; `None` where it never was `ok`.
+    payload_check: Option<i64>,
+}
+
+impl Standing {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            is_ok: row.get_ref("verdict")?.as_str()? == "ok",
+            updated_ms: row.get("updated_ms")?,
+            payload_check: row.get("payload_check")?,
+        })
+    }
+
+    /// Of the same revision: what is `ok` goes before what is not, and then what was found out later.
+    fn replaces(&self, there: &Self) -> bool {
+        let is_newer = self.payload_check != there.payload_check && self.updated_ms > there.updated_ms;
+        self.is_ok && (!there.is_ok || is_newer)
+    }
+}
+
 /// One input on its way into a transaction.
 struct Merge<'a> {
     at: &'a Connection,
@@ -228,23 +253,29 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// The rows that are not there, and those that are `ok` here and not there. Says which documents these are, and how
-    /// many chunks went for them.
+    /// The rows that are not there, those that are `ok` here and not there, and those whose document is the same here
+    /// with newer metadata or at a newer place. Says which documents these are, and how many chunks went for them.
     fn manifest(&mut self) -> Result<(HashSet<[u8; 16]>, u64), Refusal> {
         let mut table = Table::of("manifest", "", self.at)?;
         let (mut wanted, mut removed_chunks) = (HashSet::new(), 0);
         let (mut known, mut not_ok) = (0, 0);
-        let sql = "SELECT m.*, r.collection, r.path FROM manifest m JOIN roots r USING (root_id)";
+        let sql =
+            "SELECT m.*, r.collection, r.path, d.payload_check FROM manifest m JOIN roots r USING (root_id)
+            LEFT JOIN documents d USING (doc_id)";
         self.each(sql, 0, |row| {
             let doc_id: [u8; 16] = row.get("doc_id")?;
-            let is_ok = row.get::<_, String>("verdict")? == "ok";
-            let there: Option<String> = self
+            let here = Standing::of(row)?;
+            let there = self
                 .at
-                .prepare_cached("SELECT verdict FROM manifest WHERE doc_id = ?1")?
-                .query_row([doc_id], |row| row.get(0))
+                .prepare_cached(
+                    "SELECT m.verdict, m.updated_ms, d.payload_check FROM manifest m
+                    LEFT JOIN documents d USING (doc_id) WHERE doc_id = ?1",
+                )?
+                .query_row([doc_id], Standing::of)
                 .optional()?;
+            let is_ok = here.is_ok;
             if let Some(there) = there {
-                if there == "ok" || !is_ok {
+                if !here.replaces(&there) {
                     known += 1;
                     return Ok(());
                 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use haul_store::library::{Library, VectorName};
-use haul_store::publish::{PublishError, Publisher};
+use haul_store::publish::Publisher;
 use haul_store::qdrant::catalogue::{self, Restored};
-use haul_store::qdrant::{Address, Collection, Names, ServerError, State};
+use haul_store::qdrant::{Address, Collection, Names, State};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -74,10 +74,7 @@ pub(crate) fn push(args: &PushArgs, settings: &Settings, output: &Output) -> Res
     let mut publisher = Publisher::new(&library, collection)?;
     let pending = publisher.pending()?;
     output.note(&format!("{} documents to push to {}", pending.len(), args.to));
-    let mut done = match publisher.publish(&pending) {
-        Err(PublishError::Server(ServerError::Stopped { .. })) => return Ok(Exit::Interrupted),
-        published => published?,
-    };
+    let mut done = publisher.publish(&pending)?;
     let wrong = catalogue::differing(&library, publisher.collection(), publisher.state())?;
     if !wrong.is_empty() {
         output.note(&format!("{} documents are not as they were sent, and are sent again", wrong.len()));

@@ -29,8 +29,14 @@ pub(crate) fn run(args: &EvalArgs, settings: &Settings, output: &Output) -> Resu
     };
     let evaluation = evaluate(&searcher, &queries, &judgments, &question, args.k as usize)?;
     if evaluation.all.queries == 0 {
-        return Err(Failure::new("no query has a relevant document in the judgments")
-            .hint("the first column of the judgments names the queries' ids"));
+        return Err(Failure::new("no query has a relevant document in the judgments").hint(
+            match &args.golden {
+                Some(_) => {
+                    "each line of a golden file is {\"id\", \"text\", \"relevant\": [\"title or path\"]}"
+                }
+                None => "the first column of the judgments names the queries' ids",
+            },
+        ));
     }
     if output.json() {
         output.json_document(&evaluation)?;
@@ -52,5 +58,7 @@ fn questions(args: &EvalArgs) -> Result<(Vec<Query>, Judgments), Failure> {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
+    // Editors of Windows put a byte order mark before the text.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

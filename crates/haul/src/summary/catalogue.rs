@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use haul_store::library::{CatalogueEntry, Removed, Taken};
+use haul_store::qdrant::catalogue::Entry;
+use uuid::Uuid;
 
 use super::{shortened, thousands};
 
@@ -14,6 +16,20 @@ pub(crate) fn documents(documents: &[CatalogueEntry]) -> String {
     let mut text = table(documents);
     let chunks = documents.iter().map(|document| document.chunks).sum();
     line!(text, "\n{}, {}", counted(documents.len() as u64, "document"), counted(chunks, "chunk"));
+    text
+}
+
+/// As [`documents`], of a collection.
+pub(crate) fn documents_of_server(documents: &[Entry]) -> String {
+    if documents.is_empty() {
+        return "no documents of haul\n".to_owned();
+    }
+    let mut text = heading("points");
+    for Entry { doc_id, title, authors, format, points, .. } in documents {
+        row(&mut text, title, authors, (format, *points), doc_id);
+    }
+    let points = documents.iter().map(|document| document.points).sum();
+    line!(text, "\n{}, {}", counted(documents.len() as u64, "document"), counted(points, "point"));
     text
 }
 
@@ -31,16 +47,22 @@ pub(crate) fn removed(documents: &[CatalogueEntry], removed: &Removed) -> String
 }
 
 fn table(documents: &[CatalogueEntry]) -> String {
-    let mut text = String::new();
-    line!(text, "{:<60} {:<10} {:>8}\n  {:<40}  doc_id", "title", "format", "chunks", "authors");
-    for document in documents {
-        let metadata = &document.metadata;
-        let title = shortened(&metadata.title.replace('\n', " "), 60);
-        let authors = shortened(&metadata.authors.join(", ").replace('\n', " "), 40);
-        line!(text, "{title:<60} {:<10} {:>8}", document.format, thousands(document.chunks));
-        line!(text, "  {authors:<40}  {}", document.doc_id);
+    let mut text = heading("chunks");
+    for CatalogueEntry { doc_id, metadata, format, chunks, .. } in documents {
+        row(&mut text, &metadata.title, &metadata.authors, (format, *chunks), doc_id);
     }
     text
+}
+
+fn heading(counted: &str) -> String {
+    format!("{:<60} {:<10} {counted:>8}\n  {:<40}  doc_id\n", "title", "format", "authors")
+}
+
+fn row(text: &mut String, title: &str, authors: &[String], (format, pieces): (&str, u64), doc_id: &Uuid) {
+    let title = shortened(&title.replace('\n', " "), 60);
+    let authors = shortened(&authors.join(", ").replace('\n', " "), 40);
+    line!(text, "{title:<60} {format:<10} {:>8}", thousands(pieces));
+    line!(text, "  {authors:<40}  {doc_id}");
 }
 
 /// What a merge took from each library.

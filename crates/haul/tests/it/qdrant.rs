@@ -1,5 +1,6 @@
 //! A collection of a server as users meet it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
@@ -278,6 +279,28 @@ fn collections_are_copied_and_aliased() {
     assert!(listed["collections"].as_array().unwrap().contains(&json!(name)), "{listed:#}");
 }
 
+/// What another machine filled can be listed here: without a manifest the points say what there is, and a filter needs
+/// a manifest.
+#[test]
+fn a_collection_without_a_manifest_is_listed() {
+    let home = library_with_books();
+    let service = Service::new();
+    home.ingest(&[text(&home.path("books"))]);
+    home.ok(&["store", "push", "--store", "lib.haul", "--to", &service.store()]);
+    let other = Home::new();
+    let ids = |listed: &Value| -> BTreeSet<String> {
+        let documents = listed["documents"].as_array().unwrap();
+        documents.iter().map(|document| document["doc_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let listed = other.json(&["store", "list", "--store", &service.store()]);
+    assert_eq!(ids(&listed), ids(&home.json(&["store", "list", "--store", "lib.haul"])));
+    let shown = other.ok(&["store", "list", "--store", &service.store()]);
+    assert!(shown.stdout.contains(" points\n"), "{}", shown.stdout);
+    let filtered = other.run(&["store", "list", "--store", &service.store(), "--title", "a"]);
+    assert_eq!(filtered.code, 2);
+    assert!(filtered.stderr.contains("hint: `haul store sync"), "{}", filtered.stderr);
+}
+
 #[test]
 fn a_server_that_is_not_there_is_said_before_any_work() {
     let home = Home::new();
@@ -342,6 +365,23 @@ fn a_signal_ends_the_wait_for_a_server() {
     let service = service.restarted("");
     home.ok(&args);
     assert_eq!(digest(&home, &service.store()), home.digest());
+}
+
+/// The comparison after a push waits for a server too, and its end by a signal is an interruption like any other.
+#[test]
+fn a_signal_ends_the_comparison_of_a_push() {
+    let home = library_with_books();
+    let service = Service::failing("");
+    home.ingest(&[text(&home.path("books"))]);
+    let args = ["store", "push", "--store", "lib.haul", "--to", &service.store()];
+    home.ok(&args);
+    let mut service = service.restarted("scroll:1:die");
+    let mut run = home.haul(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    service.wait();
+    std::thread::sleep(Duration::from_millis(200));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&run), rustix::process::Signal::INT)
+        .unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
 }
 
 /// What Alexandria's documentation says its points hold, read from there: every field of parents, children and points

@@ -330,6 +330,10 @@ fn a_golden_set_by_hand() {
     --- stderr
     ");
 
+    // As an editor of Windows saves it.
+    home.write("golden.jsonl", format!("\u{feff}{}", lines.each_ref().map(Value::to_string).join("\r\n")));
+    assert_eq!(home.json(&[&eval[..], &["--k", "5"]].concat()), found);
+
     // The same as queries and judgments.
     home.write("q.jsonl", lines[..3].iter().map(Value::to_string).collect::<Vec<_>>().join("\n"));
     home.write("j.qrels", "1 0 a.txt 1\n1 0 nothing.txt 1\n2 0 c.txt 1\n3 0 c.txt 1\n");
@@ -348,11 +352,14 @@ fn a_golden_set_by_hand() {
     ];
     assert_eq!(home.json(&two)["by_category"], found["by_category"]);
 
+    home.write("empty.jsonl", "\n");
     for (args, says) in [
         (&["--golden", "golden.jsonl", "--queries", "q.jsonl"][..], "cannot be used with"),
         (&["--queries", "q.jsonl"], "--judgments <FILE.qrels>"),
         (&["--judgments", "j.qrels"], "--queries <FILE.jsonl>"),
         (&["--golden", "golden.jsonl", "--k", "0"], "0 is not in 1..=1000"),
+        (&["--golden", "empty.jsonl"], "hint: each line of a golden file is"),
+        (&["--golden", "golden.jsonl", "--manifest", "m.haul"], "--manifest is of a collection"),
         (&["--golden", "q.qrels"], "cannot read q.qrels"),
         (&["--golden", "j.qrels"], "j.qrels:1: "),
     ] {

@@ -1,8 +1,11 @@
 //! Several libraries into one: what comes along, what stays, what is refused.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use haul_store::library::{Library, LibrarySettings, MergeError, VectorKey, VectorName};
+use haul_store::library::{
+    DocumentMetadata, DocumentUpdate, Library, LibrarySettings, MergeError, VectorKey, VectorName,
+};
 use haul_store::search::{Filters, Mode, Parents, Request, search};
 use tempfile::TempDir;
 
@@ -108,6 +111,38 @@ fn a_good_document_takes_the_place_of_one_that_failed() {
         assert_eq!(digest(&out), digest(&second));
         let rows = Library::open_read_only(&out).unwrap().manifest().unwrap();
         assert_eq!((rows.len(), rows[0].verdict.as_str(), rows[0].chunks), (1, "ok", 3));
+    }
+}
+
+/// A book was tagged again after its shard had been merged: the shard merged once more brings the tags, in any order.
+#[test]
+fn newer_metadata_replace_the_older() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = document("a.txt", &TEXTS);
+    let first = library(&folder, "first.haul", |library| ingest(library, &before));
+    let mut tagged = before.clone();
+    tagged.title = "Another title".to_owned();
+    let second = library(&folder, "second.haul", |library| {
+        ingest(library, &before);
+        let metadata = DocumentMetadata {
+            source: tagged.source.clone(),
+            source_id: tagged.source_id.clone(),
+            title: tagged.title.clone(),
+            authors: tagged.authors.clone(),
+            language: tagged.language.clone(),
+            metadata: tagged.metadata.clone(),
+        };
+        std::thread::sleep(Duration::from_millis(2));
+        let row = manifest_row(&tagged, "ok", None);
+        library.update_documents(&[DocumentUpdate { row, metadata: Some(metadata) }]).unwrap();
+    });
+    for (out, inputs) in [("one.haul", [&first, &second]), ("two.haul", [&second, &first])] {
+        let out = folder.path().join(out);
+        let taken = Library::merge(&out, &inputs.map(Clone::clone)).unwrap();
+        assert_eq!(digest(&out), digest(&second));
+        assert_eq!(taken.iter().map(|taken| taken.vectors).sum::<u64>(), 3);
+        Library::merge(&out, &inputs.map(Clone::clone)).unwrap();
+        assert_eq!(digest(&out), digest(&second));
     }
 }
 

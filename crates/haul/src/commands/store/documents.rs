@@ -2,12 +2,13 @@
 
 use haul_store::library::{CatalogueEntry, Library};
 use haul_store::publish::Publisher;
+use haul_store::qdrant::{self, Address};
 use haul_store::search::Filters;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Exit;
-use crate::cli::{DeleteArgs, FilterArgs, ListArgs};
+use crate::cli::{DeleteArgs, FilterArgs, ListArgs, StoreArg};
 use crate::commands::{search, server};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -19,12 +20,32 @@ const UNASKED_MAX: usize = 10;
 
 /// `list`.
 pub(super) fn list(args: &ListArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    let filters = search::filters(&args.filters);
+    if let Place::Server { address, manifest } = settings.place(&args.store)?
+        && !manifest.exists()
+        && filters == Filters::default()
+    {
+        return list_of_server(&address, &args.store, output);
+    }
     let library = Library::open_read_only(&settings.store(&args.store)?)?;
-    let documents = library.documents(&search::filters(&args.filters))?;
+    let documents = library.documents(&filters)?;
     if output.json() {
         output.json_document(&json!({"documents": documents.iter().map(shown).collect::<Vec<_>>()}))?;
     } else {
         output.data(&catalogue::documents(&documents))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Without a manifest, the points themselves say which documents there are.
+fn list_of_server(address: &Address, store: &StoreArg, output: &Output) -> Result<Exit, Failure> {
+    let collection = server::connect(address, store, server::never())?;
+    collection.state()?.ok_or_else(|| collection.absent())?;
+    let documents = qdrant::catalogue::documents(&collection)?;
+    if output.json() {
+        output.json_document(&json!({"documents": documents}))?;
+    } else {
+        output.data(&catalogue::documents_of_server(&documents))?;
     }
     Ok(Exit::Ok)
 }
