@@ -351,7 +351,15 @@ fn a_golden_set_by_hand() {
         "5",
     ];
     assert_eq!(home.json(&two)["by_category"], found["by_category"]);
+}
 
+#[test]
+fn golden_sets_that_cannot_be_used() {
+    let home = Home::new();
+    home.write("in/a.txt", "octopus harbour");
+    home.ingest(&["in"]);
+    home.write("golden.jsonl", json!({"id": "1", "text": "octopus", "relevant": ["A"]}).to_string());
+    home.write("j.qrels", "1 0 a.txt 1\n");
     home.write("empty.jsonl", "\n");
     for (args, says) in [
         (&["--golden", "golden.jsonl", "--queries", "q.jsonl"][..], "cannot be used with"),

@@ -1,0 +1,111 @@
+//! Prompts to text: what asks a language model, on this machine or on a server.
+//!
+//! A [`call::Call`] is a prompt, limits and perhaps a grammar; [`Generator::run`] takes many and hands each
+//! [`call::Answer`] on as it comes, by the number of its call. Calls that begin alike are computed together
+//! ([`schedule`]). What answers is the worker `haul-llama` with a GGUF file ([`local`]), a server that speaks OpenAI's
+//! protocol ([`remote`]), or a script ([`fake`]).
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use haul_generate::Generator;
+//! use haul_generate::call::{Call, Prompt};
+//! use haul_generate::fake::{Fake, Line};
+//!
+//! let mut generator = Generator::Fake(Fake::new([Line::says("4")]));
+//! let calls = [Call::greedy(Prompt::text("2 + 2 = "), 8)];
+//! generator.run(&calls, &mut |number, answer| {
+//!     assert_eq!((number, answer.unwrap().text.as_str()), (0, "4"));
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok::<(), haul_generate::GenerateError>(())
+//! ```
+//!
+//! It never decides what a prompt says, never links llama.cpp, and never falls back to another model or device.
+#![forbid(unsafe_code)]
+
+pub mod call;
+pub mod fake;
+
+use std::ops::ControlFlow;
+
+use call::{Answer, Call, CallError, Totals};
+use fake::Fake;
+
+/// What answers calls.
+pub enum Generator {
+    /// A script of answers, for tests of what asks.
+    Fake(Fake),
+}
+
+/// Where a finished call goes: its number among the calls of the run, and what came of it.
+pub type Answered<'a> = dyn FnMut(usize, Result<Answer, CallError>) -> ControlFlow<()> + 'a;
+
+/// What the model of a generator is, as far as its calls need to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// How receipts name it.
+    pub name: String,
+    /// Tokens of prompt and answer together; `None` where the server does not say.
+    pub context_tokens: Option<u32>,
+    /// Hash of the weights, or of the server's address and model name: part of every journal key.
+    pub identity: String,
+}
+
+/// Why no call can be answered any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The script has no line for another call.
+    #[error("the script has {lines} lines, and call {call} has none")]
+    ScriptEnded {
+        /// Lines of the script.
+        lines: usize,
+        /// The call, from 0.
+        call: usize,
+    },
+}
+
+impl GenerateError {
+    /// The user's next step, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Generator {
+    /// Answers `calls`, each once, in the order that is fastest; `answered` gets every one as it comes and may end the run.
+    /// What was asked and not answered then is not counted.
+    ///
+    /// # Errors
+    /// Nothing answers any more. What one call came to is its own result, and the others go on.
+    pub fn run(&mut self, calls: &[Call], answered: &mut Answered<'_>) -> Result<Totals, GenerateError> {
+        match self {
+            Generator::Fake(fake) => fake.run(calls, answered),
+        }
+    }
+
+    /// What its model is.
+    #[must_use]
+    pub fn facts(&self) -> ModelFacts {
+        match self {
+            Generator::Fake(_) => {
+                ModelFacts { name: "script".to_owned(), context_tokens: None, identity: "script".to_owned() }
+            }
+        }
+    }
+
+    /// Tokens of texts, counted by the model's own tokenizer; `None` where it has none that we can ask.
+    ///
+    /// # Errors
+    /// Nothing answers any more.
+    pub fn count_tokens(&mut self, texts: &[&str]) -> Result<Option<Vec<u32>>, GenerateError> {
+        match self {
+            // A token for four bytes, and at least one.
+            Generator::Fake(_) => Ok(Some(
+                texts.iter().map(|text| u32::try_from(text.len() / 4 + 1).unwrap_or(u32::MAX)).collect(),
+            )),
+        }
+    }
+}

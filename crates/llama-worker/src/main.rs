@@ -1,0 +1,2 @@
+//! `haul-llama`: llama.cpp in a process of its own.
+fn main() {}
