@@ -99,7 +99,7 @@ pub enum Gone {
     PruneAll,
 }
 
-/// So many documents may always be pruned.
+/// So many documents may always be pruned; of all shards together, where each sees its own part of them.
 pub const PRUNE_FREE_MAX: usize = 10;
 /// Of more documents, a prune takes one of so many at most of those that are known under the paths.
 pub const PRUNE_ONE_OF: usize = 4;
@@ -486,6 +486,9 @@ fn run_with(
 ) -> Result<Outcome, IngestError> {
     select::leave_out_library(&mut inputs.listing, parts.library.path());
     let mut known = Known::new(parts.library.manifest()?, settings, inputs.books.clone());
+    if let Some(publisher) = &parts.publisher {
+        known.add_others(publisher.others(), &settings.collection);
+    }
     if known.gone(&inputs.whole, &Tally::default()).is_empty() {
         inputs.refuse_empty()?;
     }
@@ -530,7 +533,7 @@ fn run_with(
     let mut published = done.published;
     let mut outcome = finish(&shared, parts.library, &whole, done)?;
     if let (Some(publisher), false) = (&mut publisher, outcome.interrupted) {
-        *published.get_or_insert_default() += publish::finish(publisher)?;
+        *published.get_or_insert_default() += publish::finish(&shared, publisher)?;
     }
     outcome.published = published;
     if !outcome.interrupted && !shared.sample.is_empty() {
@@ -836,8 +839,9 @@ fn finish(
         let known = shared.known.documents_under(paths);
         // Paths under which nothing at all is found look like a share that is not mounted, however few they held.
         let is_empty = shared.listing.files.is_empty() && !documents.is_empty();
-        let is_too_many =
-            is_empty || documents.len() > PRUNE_FREE_MAX && documents.len() * PRUNE_ONE_OF > known;
+        // The other shards miss about as many.
+        let missed = documents.len().saturating_mul(shared.settings.shard.map_or(1, Shard::count));
+        let is_too_many = is_empty || missed > PRUNE_FREE_MAX && documents.len() * PRUNE_ONE_OF > known;
         if shared.settings.gone == Gone::Prune && is_too_many {
             let (gone, known) = (documents.len() as u64, known as u64);
             outcome.items.prune_refused = Some(PruneRefused { gone, known });

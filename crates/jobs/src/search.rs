@@ -147,6 +147,10 @@ impl Searcher {
         Self { source, model, scan_threads }
     }
 
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Passages for `text`, best first.
     ///
     /// # Errors

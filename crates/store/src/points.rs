@@ -55,6 +55,12 @@ pub fn payload_hash(payload: &Payload) -> [u8; 32] {
 }
 
 impl Point {
+    /// The text that searches by words rank it by; a parent is not ranked.
+    pub(crate) fn ranked_text(&self) -> Option<&str> {
+        let is_parent = self.payload.get("chunk_level").is_some_and(|level| level == "parent");
+        self.payload.get("text").and_then(Value::as_str).filter(|_| !is_parent)
+    }
+
     /// What a digest takes of the point: id, payload hash, and the blake3 of its rows as the library stores them.
     #[must_use]
     pub fn fingerprint(&self) -> PointFingerprint {

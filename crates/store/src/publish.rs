@@ -5,7 +5,12 @@
 //! the library says so. `cleaned`: no point of an older revision is left, and the library says so. New points are in
 //! before old ones go out, and what is not `cleaned` is sent again: ids are made from content, so that is no second
 //! copy. The library is the outbox, so nothing is computed again for it.
+//!
+//! Several libraries may fill one collection. What a plain file's document is known by is the file: where the collection
+//! has it from another one of the same relative path, it is another's, and is neither replaced nor removed. A library
+//! that has published a document, or taken it over, knows it by its row in `publications`.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use qdrant_client::qdrant::PointStruct;
@@ -16,7 +21,8 @@ use uuid::Uuid;
 use crate::check;
 use crate::library::{Access, Library, OpenError, ReadError, WriteError, second_connection};
 use crate::points::{self, Point};
-use crate::qdrant::{Collection, ServerError, State, convert_point, documents_except, points_with};
+use crate::qdrant::catalogue::{self, Origin};
+use crate::qdrant::{Address, Collection, ServerError, State, convert_point, documents_except, points_with};
 use crate::settings::LibrarySettings;
 use crate::terms::Terms;
 
@@ -40,6 +46,8 @@ pub struct Publisher {
     collection: Collection,
     state: State,
     terms: Terms,
+    /// Plain files of the collection that this library has not published.
+    others: Vec<Origin>,
 }
 
 /// What was done.
@@ -79,8 +87,10 @@ impl Publisher {
             terms: Terms::new(library.settings())?,
             collection,
             state,
+            others: Vec::new(),
         };
         publisher.forget_what_is_lost()?;
+        publisher.take_stock()?;
         Ok(publisher)
     }
 
@@ -99,6 +109,45 @@ impl Publisher {
             self.db.execute("UPDATE publications SET state = 'staged' WHERE target = ?1", [&self.target])?;
         }
         Ok(())
+    }
+
+    /// Documents that were published and are not there, because another library took them out, are sent again; files
+    /// that were never published are another's.
+    fn take_stock(&mut self) -> Result<(), PublishError> {
+        if self.state.points == 0 {
+            return Ok(());
+        }
+        let published: HashMap<Uuid, bool> = self
+            .db
+            .prepare("SELECT doc_id, state = 'cleaned' AND points > 0 FROM publications WHERE target = ?1")?
+            .query_map([&self.target], |row| Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let (mut there, mut others) = (HashSet::new(), Vec::new());
+        catalogue::for_each_origin(&self.collection, None, |origin| {
+            if published.contains_key(&origin.doc_id) {
+                there.insert(origin.doc_id);
+            } else if origin.is_of_a_file() {
+                others.push(origin);
+            }
+        })?;
+        self.others = others;
+        let is_lost =
+            |(doc_id, is_cleaned): (Uuid, bool)| (is_cleaned && !there.contains(&doc_id)).then_some(doc_id);
+        let lost: Vec<Uuid> = published.into_iter().filter_map(is_lost).collect();
+        if !lost.is_empty() {
+            warn!(
+                documents = lost.len(),
+                "documents that were published are there no more; they are sent again"
+            );
+            self.forget(&lost)?;
+        }
+        Ok(())
+    }
+
+    /// Plain files of the collection that this library had not published when it was opened.
+    #[must_use]
+    pub fn others(&self) -> &[Origin] {
+        &self.others
     }
 
     /// Documents that are not in the collection as the library has them, those the library has no more included.
@@ -135,11 +184,23 @@ impl Publisher {
     /// # Errors
     /// The library cannot be written.
     pub fn adopt(&mut self, ids: &[Uuid]) -> Result<(), PublishError> {
+        self.mark_all(ids, "cleaned")
+    }
+
+    /// Takes these documents over from the collection, where there is more of them, so that they count as pending.
+    ///
+    /// # Errors
+    /// The library cannot be written.
+    pub fn claim(&mut self, ids: &[Uuid]) -> Result<(), PublishError> {
+        self.mark_all(ids, "staged")
+    }
+
+    fn mark_all(&mut self, ids: &[Uuid], state: &'static str) -> Result<(), PublishError> {
         let mut rest = ids;
         while !rest.is_empty() {
             let group = self.group(rest)?;
             rest = &rest[group.taken..];
-            self.mark(&group.documents, "cleaned")?;
+            self.mark(&group.documents, state)?;
         }
         Ok(())
     }
@@ -147,8 +208,8 @@ impl Publisher {
     /// Brings the collection to what the library has of these documents.
     ///
     /// # Errors
-    /// The server is away for too long, or does not keep what it confirmed; the library cannot be read or written.
-    /// What was cleaned before stays so.
+    /// The server is away for too long, or does not keep what it confirmed; the collection has a document from another
+    /// file; the library cannot be read or written. What was cleaned before stays so.
     pub fn publish(&mut self, ids: &[Uuid]) -> Result<Published, PublishError> {
         let mut done = Published::default();
         let mut rest = ids;
@@ -179,18 +240,26 @@ impl Publisher {
         let mut facts = self.db.prepare_cached(
             "SELECT payload_check,
                 (SELECT count(*) FROM chunks c WHERE c.document_id = d.document_id)
-                + (SELECT count(*) FROM sections s WHERE s.document_id = d.document_id)
-            FROM documents d WHERE doc_id = ?1",
+                + (SELECT count(*) FROM sections s WHERE s.document_id = d.document_id),
+                rtrim(r.path, '/') || '/' || d.relative_path
+            FROM documents d JOIN roots r USING (root_id) WHERE doc_id = ?1",
         )?;
+        let mut row_of =
+            self.db.prepare_cached("SELECT 1 FROM publications WHERE target = ?1 AND doc_id = ?2")?;
         for id in ids.iter().take(GROUP_DOCUMENTS) {
+            let is_known = row_of.exists(params![self.target, id.as_bytes()])?;
             let mut rows = facts.query([id.as_bytes()])?;
             match rows.next()? {
-                None => group.gone.push(*id),
                 Some(row) => {
-                    let document = Staged { doc_id: *id, payload_check: row.get(0)?, points: row.get(1)? };
+                    let (payload_check, file_path) = (row.get(0)?, row.get(2)?);
+                    let document =
+                        Staged { doc_id: *id, payload_check, points: row.get(1)?, file_path, is_known };
                     points += document.points;
                     group.documents.push(document);
                 }
+                None if is_known => group.gone.push(*id),
+                // Nothing of it was ever sent from here: what the collection has of it is another's.
+                None => {}
             }
             group.taken += 1;
             if points >= GROUP_POINTS {
@@ -203,6 +272,7 @@ impl Publisher {
     fn publish_group(&mut self, group: &Group) -> Result<Published, PublishError> {
         let mut done = Published::default();
         if !group.documents.is_empty() {
+            self.refuse_others(&group.documents)?;
             self.mark(&group.documents, "staged")?;
             let kept = self.send_until_counted(group)?;
             self.mark(&group.documents, "committed")?;
@@ -222,6 +292,32 @@ impl Publisher {
         Ok(done)
     }
 
+    /// A file of the same relative path below another root has the same document: theirs would be swept by ours.
+    fn refuse_others(&self, documents: &[Staged]) -> Result<(), PublishError> {
+        let new: HashMap<Uuid, &Staged> = documents
+            .iter()
+            .filter(|document| !document.is_known)
+            .map(|document| (document.doc_id, document))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = new.keys().copied().collect();
+        let mut other = None;
+        catalogue::for_each_origin(&self.collection, Some(&ids), |origin| {
+            let ours = new.get(&origin.doc_id).map(|document| &document.file_path);
+            if let Some(ours) = ours.filter(|ours| **ours != origin.file_path && origin.is_of_a_file()) {
+                other.get_or_insert((ours.clone(), origin.file_path));
+            }
+        })?;
+        match other {
+            None => Ok(()),
+            Some((ours, theirs)) => {
+                Err(PublishError::OtherFile { address: self.collection.address().clone(), ours, theirs })
+            }
+        }
+    }
+
     /// Sends a group's points, and again while the server does not count all of them. Their ids.
     fn send_until_counted(&self, group: &Group) -> Result<Vec<Uuid>, PublishError> {
         let (mut expected, mut counted) = (0, 0);
@@ -236,7 +332,7 @@ impl Publisher {
                 return Ok(sent);
             }
         }
-        Err(PublishError::Uncounted { target: self.target.clone(), expected, counted })
+        Err(PublishError::Uncounted { address: self.collection.address().clone(), expected, counted })
     }
 
     /// In one snapshot of the library: the writer may replace a document after it was staged. Then the new one is sent
@@ -310,6 +406,10 @@ struct Staged {
     doc_id: Uuid,
     payload_check: i64,
     points: u64,
+    /// Where its file is.
+    file_path: String,
+    /// The library has published it before, or taken it over.
+    is_known: bool,
 }
 
 /// Points on their way, cut into calls.
@@ -336,12 +436,7 @@ impl Batch<'_> {
             return Ok(());
         }
         let Publisher { terms, state, collection, .. } = self.publisher;
-        let texts: Vec<&str> = self
-            .points
-            .iter()
-            .map(|point| point.payload.get("text").and_then(serde_json::Value::as_str).unwrap_or_default())
-            .collect();
-        let bm25 = terms.of_documents(&texts)?;
+        let bm25 = terms.of_points(&self.points)?;
         let points: Vec<PointStruct> =
             self.points.iter().zip(bm25).map(|(point, bm25)| convert_point(point, bm25, state)).collect();
         collection.upsert(&points)?;
@@ -362,11 +457,21 @@ pub enum PublishError {
     /// The server did not do what was asked.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A document that the collection has from another file, and this library never published.
+    #[error("{address}: {theirs} is in it, which has the same path below its own root as {ours}")]
+    OtherFile {
+        /// Where.
+        address: Address,
+        /// The file of this library.
+        ours: String,
+        /// The file whose document is there.
+        theirs: String,
+    },
     /// The server confirmed points and does not count them.
-    #[error("{target}: {expected} points were confirmed, and the server counts {counted} of them")]
+    #[error("{address}: {expected} points were confirmed, and the server counts {counted} of them")]
     Uncounted {
         /// Where.
-        target: String,
+        address: Address,
         /// Points that were sent.
         expected: u64,
         /// Points that are there.
@@ -399,6 +504,10 @@ impl PublishError {
         match self {
             Self::Server(error) => error.hint(),
             Self::Open(error) => error.hint(),
+            Self::OtherFile { .. } => Some(
+                "give one of the two folders a --collection of its own (`haul store delete --doc` takes a document out \
+                 of a library); if both are one folder, `haul store sync` takes over what is there",
+            ),
             Self::Uncounted { .. } => {
                 Some("look at the server's log and disk, then run the same command again")
             }

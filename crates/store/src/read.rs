@@ -225,7 +225,7 @@ fn document_metadata(db: &Connection, doc_id: &Uuid) -> rusqlite::Result<Option<
 fn documents(db: &Connection, filters: &Filters) -> rusqlite::Result<Vec<CatalogueEntry>> {
     let snapshot = db.unchecked_transaction()?;
     let mut statement = snapshot.prepare_cached(&format!(
-        "SELECT {METADATA_COLUMNS}, doc_id, r.path, relative_path, format,
+        "SELECT {METADATA_COLUMNS}, doc_id, r.path, relative_path, part, format,
             (SELECT count(*) FROM chunks c WHERE c.document_id = d.document_id)
         FROM documents d JOIN roots r USING (root_id) WHERE document_id = ?1"
     ))?;
@@ -242,8 +242,9 @@ fn catalogue_entry(row: &Row<'_>) -> rusqlite::Result<CatalogueEntry> {
         doc_id: Uuid::from_bytes(row.get(6)?),
         root: row.get(7)?,
         relative_path: row.get(8)?,
-        format: row.get(9)?,
-        chunks: row.get(10)?,
+        part: row.get(9)?,
+        format: row.get(10)?,
+        chunks: row.get(11)?,
         metadata: metadata_of(row)?,
     })
 }

@@ -111,6 +111,8 @@ pub struct CatalogueEntry {
     pub root: String,
     /// Path below the root.
     pub relative_path: String,
+    /// Part of a file of many documents.
+    pub part: Option<String>,
     /// `epub`, `pdf`, `txt`, ...
     pub format: String,
     /// Chunks of it.

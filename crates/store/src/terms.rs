@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
+use crate::points::Point;
 use crate::schema;
 use crate::settings::LibrarySettings;
 
@@ -40,6 +41,13 @@ impl Terms {
     pub(crate) fn of_documents(&self, texts: &[&str]) -> rusqlite::Result<Vec<Weights>> {
         let counts = self.counts(texts)?;
         Ok(counts.into_iter().map(|counts| self.saturated(&counts)).collect())
+    }
+
+    /// Weights of the terms of each point. A parent has none: no search returns it, and what its children say would
+    /// count twice in the frequencies of the store.
+    pub(crate) fn of_points(&self, points: &[Point]) -> rusqlite::Result<Vec<Weights>> {
+        let texts: Vec<&str> = points.iter().map(|point| point.ranked_text().unwrap_or_default()).collect();
+        self.of_documents(&texts)
     }
 
     /// Weights of the terms of a query: how often each comes.

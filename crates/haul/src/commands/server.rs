@@ -28,6 +28,13 @@ pub(crate) fn on(stop: &stage::Stop) -> Stop {
     Box::new(move || stop.requested())
 }
 
+/// A collection that must be there, for a short command.
+pub(crate) fn existing(address: &Address, store: &StoreArg) -> Result<(Collection, State), Failure> {
+    let collection = connect(address, store, never())?;
+    let state = collection.state()?.ok_or_else(|| collection.absent())?;
+    Ok((collection, state))
+}
+
 /// A collection that this program made, with what its points were made with.
 pub(crate) fn ours(collection: &Collection) -> Result<(State, LibrarySettings), Failure> {
     let state = collection.state()?.ok_or_else(|| collection.absent())?;

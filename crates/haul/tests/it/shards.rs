@@ -151,6 +151,31 @@ fn shards_in_one_library_leave_each_other_alone() {
     sound(&home, "one.haul");
 }
 
+/// Each shard has a few documents of a folder that is not mounted, no more than one may lose; together they are most of
+/// what there is.
+#[test]
+fn shards_do_not_prune_an_emptied_folder_in_small_parts() {
+    let home = Home::new();
+    (0..36).for_each(|number| drop(home.write(&format!("in/share/{number}.txt"), format!("Boat {number}."))));
+    (0..12).for_each(|number| drop(home.write(&format!("in/{number}.txt"), format!("Lamp {number}."))));
+    let run = |flags: &'static [&'static str]| {
+        ["0/4", "1/4", "2/4", "3/4"].map(|shard| {
+            let store = format!("{}.haul", &shard[..1]);
+            let args = ["ingest", "in", "--store", &store, "--model", "tiny", "--shard", shard, "--json"];
+            home.run(&[&args[..], flags].concat())
+        })
+    };
+    run(&[]);
+    fs::remove_dir_all(home.path("in/share")).unwrap();
+    let gone = |receipt: &Value, name: &str| receipt["items"][name].as_array().map_or(0, Vec::len);
+    let refused = run(&["--prune"]);
+    let kept: Vec<usize> = refused.iter().map(|ran| gone(&ran.json(), "gone")).collect();
+    assert!(kept.iter().sum::<usize>() == 36 && kept.iter().any(|kept| *kept <= 10), "{kept:?}");
+    assert!(refused.iter().all(|ran| ran.code == 1 && gone(&ran.json(), "pruned") == 0), "{refused:#?}");
+    let pruned: usize = run(&["--prune-all"]).iter().map(|ran| gone(&ran.json(), "pruned")).sum();
+    assert_eq!(pruned, 36);
+}
+
 /// Lines of a JSONL file move, come and go: each shard follows with its own.
 #[test]
 fn shards_follow_a_changed_file_of_many_documents() {

@@ -23,7 +23,7 @@ pub(crate) fn run(
     committed: &Receiver<Vec<Uuid>>,
 ) -> Result<Published, IngestError> {
     let mut done = Published::default();
-    let mut ids = publisher.pending()?;
+    let mut ids = pending(shared, publisher)?;
     loop {
         match publisher.publish(&ids) {
             Ok(published) => {
@@ -43,7 +43,14 @@ pub(crate) fn run(
 }
 
 /// What was removed, and whatever else is still to be done.
-pub(crate) fn finish(publisher: &mut Publisher) -> Result<Published, IngestError> {
-    let pending = publisher.pending()?;
+pub(crate) fn finish(shared: &Shared<'_>, publisher: &mut Publisher) -> Result<Published, IngestError> {
+    let pending = pending(shared, publisher)?;
     Ok(publisher.publish(&pending)?)
+}
+
+/// Of a shard, its own documents: a manifest that was made from the server has those of all.
+fn pending(shared: &Shared<'_>, publisher: &Publisher) -> Result<Vec<Uuid>, IngestError> {
+    let mut ids = publisher.pending()?;
+    ids.retain(|id| shared.settings.shard.is_none_or(|shard| shard.has(id)));
+    Ok(ids)
 }

@@ -15,6 +15,7 @@ use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_pipeline::journal::State;
 use haul_pipeline::stage::Meter;
 use haul_store::library::{DocumentUpdate, Fingerprint, Library, ManifestRow, doc_id_for_file, revision};
+use haul_store::qdrant::catalogue::Origin;
 use uuid::Uuid;
 
 use super::calibre::Book;
@@ -311,6 +312,8 @@ pub(crate) struct Known {
     elsewhere: HashMap<Uuid, String>,
     /// The files of this run that are books of a Calibre library.
     files: HashMap<PathBuf, Arc<Book>>,
+    /// Files that the server has under their relative paths, of which this library knows nothing.
+    others: HashMap<String, String>,
 }
 
 impl Known {
@@ -341,6 +344,7 @@ impl Known {
             books: HashMap::new(),
             elsewhere: HashMap::new(),
             files,
+            others: HashMap::new(),
         };
         for row in manifest {
             let of_a_book = ids.contains(&row.doc_id);
@@ -369,6 +373,12 @@ impl Known {
         self.roots.extend(roots);
     }
 
+    /// What a server has of other libraries' files.
+    pub(crate) fn add_others(&mut self, others: &[Origin], collection: &str) {
+        let others = others.iter().filter(|origin| origin.collection == collection);
+        self.others.extend(others.map(|origin| (origin.relative_path.clone(), origin.file_path.clone())));
+    }
+
     /// The folders that the listed files are named by.
     pub(crate) fn roots_of(&self, listing: &Listing) -> BTreeSet<String> {
         let named = listing.files.iter().map(|file| self.name(file.clone()));
@@ -393,11 +403,18 @@ impl Known {
     /// Why a file cannot be taken in beside another that has the same id: `first` of this run, or one of before.
     pub(crate) fn twin(&self, file: &NamedFile, doc_id: Uuid, first: Option<&PathBuf>) -> Option<String> {
         if file.book.is_none() {
-            let twin = first.cloned().or_else(|| self.same_name_elsewhere(file))?;
-            return Some(format!(
-                "{} has the same path below its own root; give one of the folders a --collection of its own",
-                twin.display()
-            ));
+            if let Some(twin) = first.cloned().or_else(|| self.same_name_elsewhere(file)) {
+                return Some(format!(
+                    "{} has the same path below its own root; give one of the folders a --collection of its own",
+                    twin.display()
+                ));
+            }
+            return self.same_name_on_server(file).map(|twin| {
+                format!(
+                    "the server has {twin}, which has the same path below its own root; give one of the folders a \
+                     --collection of its own, or run `haul store sync` first if both are one folder"
+                )
+            });
         }
         if let Some(first) = first {
             return Some(format!("{} is the same book of the same library", first.display()));
@@ -456,6 +473,13 @@ impl Known {
             .filter(|root| self.rows.contains_key(&((*root).clone(), file.relative.clone())))
             .map(|root| Path::new(root).join(&file.relative))
             .find(|other| other.exists())
+    }
+
+    /// Another file of this collection that the server has under the same relative path.
+    fn same_name_on_server(&self, file: &NamedFile) -> Option<&str> {
+        let other = self.others.get(&file.relative).filter(|_| self.rows(file).is_empty())?;
+        let own = format!("{}/{}", file.root.trim_end_matches('/'), file.relative);
+        (*other != own).then_some(other.as_str())
     }
 }
 

@@ -64,6 +64,11 @@ impl Shard {
         u64::from_be_bytes([a, b, c, d, e, f, g, h]) % self.count == self.index
     }
 
+    /// How many shards there are.
+    pub(crate) fn count(self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
+    }
+
     /// Whether a row of the manifest bears on this shard. Each shard reads every file of many documents, so each has
     /// what there is to say of such a file as a whole.
     pub(crate) fn has_row(&self, row: &ManifestRow) -> bool {

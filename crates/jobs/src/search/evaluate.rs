@@ -1,14 +1,15 @@
 //! Retrieval quality against judgments: nDCG, recall, MRR and precision over the first `k` documents, as a whole and
 //! by the categories of the questions.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use haul_store::search::Hit;
+use haul_store::qdrant::catalogue;
+use haul_store::search::{self as store, Hit};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Question, SearchError, Searcher};
+use super::{Question, SearchError, Searcher, Source};
 
 /// Documents that count in each ranking, where nothing else is asked for.
 pub const CUT: usize = 10;
@@ -45,6 +46,8 @@ pub struct Evaluation {
     pub by_category: BTreeMap<String, Means>,
     /// Queries left out, because nothing is relevant to them.
     pub unjudged: usize,
+    /// Names of relevant documents that no document has: they count as not found.
+    pub absent: Vec<String>,
 }
 
 /// Figures of a ranking, or their means over several.
@@ -67,6 +70,7 @@ impl Serialize for Evaluation {
         let mut map = serializer.serialize_map(None)?;
         self.all.serialize_into::<S>(self.cut, &mut map)?;
         map.serialize_entry("unjudged", &self.unjudged)?;
+        map.serialize_entry("absent", &self.absent)?;
         if !self.by_category.is_empty() {
             let of_cut = |means: &Means| MeansAt { cut: self.cut, means: *means };
             let categories: BTreeMap<_, _> =
@@ -217,8 +221,11 @@ pub fn evaluate(
     let question = Question { limit: cut * PASSAGES_PER_DOCUMENT, context: 0, ..question.clone() };
     let mut all = Means::default();
     let mut by_category: BTreeMap<String, Means> = BTreeMap::new();
+    let there = Names::of(searcher.source())?;
+    let mut absent = BTreeSet::new();
     for query in queries {
         let Some(gains) = judgments.get(&query.id) else { continue };
+        absent.extend(gains.keys().filter(|name| !there.has(name)).cloned());
         let answer = searcher.search(&query.text, &question)?;
         let scores = score(&found(&answer.outcome.hits, gains, cut), gains, cut);
         all.add(&scores);
@@ -231,7 +238,44 @@ pub fn evaluate(
         all: all.averaged(),
         by_category: by_category.into_iter().map(|(name, sums)| (name, sums.averaged())).collect(),
         unjudged: queries.len() - all.queries,
+        absent: absent.into_iter().collect(),
     })
+}
+
+/// Every name by which a document may be judged.
+struct Names {
+    exact: HashSet<String>,
+    /// Titles, in small letters.
+    titles: HashSet<String>,
+}
+
+impl Names {
+    fn of(source: &Source) -> Result<Names, SearchError> {
+        let mut all = Names { exact: HashSet::new(), titles: HashSet::new() };
+        match source {
+            Source::Library(library) => {
+                for entry in library.catalogue().map_err(store::SearchError::from)? {
+                    all.add(&entry.relative_path, entry.part.as_deref(), &entry.metadata.title);
+                }
+            }
+            Source::Server(server) => {
+                catalogue::for_each_origin(&server.collection, None, |origin| {
+                    all.add(&origin.relative_path, origin.part.as_deref(), &origin.title);
+                })
+                .map_err(store::SearchError::from)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, relative_path: &str, part: Option<&str>, title: &str) {
+        self.exact.extend(names(relative_path, part));
+        self.titles.insert(title.to_lowercase());
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.exact.contains(name) || self.titles.contains(&name.to_lowercase())
+    }
 }
 
 /// What a ranking has of the relevant documents.
@@ -254,17 +298,20 @@ fn found(hits: &[Hit], gains: &HashMap<String, f64>, cut: usize) -> Found {
         .take(cut)
         .map(|hit| {
             let by_title = lowered.get(&hit.title.to_lowercase()).map(|name| (*name).to_owned());
-            let new = names(hit).into_iter().chain(by_title).filter(|name| gains.contains_key(name));
+            let new = names(&hit.relative_path, hit.part.as_deref())
+                .into_iter()
+                .chain(by_title)
+                .filter(|name| gains.contains_key(name));
             new.filter(|name| counted.insert(name.clone())).map(|name| gains[&name]).fold(0.0, f64::max)
         })
         .collect();
     Found { gains, names: counted.len() }
 }
 
-fn names(hit: &Hit) -> Vec<String> {
-    match &hit.part {
-        Some(part) => vec![part.clone(), format!("{}#{part}", hit.relative_path)],
-        None => vec![hit.relative_path.clone()],
+fn names(relative_path: &str, part: Option<&str>) -> Vec<String> {
+    match part {
+        Some(part) => vec![part.to_owned(), format!("{relative_path}#{part}")],
+        None => vec![relative_path.to_owned()],
     }
 }
 
@@ -327,9 +374,10 @@ mod tests {
     fn figures_are_named_by_the_cut() {
         let means = |queries| Means { ndcg: 1.0, recall: 0.5, mrr: 0.25, precision: 0.125, queries };
         let by_category = BTreeMap::from([("a".to_owned(), means(2))]);
-        let evaluation = Evaluation { cut: 5, all: means(3), by_category, unjudged: 1 };
+        let evaluation =
+            Evaluation { cut: 5, all: means(3), by_category, unjudged: 1, absent: vec!["b".to_owned()] };
         let expected = serde_json::json!({
-            "ndcg@5": 1.0, "recall@5": 0.5, "mrr@5": 0.25, "p@5": 0.125, "queries": 3, "unjudged": 1,
+            "ndcg@5": 1.0, "recall@5": 0.5, "mrr@5": 0.25, "p@5": 0.125, "queries": 3, "unjudged": 1, "absent": ["b"],
             "by_category": {"a": {"ndcg@5": 1.0, "recall@5": 0.5, "mrr@5": 0.25, "p@5": 0.125, "queries": 2}},
         });
         assert_eq!(serde_json::to_value(&evaluation).unwrap(), expected);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::convert::{filter, from_server, has_vector, of_documents, to_server};
+use super::convert::{filter, first_chunks, from_server, has_vector, of_documents, to_server};
 use super::{BM25, Collection, ServerError, State, Wanted};
 use crate::check::Report;
 use crate::dense;
@@ -87,6 +87,61 @@ pub fn documents(collection: &Collection) -> Result<Vec<Entry>, ServerError> {
     let mut entries: Vec<Entry> = found.into_values().collect();
     entries.sort_by(|a, b| (&a.relative_path, a.doc_id).cmp(&(&b.relative_path, b.doc_id)));
     Ok(entries)
+}
+
+/// A document of a collection, and the file it was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its id.
+    pub doc_id: Uuid,
+    /// Its title.
+    pub title: String,
+    /// Namespace of its id.
+    pub collection: String,
+    /// Path below its root.
+    pub relative_path: String,
+    /// Part of a file of many documents.
+    pub part: Option<String>,
+    /// Where the file was.
+    pub file_path: String,
+}
+
+impl Origin {
+    /// Whether its id is that of its path; a book of Calibre is known by other ids than that.
+    #[must_use]
+    pub fn is_of_a_file(&self) -> bool {
+        self.doc_id == ids::doc_id_for_file(&self.collection, &self.relative_path, self.part.as_deref())
+    }
+}
+
+/// Calls `each` for every document of the collection, or for those of `of` that are there, as their first chunks have
+/// them; several times for one of which there are several revisions.
+///
+/// # Errors
+/// The server is away.
+pub fn for_each_origin(
+    collection: &Collection,
+    of: Option<&[Uuid]>,
+    mut each: impl FnMut(Origin),
+) -> Result<(), ServerError> {
+    let fields = ["doc_id", "book_title", "collection", "relative_path", "part", "file_path"];
+    let filter = first_chunks(of.map(of_documents).into_iter().collect());
+    collection.for_each(Some(&filter), &Wanted { fields: &fields, vectors: false }, |point| {
+        let payload = json_payload(point.payload);
+        let optional = |field: &str| payload.get(field).and_then(Value::as_str).map(str::to_owned);
+        let text = |field: &str| optional(field).unwrap_or_default();
+        if let Some(doc_id) = doc_id_of(&payload) {
+            each(Origin {
+                doc_id,
+                title: text("book_title"),
+                collection: text("collection"),
+                relative_path: text("relative_path"),
+                part: optional("part"),
+                file_path: text("file_path"),
+            });
+        }
+        Ok(())
+    })
 }
 
 /// Counts and the digest, from every point.
@@ -187,11 +242,7 @@ pub fn copy(
     let terms = Terms::new(settings)?;
     let (mut batch, mut copied) = (Vec::new(), 0);
     let mut send = |batch: &mut Vec<Point>| -> Result<(), PublishError> {
-        let texts: Vec<&str> = batch
-            .iter()
-            .map(|point| point.payload.get("text").and_then(Value::as_str).unwrap_or(""))
-            .collect();
-        let bm25 = terms.of_documents(&texts)?;
+        let bm25 = terms.of_points(batch)?;
         let points: Vec<_> =
             batch.iter().zip(bm25).map(|(point, bm25)| to_server(point, bm25, &there)).collect();
         to.upsert(&points)?;
@@ -228,8 +279,8 @@ pub fn verify(collection: &Collection, state: &State) -> Result<Report, ServerEr
         match from_server(point, state) {
             Ok(point) => {
                 check_point(&point, state, &mut documents, &mut report);
-                // A text without a term has no weights.
-                if !has_bm25 && point.payload.get("text").and_then(Value::as_str).is_some_and(has_term) {
+                // A text without a term has no weights, nor has a parent.
+                if !has_bm25 && point.ranked_text().is_some_and(has_term) {
                     report.add("full_text", &point.id, &"it has no BM25 weights");
                 }
             }

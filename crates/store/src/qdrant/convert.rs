@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use half::f16;
 use qdrant_client::qdrant::{
-    Condition, Filter, HasIdCondition, NamedVectors, PointId, PointStruct, RetrievedPoint, Vector, Vectors,
-    VectorsOutput, condition, point_id, vector_output, vectors_output,
+    Condition, Filter, HasIdCondition, NamedVectors, PointId, PointStruct, Range, RetrievedPoint, Vector,
+    Vectors, VectorsOutput, condition, point_id, vector_output, vectors_output,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -122,6 +122,12 @@ pub(crate) fn points_with(ids: &[Uuid]) -> Filter {
 fn with_ids(ids: &[Uuid]) -> Condition {
     let has_id = ids.iter().map(|id| PointId::from(id.to_string())).collect();
     Condition { condition_one_of: Some(condition::ConditionOneOf::HasId(HasIdCondition { has_id })) }
+}
+
+/// The first chunks of documents that pass `more`: one point a document, which has its own fields.
+pub(crate) fn first_chunks(more: Vec<Condition>) -> Filter {
+    let first = Condition::range("chunk_no", Range { gte: Some(0.0), lte: Some(0.0), ..Range::default() });
+    filter(more.into_iter().chain([first]).collect(), vec![])
 }
 
 /// All of `must`, and none of `must_not`.

@@ -1,18 +1,18 @@
 //! Search in a collection: the rankings are the server's, the fusion and the hits are those of a library.
 //!
-//! A filter is answered in two steps, so that it means the same in either store: which documents it lets through is
-//! decided here, from the payload of their first chunks, and the server ranks the points of those alone. Vectors are
-//! ranked by the server's own index, which may be approximate in a large collection.
+//! Filters by format and id are the server's. The others are answered in two steps, so that they mean the same in either
+//! store: which documents they let through is decided here, from the payload of the first chunks of those that the
+//! server's let through, and the server ranks the points of those alone. Vectors are ranked by the server's own index, which may be approximate in a large collection.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Instant;
 
 use qdrant_client::qdrant::{Condition, Filter, Query, QueryPoints, Range, ScoredPoint, VectorInput};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::convert::{filter, of_documents, uuid_of};
+use super::convert::{filter, first_chunks, of_documents, uuid_of};
 use super::{BM25, Collection, SPARSE, ServerError, State, Wanted};
 use crate::parent::{PARENT_BYTES_MAX, Parent, Piece, Stretch};
 use crate::search::{
@@ -121,25 +121,34 @@ fn bm25_query(
 
 /// Conditions of the filters; none where there is no filter, `None` where no document passes.
 fn allowed(collection: &Collection, filters: &Filters) -> Result<Option<Vec<Condition>>, SearchError> {
-    if *filters == Filters::default() {
-        return Ok(Some(Vec::new()));
+    let mut exact = Vec::new();
+    if !filters.doc_ids.is_empty() {
+        exact.push(of_documents(&filters.doc_ids));
     }
-    let lowered = Lowered::of(filters);
+    if let Some(format) = &filters.format {
+        // Formats are written in small letters.
+        exact.push(Condition::matches("format", format.to_lowercase()));
+    }
+    let rest = Filters { doc_ids: vec![], format: None, ..filters.clone() };
+    if rest == Filters::default() {
+        return Ok(Some(exact));
+    }
+    let lowered = Lowered::of(&rest);
     let mut passed: Vec<Uuid> = Vec::new();
-    let fields = ["doc_id", "book_title", "authors", "language", "format", "document"];
-    let first_chunks = filter(vec![Condition::range("chunk_no", only(0))], vec![]);
-    collection.for_each(Some(&first_chunks), &Wanted { fields: &fields, vectors: false }, |point| {
+    let fields = ["doc_id", "book_title", "authors", "language", "tags", "series"];
+    let wanted = Wanted { fields: &fields, vectors: false };
+    collection.for_each(Some(&first_chunks(exact)), &wanted, |point| {
         let payload = Payload::of(point.payload);
+        let metadata = |field: &str| payload.0.get(field).cloned().unwrap_or_default();
         let document = Filtered {
             title: payload.text("book_title"),
             authors: payload.texts("authors"),
             language: payload.text("language"),
-            format: payload.text("format"),
-            metadata: payload.0.get("document").map_or(Value::Null, |document| document["metadata"].clone()),
+            format: String::new(),
+            metadata: json!({ "tags": metadata("tags"), "series": metadata("series") }),
         };
-        let doc_id = payload.uuid("doc_id");
-        if lowered.names(doc_id) && lowered.allow(&document) {
-            passed.push(doc_id);
+        if lowered.allow(&document) {
+            passed.push(payload.uuid("doc_id"));
         }
         Ok::<(), ServerError>(())
     })?;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::fixture::{self, DIM, document, ingest, manifest_row, new_library, settings, vector};
 use crate::sections::with_sections;
-use crate::standin::{Server, serve};
+use crate::standin::{Server, ask, serve};
 
 const SERVER_TEST: &str = "qdrant::serve_as_the_stand_in";
 
@@ -177,6 +177,86 @@ fn documents_that_swap_their_texts_are_both_right() {
     assert_eq!(place.digest(), library.digest().unwrap());
 }
 
+/// The same relative path below another folder is the same id and another file: neither its text nor its removal may
+/// touch the first one's document. The same file in a new library is the same document.
+#[test]
+fn a_file_of_the_same_path_is_not_swept() {
+    let place = Place::new();
+    let (_folder, _, mut library) = new_library();
+    ingest(&mut library, &document("a.txt", &["alpha one", "alpha two"]));
+    publish_all(&place, &library);
+    let digest = place.digest();
+
+    let (_folder, _, mut other) = new_library();
+    let mut twin = document("a.txt", &["beta one"]);
+    twin.root = "/srv/others".to_owned();
+    ingest(&mut other, &twin);
+    let mut publisher = place.publisher(&other);
+    assert_eq!(publisher.others().len(), 1);
+    let refused = publisher.publish(&[twin.doc_id]).unwrap_err();
+    let PublishError::OtherFile { ours, theirs, .. } = &refused else { panic!("{refused}") };
+    assert_eq!((ours.as_str(), theirs.as_str()), ("/srv/others/a.txt", "/srv/books/a.txt"));
+    assert!(refused.hint().unwrap().contains("--collection"));
+    other.remove_documents(&[twin.doc_id]).unwrap();
+    assert_eq!(publisher.publish(&[twin.doc_id]).unwrap(), Published::default());
+    assert_eq!(place.digest(), digest);
+
+    let (_folder, _, mut again) = new_library();
+    ingest(&mut again, &document("a.txt", &["alpha three"]));
+    publish_all(&place, &again);
+    assert_eq!(place.digest(), again.digest().unwrap());
+    assert_eq!(place.findings(), [""; 0]);
+}
+
+/// A document of two libraries that one of them takes out: the other one sends it again, whatever else was sent
+/// meanwhile.
+#[test]
+fn what_another_library_took_out_is_sent_again() {
+    let place = Place::new();
+    let (_folder, _, mut first) = new_library();
+    let (_folder, _, mut second) = new_library();
+    for library in [&mut first, &mut second] {
+        books(library);
+        publish_all(&place, library);
+    }
+    first.remove_documents(&[document("7.txt", &["x"]).doc_id]).unwrap();
+    // As many points more as went away: their number alone tells nothing.
+    ingest(&mut first, &document("new.txt", &["1", "2", "3", "4", "5", "6", "7", "8", "9"]));
+    let done = publish_all(&place, &first);
+    assert_eq!((done.documents, done.removed), (1, 1));
+    assert_eq!(place.digest(), first.digest().unwrap());
+    let done = publish_all(&place, &second);
+    assert_eq!((done.documents, done.points), (1, 8));
+    assert_eq!(place.points(), 52 + 9);
+    assert_eq!(place.findings(), [""; 0]);
+}
+
+/// A server counts in how many points a term is. Parents say again what their children say, so they have no terms.
+#[test]
+fn parents_have_no_terms() {
+    use qdrant_client::qdrant::{ScrollPointsBuilder, vectors_output::VectorsOptions};
+    let (_folder, _, mut library) = new_library();
+    books(&mut library);
+    let place = Place::new();
+    publish_all(&place, &library);
+    let points = ask(&place.address.to_string(), async |client, collection| {
+        let scroll = ScrollPointsBuilder::new(collection).limit(1000).with_payload(true).with_vectors(true);
+        client.scroll(scroll).await.unwrap().result
+    });
+    let mut parents = 0;
+    for point in points {
+        let is_parent = point
+            .payload
+            .get("chunk_level")
+            .is_some_and(|level| level.as_str().is_some_and(|l| l == "parent"));
+        let Some(VectorsOptions::Vectors(named)) = point.vectors.unwrap().vectors_options else { panic!() };
+        assert_eq!(named.vectors.contains_key("bm25"), !is_parent, "{:?}", point.payload);
+        parents += usize::from(is_parent);
+    }
+    assert_eq!(parents, 2);
+    assert_eq!(place.findings(), [""; 0]);
+}
+
 #[test]
 fn a_library_comes_back_from_the_server_alone() {
     let (_folder, _, mut library) = new_library();
@@ -239,7 +319,18 @@ fn both_stores_answer_alike() {
     let by_title = Filters { title: Some("OF 5".to_owned()), ..Filters::default() };
     let by_id = Filters { doc_ids: vec![document("8.txt", &["x"]).doc_id], ..Filters::default() };
     let nothing = Filters { author: Some("nobody".to_owned()), ..Filters::default() };
-    for filters in [&everything, &by_title, &by_id, &nothing] {
+    let by_format = Filters { format: Some("TXT".to_owned()), ..Filters::default() };
+    let of_no_format =
+        Filters { format: Some("epub".to_owned()), title: Some("5".to_owned()), ..Filters::default() };
+    let by_all = Filters {
+        format: Some("txt".to_owned()),
+        series: Some("TEST".to_owned()),
+        language: Some("en".to_owned()),
+        author: Some("émile".to_owned()),
+        ..by_id.clone()
+    };
+    let tagged = Filters { tag: Some("a".to_owned()), ..Filters::default() };
+    for filters in [&everything, &by_title, &by_id, &nothing, &by_format, &of_no_format, &by_all, &tagged] {
         let dense = asked(Mode::Dense, "", Some(&query), filters);
         let local = search(&library, &dense).unwrap().hits;
         let mut remote = server::search(&collection, &state, &settings(), &dense).unwrap().hits;
@@ -259,6 +350,35 @@ fn both_stores_answer_alike() {
         |hits: Vec<haul_store::search::Hit>| hits.into_iter().map(|hit| hit.text).collect::<BTreeSet<_>>();
     let local = search(&library, &hybrid).unwrap().hits;
     assert_eq!(texts(server::search(&collection, &state, &settings(), &hybrid).unwrap().hits), texts(local));
+}
+
+/// A filter by id or format is the server's own: no document is read for it. Others read those that pass such a one.
+#[test]
+fn exact_filters_read_nothing() {
+    let (_folder, _, mut library) = new_library();
+    books(&mut library);
+    let place = Place::failing("");
+    publish_all(&place, &library);
+    let place = place.restarted("scroll:1:delay=100");
+    let (collection, state) = (place.connect(), place.state());
+    let query = vector("the 3th passage of book 5, on whales");
+    let id = vec![document("5.txt", &["x"]).doc_id];
+    let hits = |filters: &Filters| {
+        let request = Request {
+            context: 0,
+            parents: Parents::Without,
+            ..asked(Mode::Dense, "", Some(&query), filters)
+        };
+        server::search(&collection, &state, &settings(), &request).unwrap().hits.len()
+    };
+    assert_eq!(hits(&Filters { doc_ids: id.clone(), ..Filters::default() }), 5);
+    assert_eq!(
+        hits(&Filters { doc_ids: id.clone(), format: Some("txt".to_owned()), ..Filters::default() }),
+        5
+    );
+    assert_eq!(place.faults_hit(), 0);
+    assert_eq!(hits(&Filters { doc_ids: id, title: Some("of 5".to_owned()), ..Filters::default() }), 5);
+    assert_eq!(place.faults_hit(), 1);
 }
 
 /// The fields that Alexandria's own tools read, of a child, of its parent, and of a point without one.

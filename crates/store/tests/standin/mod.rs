@@ -19,6 +19,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use qdrant_client::Qdrant;
+
 /// Where the process finds its folder, port and faults.
 const FOLDER: &str = "STANDIN_FOLDER";
 const PORT: &str = "STANDIN_PORT";
@@ -121,6 +123,14 @@ impl Drop for Server {
             self.kill();
         }
     }
+}
+
+/// Asks a collection as any other program would, by a client of its own.
+pub(crate) fn ask<T>(address: &str, work: impl AsyncFnOnce(&Qdrant, &str) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, collection) = address.strip_prefix("qdrant://").unwrap().split_once('/').unwrap();
+    let client = Qdrant::from_url(&format!("http://{server}")).skip_compatibility_check().build().unwrap();
+    runtime.block_on(work(&client, collection))
 }
 
 fn free_port() -> u16 {

@@ -39,8 +39,7 @@ pub(super) fn list(args: &ListArgs, settings: &Settings, output: &Output) -> Res
 
 /// Without a manifest, the points themselves say which documents there are.
 fn list_of_server(address: &Address, store: &StoreArg, output: &Output) -> Result<Exit, Failure> {
-    let collection = server::connect(address, store, server::never())?;
-    collection.state()?.ok_or_else(|| collection.absent())?;
+    let (collection, _) = server::existing(address, store)?;
     let documents = qdrant::catalogue::documents(&collection)?;
     if output.json() {
         output.json_document(&json!({"documents": documents}))?;
