@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::sync::Arc;
 
 use zip::ZipArchive;
 use zip::read::{ZipFile, read_zipfile_from_stream};
@@ -35,6 +36,7 @@ pub(crate) struct Archive {
 
 enum Entries {
     Listed(Box<ZipArchive<BufReader<File>>>),
+    InMemory(Box<ZipArchive<Cursor<Arc<[u8]>>>>),
     /// The directory is broken: offsets of the local headers found by scanning.
     Scanned {
         file: BufReader<File>,
@@ -50,17 +52,28 @@ impl Archive {
         file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
         let copy = file.try_clone().map_err(unreadable)?;
         let (names, entries) = match ZipArchive::new(BufReader::new(file)) {
-            Ok(archive) => {
-                refuse_too_many(archive.len() as u64, limits)?;
-                refuse_declared_size(&archive, limits)?;
-                let names = (0..archive.len()).map(|index| match archive.name_for_index(index) {
-                    Some(Ok(name)) => name.into_owned(),
-                    _ => String::new(),
-                });
-                (names.collect::<Vec<_>>(), Entries::Listed(Box::new(archive)))
-            }
+            Ok(archive) => (listed_names(&archive, limits)?, Entries::Listed(Box::new(archive))),
             Err(error) => scan(copy, file_bytes, limits)?.ok_or_else(|| damaged("the archive", &error))?,
         };
+        Ok(Archive::of_entries(names, entries, file_bytes, limits))
+    }
+
+    /// Opens an archive that is to be written again, of which every entry must be listed once.
+    pub(crate) fn of_bytes(bytes: Arc<[u8]>, limits: &Limits) -> Result<Archive, ParseFailure> {
+        let file_bytes = bytes.len() as u64;
+        let declared = declared_entries(&mut Cursor::new(&*bytes), file_bytes)?;
+        refuse_too_many(u64::from(declared), limits)?;
+        let archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| damaged("the archive", &error))?;
+        let names = listed_names(&archive, limits)?;
+        if names.len() < usize::from(declared) && declared < u16::MAX {
+            let why =
+                format!("of {declared} entries of the archive only {} have names of their own", names.len());
+            return Err(ParseFailure::new(Verdict::Corrupt, why));
+        }
+        Ok(Archive::of_entries(names, Entries::InMemory(Box::new(archive)), file_bytes, limits))
+    }
+
+    fn of_entries(names: Vec<String>, entries: Entries, file_bytes: u64, limits: &Limits) -> Archive {
         let mut by_name = HashMap::new();
         let mut by_folded_name = HashMap::new();
         for (index, name) in names.into_iter().enumerate() {
@@ -69,7 +82,7 @@ impl Archive {
             by_name.entry(name).or_insert(index);
         }
         let limits = limits.clone();
-        Ok(Archive { entries, by_name, by_folded_name, limits, file_bytes, inflated_bytes: 0 })
+        Archive { entries, by_name, by_folded_name, limits, file_bytes, inflated_bytes: 0 }
     }
 
     /// The directory of the archive is broken.
@@ -100,6 +113,10 @@ impl Archive {
                 let entry = archive.by_index(index).map_err(|error| damaged(path, &error))?;
                 inflate(entry, &budget)?
             }
+            Entries::InMemory(archive) => {
+                let entry = archive.by_index(index).map_err(|error| damaged(path, &error))?;
+                inflate(entry, &budget)?
+            }
             Entries::Scanned { file, offsets } => {
                 file.seek(SeekFrom::Start(offsets[index])).map_err(unreadable)?;
                 // Without the directory, an entry whose header leaves its size to a later record is lost.
@@ -110,6 +127,17 @@ impl Archive {
         };
         self.inflated_bytes += bytes.len() as u64;
         Ok(Some(bytes))
+    }
+
+    /// The name of an entry as the archive has it; none where it is not listed.
+    pub(crate) fn entry_name(&self, path: &str) -> Option<String> {
+        let index = self.index_of(path)?;
+        let name = match &self.entries {
+            Entries::Listed(archive) => archive.name_for_index(index),
+            Entries::InMemory(archive) => archive.name_for_index(index),
+            Entries::Scanned { .. } => None,
+        };
+        name?.ok().map(|name| name.into_owned())
     }
 
     fn index_of(&self, path: &str) -> Option<usize> {
@@ -153,6 +181,20 @@ fn inflate<R: Read>(mut entry: ZipFile<'_, R>, budget: &Budget<'_>) -> Result<Ve
     Ok(bytes)
 }
 
+/// The names of a directory that is within the limits.
+fn listed_names<R: Read + Seek>(
+    archive: &ZipArchive<R>,
+    limits: &Limits,
+) -> Result<Vec<String>, ParseFailure> {
+    refuse_too_many(archive.len() as u64, limits)?;
+    refuse_declared_size(archive, limits)?;
+    let names = (0..archive.len()).map(|index| match archive.name_for_index(index) {
+        Some(Ok(name)) => name.into_owned(),
+        _ => String::new(),
+    });
+    Ok(names.collect())
+}
+
 fn refuse_too_many(entries: u64, limits: &Limits) -> Result<(), ParseFailure> {
     if entries <= limits.archive_entries {
         return Ok(());
@@ -176,7 +218,7 @@ fn refuse_declared_size<R: Read + Seek>(
 }
 
 /// The number of entries by the end record, read before a directory of any size is loaded; 0 without one.
-fn declared_entries(file: &mut File, file_bytes: u64) -> Result<u16, ParseFailure> {
+fn declared_entries<R: Read + Seek>(file: &mut R, file_bytes: u64) -> Result<u16, ParseFailure> {
     let tail_bytes = file_bytes.min(END_OF_DIRECTORY_BYTES_MAX);
     file.seek(SeekFrom::Start(file_bytes - tail_bytes)).map_err(unreadable)?;
     let mut tail = Vec::new();

@@ -48,7 +48,7 @@ pub(crate) fn read(file: File, limits: &Limits) -> Result<Document, ParseFailure
 }
 
 /// The part that the package names as its document.
-fn main_part(archive: &mut Archive) -> Result<String, ParseFailure> {
+pub(crate) fn main_part(archive: &mut Archive) -> Result<String, ParseFailure> {
     let relations = text_of(archive, "_rels/.rels")?.unwrap_or_default();
     let mut main = None;
     tokens(&relations, Dialect::Xml, |token| {

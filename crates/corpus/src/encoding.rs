@@ -46,6 +46,17 @@ fn decode_as(bytes: Vec<u8>, declared: Option<&'static Encoding>) -> Decoded {
     }
 }
 
+/// The encoding of bytes without a mark, as decoding them takes it.
+pub(crate) fn of_unmarked(bytes: &[u8], may_declare: bool) -> &'static Encoding {
+    let declared = if may_declare { declared_encoding(bytes) } else { None };
+    match declared {
+        _ if std::str::from_utf8(bytes).is_ok() => UTF_8,
+        Some(encoding) if encoding.is_ascii_compatible() && encoding != UTF_8 => encoding,
+        _ if is_mostly_utf_8(bytes) => UTF_8,
+        _ => WINDOWS_1252,
+    }
+}
+
 fn replacing(encoding: &'static Encoding, bytes: &[u8], guessed: bool) -> Decoded {
     let (text, _) = encoding.decode_without_bom_handling(bytes);
     let text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.into_owned() };

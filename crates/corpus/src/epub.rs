@@ -47,6 +47,16 @@ pub(crate) fn read(file: File, limits: &Limits) -> Result<Document, ParseFailure
     Ok(book.finish(package))
 }
 
+/// The documents of the spine with prose in them, in reading order: the table of contents has none.
+pub(crate) fn prose(archive: &mut Archive) -> Result<Vec<String>, ParseFailure> {
+    encryption::refuse_license(archive)?;
+    let package = package::read(archive)?;
+    encryption::refuse_encrypted(archive, &package)?;
+    let is_contents =
+        |path: &String| Some(path) == package.nav.as_ref() || Some(path) == package.ncx.as_ref();
+    Ok(package.spine.iter().filter(|path| !is_contents(path)).cloned().collect())
+}
+
 /// The text of a book as it grows, page by page.
 struct Book<'a> {
     document: Document,

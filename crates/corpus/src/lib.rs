@@ -3,6 +3,8 @@
 //! [`source::list`] finds files, a [`worker::Worker`] reads each in another process into
 //! [`document::Document`]s (one text, and where its blocks and chapters stand in it), and
 //! [`chunk::by_tokens`] cuts a document into pieces that fit a model, given the offsets of its tokens.
+//! [`manuscript::Manuscript`] reads a document that is to be corrected into passages of plain text and writes it
+//! back with every byte outside of changed words as it was; it is read in this process, under the same limits.
 //! [`calibre::read`] says what a Calibre library knows of its books.
 //!
 //! This crate never fetches anything that a file refers to, never writes beside its input (a Calibre database is
@@ -33,6 +35,7 @@ pub mod calibre;
 pub mod chunk;
 pub mod document;
 pub mod limits;
+pub mod manuscript;
 pub mod parse;
 pub mod pdf;
 pub mod readers;

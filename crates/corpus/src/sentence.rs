@@ -15,6 +15,15 @@ const ABBREVIATIONS: [&str; 14] = [
     "i.e.",
 ];
 
+/// The sentences of a paragraph, one after the other without a gap.
+pub(crate) fn ranges(text: &str) -> Vec<Range<usize>> {
+    let block = Block { kind: BlockKind::Paragraph, start: 0, end: text.len(), chapter: 0 };
+    let mut starts = vec![0];
+    inner_starts(text, &block, 0..text.len(), &mut starts);
+    starts.push(text.len());
+    starts.windows(2).map(|pair| pair[0]..pair[1]).filter(|range| !range.is_empty()).collect()
+}
+
 /// Appends the offset in `text` of each sentence of `block` that starts inside `range`, after its first byte.
 /// Only what lies in both the block and `range` is segmented.
 pub(crate) fn inner_starts(text: &str, block: &Block, range: Range<usize>, starts: &mut Vec<usize>) {

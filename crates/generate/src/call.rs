@@ -41,7 +41,7 @@ pub enum Prompt {
 }
 
 /// A turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -159,6 +159,16 @@ impl Prompt {
 }
 
 impl Totals {
+    /// Adds the sums of another run.
+    pub fn merge(&mut self, other: &Totals) {
+        self.calls += other.calls;
+        self.failed += other.failed;
+        self.prefill_tokens += other.prefill_tokens;
+        self.reused_prefix_tokens += other.reused_prefix_tokens;
+        self.decode_tokens += other.decode_tokens;
+        self.retries += other.retries;
+    }
+
     /// Counts an answer.
     pub fn add(&mut self, answer: &Answer) {
         self.calls += 1;

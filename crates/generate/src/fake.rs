@@ -102,7 +102,7 @@ fn last_turn(prompt: &Prompt) -> String {
     match prompt {
         Prompt::Text { prefix, suffix } => format!("{prefix}{suffix}"),
         Prompt::Chat { messages, .. } => {
-            messages.last().map(|message| message.content.clone()).unwrap_or_else(String::new)
+            messages.last().map_or_else(String::new, |message| message.content.clone())
         }
     }
 }

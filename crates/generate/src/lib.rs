@@ -1,9 +1,8 @@
-//! Prompts to text: what asks a language model, on this machine or on a server.
+//! Prompts to text: what asks a language model.
 //!
 //! A [`call::Call`] is a prompt, limits and perhaps a grammar; [`Generator::run`] takes many and hands each
 //! [`call::Answer`] on as it comes, by the number of its call. Calls that begin alike are computed together
-//! ([`schedule`]). What answers is the worker `haul-llama` with a GGUF file ([`local`]), a server that speaks OpenAI's
-//! protocol ([`remote`]), or a script ([`fake`]).
+//! (`schedule`). What answers is the worker `haul-llama` with a GGUF file ([`local`]), or a script ([`fake`]).
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -25,17 +24,31 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod devices;
 pub mod fake;
+pub mod gguf;
+pub mod local;
+pub mod proof;
+mod schedule;
+pub mod schema;
+pub mod template;
+mod worker;
+#[cfg(unix)]
+mod worker_unix;
 
 use std::ops::ControlFlow;
 
 use call::{Answer, Call, CallError, Totals};
+use devices::DeviceAbsent;
 use fake::Fake;
+use local::{Local, WorkerError};
 
 /// What answers calls.
 pub enum Generator {
     /// A script of answers, for tests of what asks.
     Fake(Fake),
+    /// A GGUF file, by the worker.
+    Local(Box<Local>),
 }
 
 /// Where a finished call goes: its number among the calls of the run, and what came of it.
@@ -64,13 +77,26 @@ pub enum GenerateError {
         /// The call, from 0.
         call: usize,
     },
+    /// The device that was asked for is not there.
+    #[error(transparent)]
+    Device(#[from] DeviceAbsent),
+    /// The worker is gone, or cannot do it.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// A template that was given for the model.
+    #[error(transparent)]
+    Template(#[from] template::TemplateError),
 }
 
 impl GenerateError {
     /// The user's next step, where there is one.
     #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        None
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Device(error) => Some(error.hint()),
+            Self::Worker(error) => error.hint().map(str::to_owned),
+            Self::ScriptEnded { .. } | Self::Template(_) => None,
+        }
     }
 }
 
@@ -83,6 +109,7 @@ impl Generator {
     pub fn run(&mut self, calls: &[Call], answered: &mut Answered<'_>) -> Result<Totals, GenerateError> {
         match self {
             Generator::Fake(fake) => fake.run(calls, answered),
+            Generator::Local(local) => local.run(calls, answered),
         }
     }
 
@@ -93,6 +120,7 @@ impl Generator {
             Generator::Fake(_) => {
                 ModelFacts { name: "script".to_owned(), context_tokens: None, identity: "script".to_owned() }
             }
+            Generator::Local(local) => local.facts(),
         }
     }
 
@@ -106,6 +134,7 @@ impl Generator {
             Generator::Fake(_) => Ok(Some(
                 texts.iter().map(|text| u32::try_from(text.len() / 4 + 1).unwrap_or(u32::MAX)).collect(),
             )),
+            Generator::Local(local) => local.count_tokens(texts).map(Some),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use haul_corpus::document::Format;
@@ -67,12 +68,20 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Turn lines of stdin into vectors
     Embed(EmbedArgs),
+    /// Correct a manuscript with a language model, and nothing else in it
+    Correct(CorrectArgs),
+    /// Answer requests in OpenAI's batch format with a language model
+    Generate(GenerateArgs),
     /// Look at a library or a collection, check it, bring it elsewhere
     #[command(subcommand)]
     Store(StoreCommand),
     /// Add, download, list and check models
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Compare GGUF files of one model, and say which to take
+    Compare(CompareArgs),
+    /// Find the fastest settings for a model, and keep them
+    Tune(TuneArgs),
     /// Say what this machine can do, from measurement
     Doctor(DoctorArgs),
     /// Measure speed beside the roof of this machine
@@ -481,6 +490,95 @@ pub(crate) struct EvalArgs {
     pub(crate) compute: DeviceArgs,
 }
 
+/// What answers calls: a GGUF file on this machine.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Language model")]
+pub(crate) struct EngineArgs {
+    /// A GGUF file, or the name of one in the models folder
+    #[arg(long, env = "HAUL_LLM", value_name = "M.gguf", hide_env_values = true)]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Threads that compute [default: all usable cores]
+    #[arg(long, env = "HAUL_THREADS", value_name = "N", hide_env_values = true)]
+    pub(crate) threads: Option<usize>,
+    /// Cells of the KV cache, in tokens, for all calls together [default: what a quarter of the free memory holds, and no
+    /// more than the calls can use]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) ctx: Option<u32>,
+    /// Calls that are answered together [default: 16, on a card 32]
+    #[arg(long, value_name = "N")]
+    pub(crate) parallel: Option<u32>,
+    /// Type of the K cache: f16, bf16, f32, q8_0, q5_0, q5_1, q4_0, q4_1 or iq4_nl [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) cache_type_k: Option<String>,
+    /// Type of the V cache; one that is not f16, bf16 or f32 needs flash attention [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) cache_type_v: Option<String>,
+    /// A chat template (Jinja) in place of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) template: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CorrectArgs {
+    /// The manuscript: .md, .txt, .html, .epub or .docx
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The folder for the corrected file, diff.html, diff.json, receipt.json and the answers; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// How the model is asked: tiny, grmr-v3, grmr-v3-satcn, general, or one of --profiles [default: by the model's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// More profiles, as TOML with [[profile]]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profiles: Option<PathBuf>,
+    /// The model alone (replace), the model and then a dictionary (hybrid), or the dictionary first (supplement)
+    #[arg(long, value_enum, default_value = "replace")]
+    pub(crate) mode: CorrectMode,
+    /// A Hunspell dictionary of the system, or the path of a .dic file, for --mode hybrid and supplement
+    #[arg(long, value_name = "NAME", default_value = "en_US")]
+    pub(crate) dictionary: String,
+    /// Write money, times, dates, ordinals and percent as they are spoken (English)
+    #[arg(long)]
+    pub(crate) tts: bool,
+    /// End at the first call that fails, instead of keeping its passage
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// Exit 1 where the corrected file differs from this one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) expect: Option<PathBuf>,
+    /// Write what was done, where and how fast, as JSON, here too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
+}
+
+/// What corrects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CorrectMode {
+    /// The model
+    Replace,
+    /// The model, then a dictionary
+    Hybrid,
+    /// A dictionary, then the model
+    Supplement,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// Where responses go, a line each, in the order of the requests; answers are kept beside it until all are there
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Write what was done, where and how fast, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EmbedArgs {
     /// A model's name or folder
@@ -639,9 +737,19 @@ pub(crate) enum ModelCommand {
     },
     /// List the models
     List,
-    /// Read every file of a model again and compare it with what was added
+    /// Write a GGUF file in another quantisation
+    Quantize {
+        /// The file, best in f16 or f32: what is quantised already only gets worse
+        from: PathBuf,
+        /// The new file
+        to: PathBuf,
+        /// q8_0, q6_k, q5_k_m, q4_k_m, iq4_xs, ... as llama.cpp calls them
+        #[arg(long, value_name = "KIND")]
+        kind: String,
+    },
+    /// Read every file of a model again and compare it with what was added; of a GGUF file, check the header
     Check {
-        /// The model's name
+        /// The model's name, or a GGUF file
         name: String,
         /// Also embed the texts of this file and compare with its vectors: lines of {"text","embedding"}, and
         /// "role": "query" or "document" where the model's prompt stands before the text
@@ -711,7 +819,85 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
+pub(crate) struct CompareArgs {
+    /// GGUF files of one model, such as its quantisations
+    #[arg(required = true, value_name = "FILE.gguf")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The text on which distributions are compared, and which is corrected as a long document
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// The folder for the reports; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The file that the others are compared with [default: the largest]
+    #[arg(long, value_name = "FILE.gguf")]
+    pub(crate) base: Option<PathBuf>,
+    /// Task cases: TOML with [[case]], or JSONL, of name, category, input, expected, must, must_not [default: 16 of
+    /// haul's own]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cases: Option<PathBuf>,
+    /// Measured runs of each speed
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) repetitions: u32,
+    #[command(flatten)]
+    pub(crate) llm: LlmArgs,
+}
+
+/// How a GGUF file is opened.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Compute")]
+pub(crate) struct LlmArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+    /// Threads that compute [default: all usable cores]
+    #[arg(long, env = "HAUL_THREADS", value_name = "N", hide_env_values = true)]
+    pub(crate) threads: Option<usize>,
+    /// Tokens of the context
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(256..=1_048_576))]
+    pub(crate) ctx: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// A GGUF file, or an encoder's name or folder
+    #[arg(long, env = "HAUL_MODEL", value_name = "FILE.gguf|NAME")]
+    pub(crate) model: String,
+    /// The folder for the reports; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// No measurement is begun that would end later, such as 10m, 90s or 1h
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = time)]
+    pub(crate) budget: Duration,
+    /// Measured runs of each speed
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) repetitions: u32,
+    #[command(flatten)]
+    pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) llm: LlmArgs,
+}
+
+/// A number of minutes, or with its unit: `90s`, `10m`, `1h`.
+fn time(text: &str) -> Result<Duration, String> {
+    const HOURS_MAX: f64 = 24.0;
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "s" => 1.0,
+        "" | "m" => 60.0,
+        "h" => 3600.0,
+        unit => return Err(format!("`{unit}` is no unit of time (s, m, h)")),
+    };
+    let seconds = digits.trim().parse::<f64>().map_err(|_| "not a time such as 10m".to_owned())? * factor;
+    let is_within = (0.0..=HOURS_MAX * 3600.0).contains(&seconds);
+    if is_within {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("not within 0..={HOURS_MAX} h"))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }

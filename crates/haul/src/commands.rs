@@ -1,10 +1,16 @@
 //! One file for each command, and what several of them need: the machine, and a library's model.
 
 pub(crate) mod bench;
+pub(crate) mod calls;
 pub(crate) mod collection;
+pub(crate) mod compare;
+pub(crate) mod correct;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod eval;
+pub(crate) mod generate;
+pub(crate) mod generator;
+pub(crate) mod gguf;
 pub(crate) mod ingest;
 pub(crate) mod model;
 pub(crate) mod parse_worker;
@@ -13,6 +19,7 @@ pub(crate) mod search;
 pub(crate) mod select;
 pub(crate) mod server;
 pub(crate) mod store;
+pub(crate) mod tune;
 
 use std::num::NonZeroUsize;
 

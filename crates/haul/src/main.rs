@@ -52,9 +52,13 @@ fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, F
         Command::Search(args) => commands::search::run(&args, settings, output),
         Command::Eval(args) => commands::eval::run(&args, settings, output),
         Command::Embed(args) => commands::embed::run(&args, settings, output),
+        Command::Correct(args) => commands::correct::run(&args, settings, output),
+        Command::Generate(args) => commands::generate::run(&args, settings, output),
         Command::Store(command) => commands::store::run(&command, settings, output),
         Command::Model(command) => commands::model::run(&command, settings, output),
         Command::Bench(command) => commands::bench::run(&command, settings, output),
+        Command::Compare(args) => commands::compare::run(&args, settings, output),
+        Command::Tune(args) => commands::tune::run(&args, settings, output),
         Command::Doctor(args) => commands::doctor::run(&args, settings, output),
         Command::ParseWorker => Ok(commands::parse_worker::run(output)),
     }

@@ -1,8 +1,12 @@
 //! What `haul report` says, gathered once; `html`, `markdown` and JSON are three ways to write it.
 
 mod charts;
+pub(crate) mod compare;
+pub(crate) mod correction;
 pub(crate) mod html;
 pub(crate) mod markdown;
+pub(crate) mod sheet;
+pub(crate) mod tune;
 
 use std::collections::BTreeMap;
 use std::path::Path;

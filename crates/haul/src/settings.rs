@@ -111,6 +111,20 @@ impl Settings {
         self.home.join("backends")
     }
 
+    /// `HAUL_HOME/cache/gguf`.
+    pub(crate) fn gguf_cache(&self) -> PathBuf {
+        self.home.join("cache").join("gguf")
+    }
+
+    /// The executable that runs GGUF files, which stands beside this one, and the folders with its backends.
+    #[expect(clippy::disallowed_methods, reason = "libraries are told where the worker is")]
+    pub(crate) fn worker(&self) -> Result<(PathBuf, Vec<PathBuf>), Failure> {
+        let program = std::env::current_exe()
+            .map_err(|error| Failure::new(format!("the path of this executable is not known: {error}")))?;
+        let worker = program.with_file_name(format!("haul-llama{}", std::env::consts::EXE_SUFFIX));
+        Ok((worker, vec![program.with_file_name("backends"), self.backends()]))
+    }
+
     /// The pdfium library, where one is named.
     pub(crate) fn pdfium(&self, flag: &ReaderArgs) -> Option<PathBuf> {
         flag.pdfium.clone().or_else(|| self.file.pdfium.clone())
@@ -203,12 +217,17 @@ impl Settings {
         }
     }
 
-    pub(crate) fn compute(&self, args: &ComputeArgs, cpu: &Cpu) -> Result<Compute, Failure> {
-        let threads = args.threads.or(self.file.threads).unwrap_or(cpu.cores);
-        let batch_tokens = args.batch_tokens.or(self.file.batch_tokens).unwrap_or(BATCH_TOKENS);
-        let threads = NonZeroUsize::new(threads)
+    /// Threads that compute.
+    pub(crate) fn threads(&self, flag: Option<usize>, cpu: &Cpu) -> Result<NonZeroUsize, Failure> {
+        let threads = flag.or(self.file.threads).unwrap_or(cpu.cores);
+        NonZeroUsize::new(threads)
             .filter(|threads| threads.get() <= THREADS_MAX)
-            .ok_or_else(|| Failure::new(format!("--threads {threads} is outside 1..={THREADS_MAX}")))?;
+            .ok_or_else(|| Failure::new(format!("--threads {threads} is outside 1..={THREADS_MAX}")))
+    }
+
+    pub(crate) fn compute(&self, args: &ComputeArgs, cpu: &Cpu) -> Result<Compute, Failure> {
+        let batch_tokens = args.batch_tokens.or(self.file.batch_tokens).unwrap_or(BATCH_TOKENS);
+        let threads = self.threads(args.threads, cpu)?;
         if !(1..=BATCH_TOKENS_MAX).contains(&batch_tokens) {
             return Err(Failure::new(format!(
                 "--batch-tokens {batch_tokens} is outside 1..={BATCH_TOKENS_MAX}"

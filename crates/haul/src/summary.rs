@@ -23,6 +23,8 @@ use haul_store::qdrant::catalogue::Info as CollectionInfo;
 use haul_store::search::Hit;
 
 use crate::commands::Machine;
+pub(crate) use calls::calls;
+pub(crate) use diagnosis::diagnosis;
 
 const COLUMNS: usize = 80;
 /// Lists longer than this are cut in the summary; the receipt has all of it.
@@ -37,7 +39,9 @@ macro_rules! line {
     }};
 }
 
+mod calls;
 pub(crate) mod catalogue;
+mod diagnosis;
 pub(crate) mod preview;
 pub(crate) mod store_bench;
 
@@ -352,6 +356,11 @@ pub(crate) fn evaluation(evaluation: &Evaluation) -> String {
     if evaluation.unjudged > 0 {
         line!(text, "{} queries without judgments left out", thousands(evaluation.unjudged as u64));
     }
+    list(
+        &mut text,
+        "names of relevant documents that no document has, counted as not found",
+        &evaluation.absent,
+    );
     text
 }
 

@@ -4,7 +4,6 @@
 //! Loading is not timed.
 
 mod directions;
-mod mixes;
 pub mod store;
 
 use std::collections::BTreeMap;
@@ -22,6 +21,8 @@ use haul_pipeline::receipt::Truncated;
 use haul_pipeline::stage::{Stages, Stop};
 use serde::Serialize;
 
+use crate::mixes;
+pub use crate::mixes::Mix;
 pub use crate::quality::{Agreement, TEXTS as QUALITY_TEXTS};
 use crate::quality::{agreement, evenly};
 pub use crate::stream::Settings as Streaming;
@@ -40,15 +41,6 @@ pub struct Settings {
     pub row: Duration,
     /// How texts become vectors.
     pub streaming: Streaming,
-}
-
-/// Texts of one kind.
-#[derive(Clone, Debug)]
-pub struct Mix {
-    /// What the row is called by.
-    pub name: String,
-    /// The texts.
-    pub texts: Vec<String>,
 }
 
 /// What is measured with.

@@ -5,12 +5,21 @@
 //! prints and never picks a device.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod bench;
+pub mod calls;
+pub mod compare;
+pub mod correct;
 pub mod embed;
 mod encode;
 pub mod golden;
 pub mod ingest;
+mod mixes;
 pub mod models;
+pub mod proof;
 mod quality;
 pub mod search;
+pub mod speed;
+pub mod statistics;
 mod stream;
+pub mod tune;

@@ -28,7 +28,7 @@ use haul_encoder::model_dir::{ModelDir, ModelError};
 use haul_encoder::weights::{Weights, WeightsError};
 
 pub use check::{Change, CheckReport, CheckedFile, FileVerdict};
-pub use checksum::Checksum;
+pub use checksum::{Checksum, sha256_of};
 pub use files::{PlaceError, Placement};
 pub use hub::{Download, HUB_URL, Hub, HubError, IdFault};
 pub use names::NameFault;

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod cpu;
 pub mod dtype;
 pub mod memory;
+pub mod nvidia;
 pub mod roof;
 pub mod verdict;
 
@@ -32,3 +33,5 @@ mod clock_unix;
 mod cpu_unix;
 #[cfg(unix)]
 mod memory_unix;
+#[cfg(unix)]
+mod nvidia_unix;

@@ -183,7 +183,7 @@ pub struct Pass {
 }
 
 /// Calls of a language model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calls {
     /// Calls answered.
     pub n: u64,
@@ -193,6 +193,12 @@ pub struct Calls {
     pub decode_tokens: u64,
     /// Tokens that were in a shared prefix and not read again.
     pub reused_prefix_tokens: u64,
+    /// Calls whose answers an earlier run had, and that were not asked again.
+    pub journalled: u64,
+    /// Requests that were sent again.
+    pub retries: u64,
+    /// Seconds with an open model; the rates are of these.
+    pub answering_s: f64,
 }
 
 /// Speed of the run.

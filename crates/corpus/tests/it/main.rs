@@ -4,6 +4,7 @@
 
 mod epub;
 mod files;
+mod manuscript;
 mod pdf;
 mod source;
 mod worker;

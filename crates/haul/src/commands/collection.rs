@@ -21,8 +21,7 @@ const DOCUMENTS_PER_COMMIT: usize = 64;
 
 /// Counts, settings and the digest, from the points themselves.
 pub(crate) fn info(address: &Address, store: &StoreArg, output: &Output) -> Result<Exit, Failure> {
-    let collection = server::connect(address, store, server::never())?;
-    let state = collection.state()?.ok_or_else(|| collection.absent())?;
+    let (collection, state) = server::existing(address, store)?;
     let info = catalogue::info(&collection, &state)?;
     if output.json() {
         output.json_document(&info)?;
@@ -39,8 +38,7 @@ pub(crate) fn verify(
     store: &StoreArg,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let collection = server::connect(address, store, server::never())?;
-    let state = collection.state()?.ok_or_else(|| collection.absent())?;
+    let (collection, state) = server::existing(address, store)?;
     let mut report = catalogue::verify(&collection, &state)?;
     if manifest.exists() {
         let library = Library::open_read_only(manifest)?;
@@ -126,9 +124,10 @@ pub(crate) fn sync(
         ))
         .hint("--manifest names another file"));
     }
-    let Synced { documents, alone, not_whole } = take_over(&collection, &state, &mut library)?;
+    let Synced { documents, alone, unfinished, not_whole } = take_over(&collection, &state, &mut library)?;
     let mut publisher = Publisher::new(&library, collection)?;
     publisher.adopt(&alone)?;
+    publisher.claim(&unfinished)?;
     for doc_id in not_whole.iter().take(NAMED_MAX) {
         output.note(&format!("document {doc_id} is not whole on the server, and not in the manifest"));
     }
@@ -153,11 +152,13 @@ struct Synced {
     documents: u64,
     /// Of which the collection has nothing else: those need not be sent.
     alone: Vec<Uuid>,
+    /// Of which there are points of another revision too.
+    unfinished: Vec<Uuid>,
     not_whole: Vec<Uuid>,
 }
 
 fn take_over(collection: &Collection, state: &State, library: &mut Library) -> Result<Synced, Failure> {
-    let (mut records, mut alone, mut documents) = (Vec::new(), Vec::new(), 0);
+    let (mut records, mut alone, mut unfinished) = (Vec::new(), Vec::new(), Vec::new());
     let settings = library.settings().clone();
     let not_whole = catalogue::for_each_document(collection, state, &settings, |restored| {
         let Restored { record, rows, sparse, is_alone } = restored;
@@ -168,9 +169,8 @@ fn take_over(collection: &Collection, state: &State, library: &mut Library) -> R
         }
         let rows: Vec<_> = rows.iter().map(|(key, row)| (*key, row.as_slice())).collect();
         library.put_vectors(VectorName::Dense, &rows)?;
-        alone.extend(is_alone.then_some(record.doc_id));
+        if is_alone { &mut alone } else { &mut unfinished }.push(record.doc_id);
         records.push(record);
-        documents += 1;
         if records.len() >= DOCUMENTS_PER_COMMIT {
             library.commit_documents(&records)?;
             records.clear();
@@ -178,7 +178,8 @@ fn take_over(collection: &Collection, state: &State, library: &mut Library) -> R
         Ok(())
     })?;
     library.commit_documents(&records)?;
-    Ok(Synced { documents, alone, not_whole })
+    let documents = (alone.len() + unfinished.len()) as u64;
+    Ok(Synced { documents, alone, unfinished, not_whole })
 }
 
 /// Collections and aliases of the server.
@@ -216,8 +217,7 @@ pub(crate) fn copy(args: &CopyArgs, settings: &Settings, output: &Output) -> Res
 /// Another name for a collection.
 pub(crate) fn alias(args: &AliasArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let address = of_server(&args.store, settings)?;
-    let collection = server::connect(&address, &args.store, server::never())?;
-    collection.state()?.ok_or_else(|| collection.absent())?;
+    let (collection, _) = server::existing(&address, &args.store)?;
     collection.set_alias(&args.name)?;
     if output.json() {
         output

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use haul_encoder::embedder::LoadOptions;
+use haul_generate::gguf::Gguf;
+use haul_generate::local::{self, Quantize};
 use haul_jobs::golden::{self, Comparison, Parts};
 use haul_jobs::models::{Download, HUB_URL, Hub, ModelRecord, Models, Placement};
 use haul_machine::dtype::{Dtype, DtypeRequest};
@@ -44,11 +46,71 @@ pub(crate) fn run(command: &ModelCommand, settings: &Settings, output: &Output) 
             added(&result?, output)
         }
         ModelCommand::List => list(&models, output),
+        ModelCommand::Quantize { from, to, kind } => quantize(from, to, kind, settings, output),
+        ModelCommand::Check { name, golden: None, .. } if is_gguf(name) => {
+            check_gguf(Path::new(name), output)
+        }
         ModelCommand::Check { name, golden, dtype } => {
             let golden = golden.as_deref().map(|file| (file, dtype.unwrap_or(EXACT)));
             check(&models, name, golden, settings, output)
         }
     }
+}
+
+fn is_gguf(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// The header, the table of tensors, and whether all of it is inside the file.
+fn check_gguf(path: &Path, output: &Output) -> Result<Exit, Failure> {
+    let gguf = Gguf::read(path)?;
+    if output.json() {
+        output.json_document(&gguf)?;
+    } else {
+        output.data(&format!(
+            "{}: sound; {} {}, {} parameters in {} layers, {}, trained on {} tokens",
+            path.display(),
+            gguf.architecture,
+            gguf.quantisation,
+            summary::thousands(gguf.parameters),
+            gguf.layers,
+            summary::bytes(gguf.tensor_bytes),
+            summary::thousands(u64::from(gguf.context_train))
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Beside the new file until it is whole; a file of that name is never overwritten.
+fn quantize(
+    from: &Path,
+    to: &Path,
+    kind: &str,
+    settings: &Settings,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let before = Gguf::read(from)?;
+    if to.exists() {
+        return Err(
+            Failure::new(format!("{} is there already", to.display())).hint("name a file that is not")
+        );
+    }
+    let (worker, backends) = settings.worker()?;
+    let part = to.with_added_extension("part");
+    let threads = u32::try_from(settings.cpu().cores).unwrap_or(u32::MAX);
+    let asked = Quantize { from: from.to_owned(), to: part.clone(), kind: kind.to_owned(), threads };
+    let bytes = local::quantize(&worker, &backends, asked)?;
+    let after = Gguf::read(&part)?;
+    std::fs::rename(&part, to).map_err(|error| Failure::io("write", to, &error))?;
+    if output.json() {
+        output.json_document(&json!({"from": before, "to": after, "bytes": bytes}))?;
+    } else {
+        let (old, new) = (summary::bytes(before.tensor_bytes), summary::bytes(after.tensor_bytes));
+        let shown =
+            format!("{}: {} ({old}) as {} ({new})", to.display(), before.quantisation, after.quantisation);
+        output.data(&format!("{shown}\n`haul compare` says what that costs on your own text"))?;
+    }
+    Ok(Exit::Ok)
 }
 
 fn added(record: &ModelRecord, output: &Output) -> Result<Exit, Failure> {

@@ -87,8 +87,7 @@ fn source(store: &StoreArg, settings: &Settings) -> Result<Source, Failure> {
         Place::Library(path) => return Ok(Source::Library(Box::new(Library::open_read_only(&path)?))),
         Place::Server { address, manifest } => (address, manifest),
     };
-    let collection = server::connect(&address, store, server::never())?;
-    let state = collection.state()?.ok_or_else(|| collection.absent())?;
+    let (collection, state) = server::existing(&address, store)?;
     let settings = match &state.settings {
         Some(settings) => settings.clone(),
         // A collection that another program made: what it was filled from says with which model.

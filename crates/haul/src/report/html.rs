@@ -9,20 +9,14 @@ use super::charts;
 use super::{Largest, NotOk, Report, count};
 use crate::summary::{duration, thousands};
 
-const STYLE: &str = include_str!("style.css");
+/// The look of all pages.
+pub(super) const STYLE: &str = include_str!("style.css");
 /// Rates over fewer steps than this are no curve.
 const CURVE_STEPS_MIN: usize = 3;
 
 /// The whole page. Everything that may come from a document or a path is escaped.
 pub(crate) fn page(report: &Report) -> String {
-    let name = escaped(report.name());
-    // The policy makes the browser hold what this page promises.
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{name}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{}{}{}{}{}{}{}</main>\n</body>\n</html>\n",
+    let parts = [
         head(report),
         verdicts(report),
         largest_run(report),
@@ -30,6 +24,20 @@ pub(crate) fn page(report: &Report) -> String {
         runs(report),
         failures(report),
         settings(report),
+    ];
+    shell(report.name(), &parts.concat())
+}
+
+/// A page with this body.
+pub(super) fn shell(title: &str, body: &str) -> String {
+    let title = escaped(title);
+    // The policy makes the browser hold what this page promises.
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 }
 
@@ -268,18 +276,18 @@ fn settings(report: &Report) -> String {
     )
 }
 
-fn section(title: &str, body: &str) -> String {
+pub(super) fn section(title: &str, body: &str) -> String {
     format!("<section>\n<h2>{title}</h2>\n{body}\n</section>\n")
 }
 
-fn table(names: &[&str], rows: &str) -> String {
+pub(super) fn table(names: &[&str], rows: &str) -> String {
     let names: String = names.iter().map(|name| format!("<th>{name}</th>")).collect();
     format!("<div class=\"wide\"><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>")
 }
 
 /// Text that stays text, in elements and in quoted attributes; what could turn the direction of the page is shown as
 /// U+FFFD.
-fn escaped(text: &str) -> Cow<'_, str> {
+pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     const MARKUP: [char; 5] = ['&', '<', '>', '"', '\''];
     let steers = |c: char| {
         (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -92,7 +92,7 @@ fn failures(report: &Report) -> String {
 }
 
 /// Text that stays text: nothing in it starts markup, a line, or a cell.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -36,6 +36,11 @@ const COMMANDS: &[&[&str]] = &[
     &["model", "list"],
     &["model", "check"],
     &["doctor"],
+    &["generate"],
+    &["correct"],
+    &["compare"],
+    &["tune"],
+    &["model", "quantize"],
     &["bench"],
     &["bench", "encoder"],
 ];
@@ -51,15 +56,19 @@ fn help_names_the_commands() {
     Usage: haul [OPTIONS] <COMMAND>
 
     Commands:
-      ingest  Read books and documents into a searchable library
-      report  Show what was ingested, how fast, and what failed, as a page
-      search  Find passages in a library
-      eval    Measure search quality against judgments
-      embed   Turn lines of stdin into vectors
-      store   Look at a library or a collection, check it, bring it elsewhere
-      model   Add, download, list and check models
-      doctor  Say what this machine can do, from measurement
-      bench   Measure speed beside the roof of this machine
+      ingest    Read books and documents into a searchable library
+      report    Show what was ingested, how fast, and what failed, as a page
+      search    Find passages in a library
+      eval      Measure search quality against judgments
+      embed     Turn lines of stdin into vectors
+      correct   Correct a manuscript with a language model, and nothing else in it
+      generate  Answer requests in OpenAI's batch format with a language model
+      store     Look at a library or a collection, check it, bring it elsewhere
+      model     Add, download, list and check models
+      compare   Compare GGUF files of one model, and say which to take
+      tune      Find the fastest settings for a model, and keep them
+      doctor    Say what this machine can do, from measurement
+      bench     Measure speed beside the roof of this machine
 
     Options:
           --json         Print exactly one JSON document to stdout

@@ -259,6 +259,17 @@ impl Needs {
         found
     }
 
+    /// The worker for GGUF files beside the program, where the whole workspace was built.
+    pub(crate) fn worker(&self) -> bool {
+        let is_here = Path::new(env!("CARGO_BIN_EXE_haul")).with_file_name("haul-llama").is_file();
+        if !is_here {
+            let required = variable("CI").is_some_and(|ci| ci == "true");
+            assert!(!required, "{}: there is no haul-llama; `cargo build -p llama-worker` makes it", self.0);
+            self.skip("there is no haul-llama");
+        }
+        is_here
+    }
+
     /// A page of `shared/reference`, beside the repository.
     pub(crate) fn reference(&self, page: &str) -> Option<String> {
         let found = shared_dir().map(|dir| dir.join("reference").join(page)).filter(|path| path.is_file());

@@ -100,7 +100,8 @@ fn arrows_point_downward() {
     }
 }
 
-/// Sibling jobs share what stands in `encode`, `stream` and `quality` of `jobs/src`, and never import each other.
+/// Sibling jobs share what stands in `calls`, `encode`, `stream`, `mixes`, `quality`, `proof`, `speed` and `statistics` of
+/// `jobs/src`, and never import each other.
 #[test]
 fn jobs_do_not_import_each_other() {
     let jobs = ["ingest", "search", "embed", "models", "bench", "golden", "correct", "compare", "tune"];
@@ -144,7 +145,12 @@ fn only_the_binary_prints_and_reads_the_environment() {
         "io::stdout",
         "io::stdin",
     ];
-    assert_eq!(offences(&words, |name| name.starts_with("haul/src/")), [""; 0]);
+    // The worker is a program as well: its pipe, its log and its arguments stand in these.
+    let is_a_program = |name: &str| {
+        name.starts_with("haul/src/")
+            || ["llama-worker/src/main.rs", "llama-worker/src/process_unix.rs"].contains(&name)
+    };
+    assert_eq!(offences(&words, is_a_program), [""; 0]);
     let anyhow = offences(&["anyhow"], |name| name.starts_with("haul/src/"));
     assert_eq!(anyhow, [""; 0]);
 }

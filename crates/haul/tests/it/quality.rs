@@ -319,7 +319,8 @@ fn a_golden_set_by_hand() {
     expect(&found["by_category"]["house"], 1, [1.0, 1.0, 1.0, 0.2]);
     assert_eq!(found["by_category"].as_object().unwrap().len(), 2);
     let keys: Vec<&String> = found.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["ndcg@5", "recall@5", "mrr@5", "p@5", "queries", "unjudged", "by_category"]);
+    assert_eq!(keys, ["ndcg@5", "recall@5", "mrr@5", "p@5", "queries", "unjudged", "absent", "by_category"]);
+    assert_eq!(found["absent"], json!(["in/nothing.txt"]));
     assert_ran!(home, home.run(&eval), @"
     exit 0
     --- stdout
@@ -327,6 +328,9 @@ fn a_golden_set_by_hand() {
     all                             4     0.0750    0.6250    0.6250    0.5967
       house                         1     0.1000    1.0000    1.0000    1.0000
       sea                           2     0.0500    0.2500    0.2500    0.1934
+
+    names of relevant documents that no document has, counted as not found:
+      in/nothing.txt
     --- stderr
     ");
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::directions::{self, Directions};
-use super::mixes::Random;
+use crate::mixes::Random;
 
 /// What is made and asked.
 #[derive(Clone, Debug)]

@@ -50,6 +50,14 @@ pub(super) fn sha256(path: &Path) -> io::Result<(u64, String)> {
     Ok((bytes, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
+/// SHA-256 of a file, lower-case hex.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256_of(path: &Path) -> io::Result<String> {
+    sha256(path).map(|(_, hex)| hex)
+}
+
 fn git_blob(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();

@@ -6,7 +6,7 @@ use haul_encoder::embedder::Embedder;
 use haul_encoder::model_dir::ModelDir;
 use haul_encoder::tokenizer::TokenizeError;
 
-use super::{Mix, Streaming};
+use crate::stream::Settings as Streaming;
 
 /// Length of a text of the first mix, special tokens included, where the model reads as much.
 const TOKENS: usize = 256;
@@ -27,11 +27,20 @@ const TEXTS_MIN: usize = 24;
 
 const SEED: u64 = 42;
 
+/// Texts of one kind.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    /// What the row is called by.
+    pub name: String,
+    /// The texts.
+    pub texts: Vec<String>,
+}
+
 /// Texts of one length, and texts of very different lengths.
 ///
 /// # Errors
 /// The model's tokenizer refuses plain words.
-pub(super) fn both(
+pub(crate) fn both(
     model: &ModelDir,
     streaming: &Streaming,
     embedder: &Embedder,
@@ -104,7 +113,7 @@ fn log_normal_words(random: &mut Random) -> usize {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014), and the words it draws.
-pub(super) struct Random {
+pub(crate) struct Random {
     state: u64,
     words: Vec<&'static str>,
 }
@@ -114,7 +123,7 @@ impl Random {
         Random::seeded(SEED)
     }
 
-    pub(super) fn seeded(seed: u64) -> Random {
+    pub(crate) fn seeded(seed: u64) -> Random {
         Random { state: seed, words: WORDS.split_ascii_whitespace().collect() }
     }
 
@@ -132,7 +141,7 @@ impl Random {
     }
 
     /// The first words more often than the last, as in prose.
-    pub(super) fn word(&mut self) -> &'static str {
+    pub(crate) fn word(&mut self) -> &'static str {
         let place = self.unit() * self.unit() * self.words.len() as f64;
         self.words[(place as usize).min(self.words.len() - 1)]
     }

@@ -1,0 +1,113 @@
+//! `haul generate`: requests from stdin in OpenAI's batch format, responses in order into a file.
+
+use std::fs::File;
+use std::io::{BufWriter, Write, stdin};
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use haul_generate::call::{Answer, CallError};
+use haul_jobs::batch::{self, Request};
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::receipt::{Failure as Failed, Items, Receipt};
+
+use crate::cli::GenerateArgs;
+use crate::commands::{calls, generator};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::settings::Settings;
+use crate::{Exit, live, signals_unix, summary};
+
+const JOB: &str = "generate";
+
+/// Runs the command.
+pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    let started = SystemTime::now();
+    let clock = Instant::now();
+    let requests = batch::read(stdin().lock())?;
+    let stop = signals_unix::stop_on_signals()?;
+    let mut journal = Journal::open(&args.out.with_added_extension("journal"))?;
+    let mut opened = generator::open(&args.engine, settings, output)?;
+    let opened_s = clock.elapsed().as_secs_f64();
+    let progress = Progress::default();
+    let live = args.out.with_added_extension("progress.json");
+    let (results, asked) = live::watch(JOB, &progress, &live, output, &stop, || {
+        batch::run(&requests, &mut opened.generator, &mut journal, &progress, &stop)
+    })?
+    .result;
+    let seconds = clock.elapsed().as_secs_f64();
+    write(&args.out, &requests, &results, &opened.model.id)?;
+    let run = calls::Run {
+        job: JOB,
+        started,
+        seconds,
+        answering_s: seconds - opened_s,
+        settings: calls::settings_shown(&args.engine, &opened.generator),
+        asked,
+        unit: "request",
+    };
+    let receipt = run.receipt(&opened, items(&results), failures(&requests, &results));
+    if let Some(path) = &args.receipt {
+        receipt.write(path)?;
+    }
+    report(&receipt, args, output)?;
+    Ok(calls::exit(&receipt))
+}
+
+fn report(receipt: &Receipt, args: &GenerateArgs, output: &Output) -> Result<(), Failure> {
+    if output.json() {
+        return output.json_document(receipt);
+    }
+    output.data(&summary::calls(receipt, &format!("responses: {}", args.out.display())))
+}
+
+/// Every request has its line, also where it has no answer; what a stop left unasked has none yet.
+fn write(
+    path: &Path,
+    requests: &[Request],
+    results: &[Option<Result<Answer, CallError>>],
+    model: &str,
+) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::io("write", path, &error);
+    let temporary = path.with_added_extension("tmp");
+    let mut file = BufWriter::new(File::create(&temporary).map_err(failed)?);
+    for (request, result) in requests.iter().zip(results) {
+        if let Some(result) = result {
+            serde_json::to_writer(&mut file, &batch::response(request, result, model))
+                .map_err(std::io::Error::from)
+                .and_then(|()| file.write_all(b"\n"))
+                .map_err(failed)?;
+        }
+    }
+    file.flush().map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)
+}
+
+fn verdict(result: &Option<Result<Answer, CallError>>) -> &'static str {
+    match result {
+        Some(Ok(_)) => "ok",
+        Some(Err(_)) => "failed",
+        None => "not_asked",
+    }
+}
+
+fn items(results: &[Option<Result<Answer, CallError>>]) -> Items {
+    let mut items = Items { total: results.len() as u64, ..Items::default() };
+    for result in results {
+        *items.by_verdict.entry(verdict(result).to_owned()).or_default() += 1;
+    }
+    items.ok = items.by_verdict.get("ok").copied().unwrap_or(0);
+    items
+}
+
+fn failures(requests: &[Request], results: &[Option<Result<Answer, CallError>>]) -> Vec<Failed> {
+    let failed = requests.iter().zip(results).filter_map(|(request, result)| match result {
+        Some(Err(error)) => Some(Failed {
+            item: request.custom_id.clone(),
+            verdict: verdict(result).to_owned(),
+            why: error.to_string(),
+        }),
+        _ => None,
+    });
+    failed.collect()
+}

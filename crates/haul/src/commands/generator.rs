@@ -1,0 +1,269 @@
+//! What answers calls, opened from `--model`: a GGUF file, by the worker beside this executable.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use haul_generate::Generator;
+use haul_generate::gguf::Gguf;
+use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
+use haul_generate::proof::{self, Observed, Speed};
+use haul_jobs::tune;
+use haul_jobs::tune::profile::device_key;
+use haul_machine::memory;
+use haul_machine::roof::Roofs;
+use haul_machine::verdict::{DeviceRequest, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::EngineArgs;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::settings::Settings;
+
+/// Calls that a processor answers together: more of them make its products no faster.
+const PARALLEL_CPU: u32 = 16;
+/// And a card.
+const PARALLEL_GPU: u32 = 32;
+/// Sequences that the engine keeps apart, less the one for what calls share.
+const PARALLEL_MAX: u32 = 255;
+/// One call gets no more cells than this unless `--ctx` says so, whatever its model was trained on.
+const CALL_TOKENS_MAX: u32 = 8192;
+/// The KV cache takes at most one part in so many of the memory that is free.
+const KV_SHARE: u64 = 4;
+/// The engine hands out cells in such steps.
+const CELLS_STEP: u32 = 256;
+const N_BATCH: u32 = 2048;
+const N_UBATCH: u32 = 512;
+const F16: &str = "f16";
+
+/// An open model, and where it is.
+pub(crate) struct Opened {
+    pub(crate) generator: Generator,
+    pub(crate) verdict: Verdict,
+    pub(crate) model: Model,
+}
+
+/// What receipts say of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) id: String,
+    pub(crate) sha256: String,
+    pub(crate) quantisation: String,
+    pub(crate) parameters: u64,
+    pub(crate) max_tokens: u32,
+}
+
+/// A GGUF file that passed our own check.
+pub(crate) struct GgufFile {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) sha256: String,
+    pub(crate) gguf: Gguf,
+}
+
+/// Opens what `--model` names, or says why not. A device that nobody asked for is named in one line.
+pub(crate) fn open(args: &EngineArgs, settings: &Settings, output: &Output) -> Result<Opened, Failure> {
+    let request = settings.device(&args.device)?;
+    let file = find(model_name(args)?, settings)?;
+    let local = Local::open(local_settings(&file, args, settings)?)?;
+    let verdict = verdict(request, &local, None, None);
+    if request == DeviceRequest::Auto {
+        output.note(&verdict.line());
+    }
+    refuse_elsewhere(request, &verdict)?;
+    let model = Model {
+        id: file.name,
+        sha256: file.sha256,
+        quantisation: file.gguf.quantisation.clone(),
+        parameters: local.loaded().parameters,
+        max_tokens: local.facts().context_tokens.unwrap_or(local.loaded().n_ctx),
+    };
+    Ok(Opened { generator: Generator::Local(Box::new(local)), verdict, model })
+}
+
+/// What was asked for by name and is not where the model is ends the run before it starts.
+pub(crate) fn refuse_elsewhere(request: DeviceRequest, verdict: &Verdict) -> Result<(), Failure> {
+    if proof::is_as_asked(request, verdict) {
+        return Ok(());
+    }
+    let seen: Vec<_> = verdict.witnesses.iter().map(|witness| witness.detail.clone()).collect();
+    Err(Failure::new(format!("--device {request}: the model is not there ({})", seen.join("; ")))
+        .hint("`haul doctor --model FILE` says what was seen and why; --device auto takes what there is"))
+}
+
+/// Where a model is, from what the engine and the devices say, and from its speed where that was measured.
+pub(crate) fn verdict(
+    requested: DeviceRequest,
+    local: &Local,
+    speed: Option<Speed>,
+    roofs: Option<&Roofs>,
+) -> Verdict {
+    proof::verdict(&Observed {
+        requested,
+        hello: local.hello(),
+        load: local.load(),
+        loaded: local.loaded(),
+        speed,
+        roofs,
+    })
+}
+
+pub(crate) fn model_name(args: &EngineArgs) -> Result<&str, Failure> {
+    args.model.as_deref().ok_or_else(|| Failure::new("no model is named").hint("give --model M.gguf"))
+}
+
+/// A file by its path, or by the name under which it is among the models.
+pub(crate) fn find(name: &str, settings: &Settings) -> Result<GgufFile, Failure> {
+    let path = path_of(name, settings)?;
+    let gguf = Gguf::read(&path)?;
+    let sha256 = identity(&path, settings)?;
+    let name = path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned());
+    Ok(GgufFile { path, name, sha256, gguf })
+}
+
+fn path_of(name: &str, settings: &Settings) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let folder = settings.models().join(name);
+    let named = settings.models().join(format!("{name}.gguf"));
+    if named.is_file() {
+        return Ok(named);
+    }
+    if let Ok(entries) = fs::read_dir(&folder) {
+        let is_gguf = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gguf");
+        let mut files: Vec<_> =
+            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_gguf).collect();
+        files.sort();
+        match &files[..] {
+            [file] => return Ok(file.clone()),
+            [] => {}
+            more => {
+                return Err(Failure::new(format!("{}: {} GGUF files", folder.display(), more.len()))
+                    .hint("name one of them by its path"));
+            }
+        }
+    }
+    Err(Failure::new(format!("{name}: no such GGUF file"))
+        .hint(format!("give the path of a file, or put it into {}", settings.models().display())))
+}
+
+/// What was known of a file when it was read last.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    bytes: u64,
+    modified_ns: u128,
+    sha256: String,
+}
+
+/// SHA-256 of the whole file, read once for as long as its length and time stay.
+pub(crate) fn identity(path: &Path, settings: &Settings) -> Result<String, Failure> {
+    let failed = |error: &std::io::Error| Failure::io("read", path, error);
+    let absolute = path.canonicalize().map_err(|error| failed(&error))?;
+    let metadata = fs::metadata(path).map_err(|error| failed(&error))?;
+    let modified_ns = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .map_or(0, |since| since.as_nanos());
+    let record = settings
+        .gguf_cache()
+        .join(format!("{}.json", blake3::hash(absolute.as_os_str().as_encoded_bytes()).to_hex()));
+    let known = fs::read(&record).ok().and_then(|bytes| serde_json::from_slice::<Known>(&bytes).ok());
+    if let Some(known) =
+        known.filter(|known| known.bytes == metadata.len() && known.modified_ns == modified_ns)
+    {
+        return Ok(known.sha256);
+    }
+    let sha256 = haul_jobs::models::sha256_of(path).map_err(|error| failed(&error))?;
+    let known = Known { bytes: metadata.len(), modified_ns, sha256 };
+    // Without the record the file is read again next time.
+    let kept = serde_json::to_vec(&known)
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| fs::create_dir_all(settings.gguf_cache()).and_then(|()| fs::write(&record, bytes)));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "{} is not written", record.display());
+    }
+    Ok(known.sha256)
+}
+
+/// How a file is opened: the flags, and what the machine has room for.
+pub(crate) fn local_settings(
+    file: &GgufFile,
+    args: &EngineArgs,
+    settings: &Settings,
+) -> Result<LocalSettings, Failure> {
+    let device = settings.device(&args.device)?;
+    let template = match &args.template {
+        None => None,
+        Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
+    };
+    let (worker, backends) = settings.worker()?;
+    Ok(LocalSettings {
+        worker,
+        backends,
+        device,
+        load: load(file, device, args, settings)?,
+        template,
+        identity: file.sha256.clone(),
+        name: file.name.clone(),
+        patience: Patience::default(),
+    })
+}
+
+/// The flags, then what `haul tune` found for this model on this device, then what suits most.
+fn load(
+    file: &GgufFile,
+    device: DeviceRequest,
+    args: &EngineArgs,
+    settings: &Settings,
+) -> Result<Load, Failure> {
+    let cpu = settings.cpu();
+    let tuned = tune::profile_for(&settings.profiles(), &file.sha256, &device_key(device, &cpu.name));
+    let type_of = |flag: &Option<String>| flag.clone().unwrap_or_else(|| F16.to_owned());
+    let (type_k, type_v) = (type_of(&args.cache_type_k), type_of(&args.cache_type_v));
+    let usual =
+        if matches!(device, DeviceRequest::Cpu | DeviceRequest::Auto) { PARALLEL_CPU } else { PARALLEL_GPU };
+    let parallel = args.parallel.or(tuned.as_ref().map(|tuned| tuned.n_seq_max)).unwrap_or(usual);
+    if !(1..=PARALLEL_MAX).contains(&parallel) {
+        return Err(Failure::new(format!("--parallel {parallel} is outside 1..={PARALLEL_MAX}")));
+    }
+    let available = memory::probe()?.available_bytes;
+    let n_ctx = match args.ctx {
+        Some(0) => return Err(Failure::new("--ctx 0: a cache has cells")),
+        Some(cells) => cells,
+        None => cells(&file.gguf, parallel, &type_k, &type_v, available)?,
+    };
+    file.gguf.fits(available, n_ctx, &type_k, &type_v)?;
+    let threads = match (args.threads, &tuned) {
+        (None, Some(tuned)) => tuned.threads,
+        (flag, _) => u32::try_from(settings.threads(flag, &cpu)?.get()).unwrap_or(u32::MAX),
+    };
+    Ok(Load {
+        model: file.path.clone(),
+        devices: vec![],
+        gpu_layers: None,
+        n_ctx,
+        n_batch: tuned.as_ref().map_or(N_BATCH, |tuned| tuned.n_batch),
+        n_ubatch: tuned.as_ref().map_or(N_UBATCH, |tuned| tuned.n_ubatch),
+        n_seq_max: parallel + 1,
+        kv_unified: true,
+        threads,
+        type_k,
+        type_v,
+        flash_attention: tuned.as_ref().map_or(FlashAttention::Auto, |tuned| tuned.flash_attention),
+        mmap: true,
+    })
+}
+
+/// Cells for all calls together: as many as they can use, and as the memory that is free allows.
+fn cells(gguf: &Gguf, parallel: u32, type_k: &str, type_v: &str, available: u64) -> Result<u32, Failure> {
+    let call = gguf.context_train.clamp(CELLS_STEP, CALL_TOKENS_MAX);
+    let step_bytes = gguf.kv_bytes(CELLS_STEP, type_k, type_v)?.max(1);
+    let steps = u32::try_from(available / KV_SHARE / step_bytes).unwrap_or(u32::MAX / CELLS_STEP);
+    Ok(steps
+        .saturating_mul(CELLS_STEP)
+        .clamp(call, call.saturating_mul(parallel))
+        .next_multiple_of(CELLS_STEP))
+}

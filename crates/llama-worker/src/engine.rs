@@ -1,0 +1,258 @@
+//! The loaded model and its context: one of each in the life of the process.
+
+use std::time::Instant;
+
+use haul_frames::{DeviceMemory, FlashAttention, Load, Loaded};
+use llama_cpp_sys_2 as sys;
+
+use crate::llama::{Context, Marks, Model, State, Token, c_path};
+use crate::{backends, log, process_unix};
+
+/// Sequences that llama.cpp can keep apart.
+pub(crate) const SEQUENCES_MAX: u32 = 256;
+
+/// A model, its context, and one batch for both.
+pub(crate) struct Engine {
+    model: Model,
+    context: Context,
+    /// Sequences that share one pool of cells can share the cells of a common beginning.
+    pub(crate) unified: bool,
+    /// Models with a state that is not a list of tokens: their sequences begin from a copy of that state.
+    pub(crate) recurrent: bool,
+    pub(crate) n_seq_max: u32,
+}
+
+impl Engine {
+    /// Loads a model as asked.
+    pub(crate) fn load(load: &Load) -> Result<(Self, Loaded), String> {
+        if !(1..=SEQUENCES_MAX).contains(&load.n_seq_max) {
+            return Err(format!("{} sequences, of 1 to {SEQUENCES_MAX}", load.n_seq_max));
+        }
+        let context_params = context_params(load)?;
+        log::take();
+        let before = backends::devices();
+        let start = Instant::now();
+        let model = load_model(load)?;
+        let (load_ms, loaded) = (start.elapsed().as_millis() as u64, backends::devices());
+        let mut lines = log::take();
+
+        let start = Instant::now();
+        let context =
+            Context::new(model, context_params).ok_or_else(|| with_log("the context cannot be made"))?;
+        let (context_ms, ready) = (start.elapsed().as_millis() as u64, backends::devices());
+        lines.extend(log::take());
+
+        let memory = before.iter().zip(&loaded).zip(&ready).map(|((before, loaded), ready)| DeviceMemory {
+            device: before.name.clone(),
+            free_before_bytes: before.memory_free_bytes,
+            free_loaded_bytes: loaded.memory_free_bytes,
+            free_context_bytes: ready.memory_free_bytes,
+        });
+        let facts = Loaded {
+            description: model.description(),
+            size_bytes: model.size(),
+            parameters: model.parameters(),
+            layers: model.layers(),
+            embedding: model.embedding(),
+            vocabulary: model.vocabulary() as u32,
+            n_ctx_train: model.context_train(),
+            n_ctx: context.n_ctx(),
+            chat_template: model.chat_template(),
+            can_share_prefix: load.kv_unified,
+            adds_bos: model.adds_bos(),
+            bos: mark(model, model.bos()),
+            eos: mark(model, model.eos()),
+            load_ms,
+            context_ms,
+            memory: memory.collect(),
+            buffers: log::buffers(&lines),
+            offloaded: log::offloaded(&lines),
+            warnings: log::warnings(&lines),
+            rss_bytes: process_unix::resident_bytes(),
+        };
+        let engine = Self {
+            unified: load.kv_unified,
+            recurrent: model.is_recurrent(),
+            n_seq_max: load.n_seq_max,
+            model,
+            context,
+        };
+        Ok((engine, facts))
+    }
+
+    pub(crate) fn model(&self) -> Model {
+        self.model
+    }
+
+    pub(crate) fn n_ctx(&self) -> u32 {
+        self.context.n_ctx()
+    }
+
+    pub(crate) fn n_batch(&self) -> usize {
+        self.context.n_batch()
+    }
+
+    /// Adds a token to the batch; returns its row there.
+    pub(crate) fn add(&mut self, fed: Fed) -> Result<i32, String> {
+        self.context.add(fed.token, fed.position, fed.sequence, fed.output == Output::Logits)
+    }
+
+    /// Tokens that the batch has room for.
+    pub(crate) fn room(&self) -> usize {
+        self.n_batch() - self.context.batched()
+    }
+
+    /// Runs the batch and empties it.
+    pub(crate) fn decode(&mut self) -> Result<(), String> {
+        self.context.decode()
+    }
+
+    /// Logits after the token in a row of the last batch.
+    pub(crate) fn logits(&self, row: i32) -> Result<&[f32], String> {
+        self.context.logits(row).ok_or_else(|| format!("the engine has no logits for row {row}"))
+    }
+
+    /// Waits until the device has done what it was given.
+    pub(crate) fn synchronize(&self) {
+        self.context.synchronize();
+    }
+
+    /// Forgets all sequences.
+    pub(crate) fn clear(&mut self) {
+        self.context.discard_batch();
+        self.context.clear();
+    }
+
+    /// Forgets a sequence from a position on; false where the model cannot forget a part.
+    pub(crate) fn forget(&mut self, sequence: i32, from: usize) -> bool {
+        self.context.forget(sequence, i32::try_from(from).unwrap_or(i32::MAX))
+    }
+
+    /// Lets `to` begin with the first `tokens` of `from`; the cells are shared, not copied.
+    pub(crate) fn share(&mut self, from: i32, to: i32, tokens: usize) -> Result<(), String> {
+        if !self.unified {
+            return Err("sequences with caches of their own share no cells".to_owned());
+        }
+        self.context.share(from, to, i32::try_from(tokens).map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    /// Tokens of a sequence that the engine has read, by its own account.
+    pub(crate) fn consumed(&self, sequence: i32) -> usize {
+        usize::try_from(self.context.last_position(sequence) + 1).unwrap_or(0)
+    }
+
+    /// The state of a sequence, for models that share no cells.
+    pub(crate) fn snapshot(&mut self, sequence: i32) -> Result<State, String> {
+        self.context.snapshot(sequence)
+    }
+
+    /// Puts a state in the place of a sequence.
+    pub(crate) fn restore(&mut self, state: &State, sequence: i32) -> Result<(), String> {
+        self.context.restore(state, sequence)
+    }
+}
+
+fn mark(model: Model, token: Token) -> String {
+    if token.0 < 0 {
+        return String::new();
+    }
+    String::from_utf8_lossy(&model.piece(token, Marks::Shown)).into_owned()
+}
+
+/// A token on its way into a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Fed {
+    pub(crate) token: Token,
+    pub(crate) position: i32,
+    pub(crate) sequence: i32,
+    pub(crate) output: Output,
+}
+
+/// What is wanted of a token's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The logits of the token after it.
+    Logits,
+    /// Nothing: it is read.
+    Nothing,
+}
+
+fn load_model(load: &Load) -> Result<Model, String> {
+    let path = c_path(&load.model)?;
+    // The list ends with a null. An empty one is the processor alone; without a list the engine takes what it likes.
+    let mut devices = Vec::with_capacity(load.devices.len() + 1);
+    for index in &load.devices {
+        devices.push(
+            backends::device(*index)
+                .ok_or_else(|| format!("devices {:?}: there is no {index}", load.devices))?,
+        );
+    }
+    devices.push(std::ptr::null_mut());
+    // SAFETY: a plain structure of numbers and null pointers.
+    let mut params = unsafe { sys::llama_model_default_params() };
+    params.devices = devices.as_mut_ptr();
+    params.load_mode = if load.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+    params.n_gpu_layers = match (load.devices.is_empty(), load.gpu_layers) {
+        (true, _) => 0,
+        (false, Some(layers)) => i32::try_from(layers).unwrap_or(i32::MAX),
+        (false, None) => -1,
+    };
+    // SAFETY: the list of devices ends with a null and outlives the call; the other pointers are null.
+    let model = unsafe { Model::load(&path, params) };
+    model.ok_or_else(|| with_log(&format!("{}: it does not load", load.model.display())))
+}
+
+fn context_params(load: &Load) -> Result<sys::llama_context_params, String> {
+    let threads = i32::try_from(load.threads.max(1)).map_err(|error| error.to_string())?;
+    let is_offloaded = !load.devices.is_empty();
+    // SAFETY: a plain structure of numbers and null pointers.
+    let mut params = unsafe { sys::llama_context_default_params() };
+    params.n_ctx = load.n_ctx;
+    params.n_batch = load.n_batch;
+    params.n_ubatch = load.n_ubatch;
+    params.n_seq_max = load.n_seq_max;
+    params.kv_unified = load.kv_unified;
+    // With the whole cache kept, models with a window share prefixes like all others.
+    params.swa_full = true;
+    params.n_threads = threads;
+    params.n_threads_batch = threads;
+    params.type_k = kv_type(&load.type_k)?;
+    params.type_v = kv_type(&load.type_v)?;
+    params.flash_attn_type = match load.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    params.offload_kqv = is_offloaded;
+    params.op_offload = is_offloaded;
+    Ok(params)
+}
+
+fn kv_type(name: &str) -> Result<sys::ggml_type, String> {
+    Ok(match name {
+        "f32" => sys::GGML_TYPE_F32,
+        "f16" => sys::GGML_TYPE_F16,
+        "bf16" => sys::GGML_TYPE_BF16,
+        "q8_0" => sys::GGML_TYPE_Q8_0,
+        "q5_0" => sys::GGML_TYPE_Q5_0,
+        "q5_1" => sys::GGML_TYPE_Q5_1,
+        "q4_0" => sys::GGML_TYPE_Q4_0,
+        "q4_1" => sys::GGML_TYPE_Q4_1,
+        "iq4_nl" => sys::GGML_TYPE_IQ4_NL,
+        _ => {
+            return Err(format!(
+                "a KV cache of {name}: it is f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or iq4_nl"
+            ));
+        }
+    })
+}
+
+/// The engine's errors say that it failed, and its log says why.
+fn with_log(what: &str) -> String {
+    let lines = log::take();
+    match lines.iter().rev().find(|line| line.warns) {
+        Some(line) => format!("{what}: {}", line.text),
+        None => what.to_owned(),
+    }
+}

@@ -1,0 +1,167 @@
+//! Calls and their answers.
+
+use haul_frames::{Constraint, Event, Finish, Group, Load, Request, Sampling};
+use serde_json::json;
+
+use crate::process::{Worker, call, correction, load};
+
+/// Sentences of the tiny model's own world: it is sure of its answers, so that rounding does not change them.
+const TEXTS: [&str; 6] = [
+    "The results was better than expected in every region.",
+    "The meeting was moved to the afternoon becase of the weather.",
+    "Please sned the signed copy before the end of the week.",
+    "Costs hava fallen because the company changed its supplier.",
+    "The committee reiewed the report and approved the changes.",
+    "Undrawn amuonts of the facility attarct a fee of 0.85%.",
+];
+const FIRST: &str = "The results were better than expected in every region.";
+
+fn group(first: u64, texts: &[&str]) -> Group {
+    let calls = (first..).zip(texts).map(|(id, text)| call(id, &correction(text).1, 64)).collect();
+    Group { prefix: correction("").0, calls }
+}
+
+#[test]
+fn calls_that_begin_alike_read_their_beginning_once() {
+    let (mut worker, _) = Worker::loaded(load());
+    let answers = worker.answers(vec![group(0, &TEXTS)]);
+    assert_eq!(answers[0].text, FIRST);
+    for answer in &answers {
+        assert_eq!(answer.finish, Finish::Stop, "{answer:?}");
+        assert_eq!(answer.consumed_tokens, answer.prompt_tokens);
+        assert!(answer.answer_tokens > 0);
+    }
+    let reused: Vec<_> = answers.iter().map(|answer| answer.reused_tokens).collect();
+    let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![correction("").0] }) else {
+        panic!("no tokens");
+    };
+    // The call that began first is charged for what all share.
+    assert_eq!(reused.iter().filter(|reused| **reused == 0).count(), 1, "{reused:?}");
+    let shared = reused.iter().max().copied().unwrap() as usize;
+    assert!(shared >= ids[0].len() - 1, "{reused:?} of {}", ids[0].len());
+}
+
+/// A shared cell is not a copy: what one call writes must not be read by another.
+#[test]
+fn answers_are_those_of_each_call_alone() {
+    let (mut worker, _) = Worker::loaded(load());
+    let together = worker.answers(vec![group(0, &TEXTS)]);
+    for (number, text) in TEXTS.iter().enumerate() {
+        let (prefix, suffix) = correction(text);
+        let alone = Group { prefix: String::new(), calls: vec![call(100, &format!("{prefix}{suffix}"), 64)] };
+        let alone = worker.answers(vec![alone]);
+        assert_eq!(together[number].text, alone[0].text, "{text}");
+    }
+}
+
+#[test]
+fn more_calls_than_sequences_and_groups_of_many_kinds_are_all_answered() {
+    let (mut worker, _) = Worker::loaded(Load { n_seq_max: 3, n_ctx: 512, ..load() });
+    let many: Vec<&str> = TEXTS.iter().copied().cycle().take(24).collect();
+    let other =
+        Group { prefix: "Once upon".to_owned(), calls: vec![call(90, " a time", 2), call(91, " a hill", 2)] };
+    let alone = Group { prefix: String::new(), calls: vec![call(92, "Once upon a time", 2)] };
+    let answers = worker.answers(vec![group(0, &many), other, alone, group(30, &many[..5])]);
+    assert_eq!(answers.len(), 24 + 2 + 1 + 5);
+    for (answer, text) in answers.iter().zip(&many) {
+        let first = &answers[TEXTS.iter().position(|other| other == text).unwrap()];
+        assert_eq!(answer.text, first.text);
+    }
+    let of_two = answers.iter().find(|answer| answer.id == 90).unwrap();
+    assert_eq!((of_two.answer_tokens, of_two.finish), (2, Finish::Length), "{of_two:?}");
+}
+
+#[test]
+fn every_sequence_has_a_cache_of_its_own_where_none_is_shared() {
+    let (mut worker, loaded) = Worker::loaded(Load { kv_unified: false, n_seq_max: 5, ..load() });
+    assert!(!loaded.can_share_prefix);
+    let answers = worker.answers(vec![group(0, &TEXTS)]);
+    assert_eq!(answers[0].text, FIRST);
+    assert!(answers.iter().all(|answer| answer.reused_tokens == 0));
+}
+
+#[test]
+fn an_answer_is_of_its_schema() {
+    let (mut worker, _) = Worker::loaded(load());
+    let schema = json!({
+        "type": "object",
+        "properties": {"kind": {"enum": ["bridge", "house"]}, "year": {"type": "integer", "minimum": 1900, "maximum": 1999}},
+        "required": ["kind", "year"],
+        "additionalProperties": false,
+    });
+    for temperature in [0.0, 2.0] {
+        let calls = (0..4)
+            .map(|id| haul_frames::Call {
+                constraint: Some(Constraint::JsonSchema(schema.clone())),
+                sampling: Sampling { temperature, seed: id as u32, ..Sampling::GREEDY },
+                ..call(id, &correction(TEXTS[0]).1, 64)
+            })
+            .collect();
+        for answer in worker.answers(vec![Group { prefix: correction("").0, calls }]) {
+            assert_eq!(answer.finish, Finish::Stop, "{answer:?}");
+            let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+            assert!(["bridge", "house"].contains(&value["kind"].as_str().unwrap()), "{value}");
+            assert!((1900..2000).contains(&value["year"].as_i64().unwrap()), "{value}");
+        }
+    }
+    let calls = vec![haul_frames::Call {
+        constraint: Some(Constraint::Lark("start: \"yes\" | \"no\"".to_owned())),
+        ..call(9, &correction(TEXTS[0]).1, 8)
+    }];
+    let answers = worker.answers(vec![Group { prefix: correction("").0, calls }]);
+    assert!(["yes", "no"].contains(&answers[0].text.as_str()), "{:?}", answers[0]);
+}
+
+#[test]
+fn stop_texts_end_an_answer_and_are_not_in_it() {
+    let (mut worker, _) = Worker::loaded(load());
+    let stopping =
+        haul_frames::Call { stop: vec!["expected".to_owned()], ..call(0, &correction(TEXTS[0]).1, 64) };
+    let answers = worker.answers(vec![Group { prefix: correction("").0, calls: vec![stopping] }]);
+    assert_eq!(answers[0].text, "The results were better than ");
+    assert_eq!(answers[0].finish, Finish::Stop);
+}
+
+#[test]
+fn log_probabilities_come_with_their_tokens() {
+    let (mut worker, _) = Worker::loaded(load());
+    let asked = haul_frames::Call { logprobs: Some(3), ..call(0, &correction(TEXTS[0]).1, 64) };
+    let answer = worker.answers(vec![Group { prefix: correction("").0, calls: vec![asked] }]).remove(0);
+    assert_eq!(answer.logprobs.len(), answer.answer_tokens as usize);
+    let text: String = answer.logprobs.iter().map(|token| token.token.as_str()).collect();
+    assert_eq!(text, answer.text);
+    for token in &answer.logprobs {
+        assert!(token.logprob <= 0.0 && token.top.len() == 3, "{token:?}");
+        assert_eq!(
+            (&token.token, token.logprob),
+            (&token.top[0].0, token.top[0].1),
+            "greedy takes the likeliest"
+        );
+        assert!(token.top[0].1 >= token.top[1].1 && token.top[1].1 >= token.top[2].1);
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused_by_name_and_the_rest_goes_on() {
+    let (mut worker, _) = Worker::loaded(Load { n_ctx: 512, ..load() });
+    let mut calls =
+        vec![call(0, &correction(TEXTS[0]).1, 64), call(1, &"word ".repeat(600), 64), call(2, "a", 0)];
+    calls.push(haul_frames::Call {
+        constraint: Some(Constraint::JsonSchema(json!({"type": "nonsense"}))),
+        ..call(3, "a", 8)
+    });
+    worker.send(&Request::Group(Group { prefix: correction("").0, calls }));
+    let mut refused = vec![];
+    for _ in 0..4 {
+        match worker.event() {
+            Event::Refused { id: Some(id), why } => refused.push((id, why)),
+            Event::Answer(answer) => assert_eq!(answer.id, 0),
+            other => panic!("{other:?}"),
+        }
+    }
+    refused.sort();
+    let ids: Vec<_> = refused.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    assert!(refused[0].1.contains("in a context of 512"), "{refused:?}");
+    assert!(refused[2].1.starts_with("the grammar: "), "{refused:?}");
+}
