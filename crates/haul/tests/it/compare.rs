@@ -149,6 +149,8 @@ fn a_model_against_itself_is_itself() {
         "out",
         "--device",
         "cpu",
+        "--threads",
+        "1",
         "--repetitions",
         "2",
     ]);

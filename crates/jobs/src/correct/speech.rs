@@ -468,6 +468,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list of protected ranges with one entry")]
     fn protected_ranges_keep_their_bytes() {
         let text = "é $5 and $5, Jan 5, 2024";
         let at = text.find("$5").unwrap();
