@@ -112,7 +112,7 @@ fn quantisations_stand_in_their_order() {
         assert_eq!(file["placement"]["verdict"], "cpu", "{file:#}");
         assert!(number(file, "/speed/prefill_tokens_per_s/mean") > 100.0);
         assert!(number(file, "/speed/decode_tokens_per_s/mean") > 10.0);
-        assert_eq!(file["speed"]["decode_ns"].as_array().unwrap().len(), 5);
+        assert_eq!(file["speed"]["decode_ns"].as_array().unwrap().len(), 2);
         assert!(number(file, "/memory/rss_bytes") > number(file, "/tensor_bytes"));
         assert_eq!(file["cases"]["identity"]["hits"], 1);
         assert_eq!(file["cases"]["passed"]["hits"], 2, "{:#}", file["cases"]);
