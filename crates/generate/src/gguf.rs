@@ -1,7 +1,7 @@
 //! GGUF files, looked at before any engine sees them: header, metadata and the table of tensors, nothing else.
 //!
 //! Nothing that the file claims is believed before it is checked against the file's length: counts, lengths, offsets,
-//! products of dimensions. What is read is bounded by [`HEADER_BYTES_MAX`], so no file takes more than that, or longer
+//! products of dimensions. What is read is bounded by `HEADER_BYTES_MAX`, so no file takes more than that, or longer
 //! than reading it.
 //!
 //! The format is <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3.

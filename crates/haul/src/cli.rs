@@ -533,7 +533,7 @@ pub(crate) struct CorrectArgs {
     /// How the model is asked: tiny, grmr-v3, grmr-v3-satcn, general, or one of --profiles [default: by the model's name]
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
-    /// More profiles, as TOML with [[profile]]
+    /// More profiles, as TOML: a table `profile` for each
     #[arg(long, value_name = "FILE")]
     pub(crate) profiles: Option<PathBuf>,
     /// The model alone (replace), the model and then a dictionary (hybrid), or the dictionary first (supplement)
@@ -832,7 +832,7 @@ pub(crate) struct CompareArgs {
     /// The file that the others are compared with [default: the largest]
     #[arg(long, value_name = "FILE.gguf")]
     pub(crate) base: Option<PathBuf>,
-    /// Task cases: TOML with [[case]], or JSONL, of name, category, input, expected, must, must_not [default: 16 of
+    /// Task cases: TOML with a table `case` for each, or JSONL, of name, category, input, expected, must, must_not [default: 16 of
     /// haul's own]
     #[arg(long, value_name = "FILE")]
     pub(crate) cases: Option<PathBuf>,
