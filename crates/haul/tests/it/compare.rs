@@ -45,14 +45,14 @@ system = "Correct the text."
 [[case]]
 name = "agreement and spelling"
 category = "mixed"
-input = "The new manager have improved the qualiti of the *reports*"
-expected = "The new manager has improved the quality of the *reports*."
+input = "The results was better than expected in every region."
+expected = "The results were better than expected in every region."
 
 [[case]]
 name = "nothing to correct"
 category = "preservation"
-input = "The new manager has improved the quality of the reports."
-must = ["The new manager has improved the quality of the reports."]
+input = "The results were better than expected in every region."
+must = ["The results were better than expected in every region."]
 "#;
 
 /// A home whose profiles are its own: what is tuned here is no other test's default.
