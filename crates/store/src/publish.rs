@@ -89,12 +89,13 @@ impl Publisher {
             state,
             others: Vec::new(),
         };
-        publisher.forget_what_is_lost()?;
         publisher.take_stock()?;
+        publisher.forget_what_is_lost()?;
         Ok(publisher)
     }
 
-    /// A server that has fewer points than were published to it was set back: then everything is sent again.
+    /// A server that has fewer points than the documents that seem to be there was set back: then everything is sent
+    /// again.
     fn forget_what_is_lost(&mut self) -> Result<(), PublishError> {
         let published: u64 = self.db.query_row(
             "SELECT coalesce(sum(points), 0) FROM publications WHERE target = ?1 AND state = 'cleaned'",

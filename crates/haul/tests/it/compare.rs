@@ -173,6 +173,8 @@ fn a_model_against_itself_is_itself() {
     settings.add_filter(r"- \*\*tiny.*", "- [FILE]");
     settings.add_filter(r"(decodes at N times the base \(N to N\)): [a-z ]+;", "$1: [SPEED];");
     settings.add_filter(r" [KMG]iB", " iB");
+    // Which cases a model of four bits fails depends on the processor's kernels.
+    settings.add_filter(r"(- tiny[^\n]* is not what was expected[^\n]*\n)+\n", "");
     settings.add_filter(r"llama\.cpp.*? was given", "[ENGINE] was given");
     let page = fs::read_to_string(home.path("out/report.md")).unwrap();
     settings.bind(|| insta::assert_snapshot!("compare_report", page));
