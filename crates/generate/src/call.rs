@@ -100,6 +100,12 @@ pub enum CallError {
         /// Where and what.
         why: String,
     },
+    /// What came is no answer, and would be none next time.
+    #[error("the server's answer cannot be used: {why}")]
+    Unusable {
+        /// What is wrong with it.
+        why: String,
+    },
     /// Tried as often as is allowed.
     #[error("no answer in {attempts} attempts: {why}")]
     GivenUp {

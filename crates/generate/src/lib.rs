@@ -2,7 +2,8 @@
 //!
 //! A [`call::Call`] is a prompt, limits and perhaps a grammar; [`Generator::run`] takes many and hands each
 //! [`call::Answer`] on as it comes, by the number of its call. Calls that begin alike are computed together
-//! (`schedule`). What answers is the worker `haul-llama` with a GGUF file ([`local`]), or a script ([`fake`]).
+//! (`schedule`). What answers is the worker `haul-llama` with a GGUF file ([`local`]), a server with OpenAI's routes
+//! ([`remote`]), or a script ([`fake`]).
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -29,6 +30,7 @@ pub mod fake;
 pub mod gguf;
 pub mod local;
 pub mod proof;
+pub mod remote;
 mod schedule;
 pub mod schema;
 pub mod template;
@@ -42,6 +44,7 @@ use call::{Answer, Call, CallError, Totals};
 use devices::DeviceAbsent;
 use fake::Fake;
 use local::{Local, WorkerError};
+use remote::{Remote, ServerError};
 
 /// What answers calls.
 pub enum Generator {
@@ -49,6 +52,8 @@ pub enum Generator {
     Fake(Fake),
     /// A GGUF file, by the worker.
     Local(Box<Local>),
+    /// A server with OpenAI's routes.
+    Remote(Box<Remote>),
 }
 
 /// Where a finished call goes: its number among the calls of the run, and what came of it.
@@ -83,6 +88,9 @@ pub enum GenerateError {
     /// The worker is gone, or cannot do it.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// The server is gone, or cannot be used.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// A template that was given for the model.
     #[error(transparent)]
     Template(#[from] template::TemplateError),
@@ -95,6 +103,7 @@ impl GenerateError {
         match self {
             Self::Device(error) => Some(error.hint()),
             Self::Worker(error) => error.hint().map(str::to_owned),
+            Self::Server(error) => Some(error.hint().to_owned()),
             Self::ScriptEnded { .. } | Self::Template(_) => None,
         }
     }
@@ -110,6 +119,7 @@ impl Generator {
         match self {
             Generator::Fake(fake) => fake.run(calls, answered),
             Generator::Local(local) => local.run(calls, answered),
+            Generator::Remote(remote) => remote.run(calls, answered),
         }
     }
 
@@ -121,6 +131,7 @@ impl Generator {
                 ModelFacts { name: "script".to_owned(), context_tokens: None, identity: "script".to_owned() }
             }
             Generator::Local(local) => local.facts(),
+            Generator::Remote(remote) => remote.facts(),
         }
     }
 
@@ -135,6 +146,8 @@ impl Generator {
                 texts.iter().map(|text| u32::try_from(text.len() / 4 + 1).unwrap_or(u32::MAX)).collect(),
             )),
             Generator::Local(local) => local.count_tokens(texts).map(Some),
+            // OpenAI's routes count nothing beforehand.
+            Generator::Remote(_) => Ok(None),
         }
     }
 }

@@ -185,6 +185,7 @@ fn code(error: &CallError) -> &'static str {
         CallError::TooLong { .. } => "too_long",
         CallError::Truncated { .. } => "truncated",
         CallError::NotOfSchema { .. } => "not_of_schema",
+        CallError::Unusable { .. } => "unusable",
         CallError::GivenUp { .. } => "given_up",
         _ => "refused",
     }
