@@ -26,6 +26,7 @@
 
 pub mod call;
 pub mod devices;
+pub mod discover;
 pub mod fake;
 pub mod gguf;
 pub mod local;
