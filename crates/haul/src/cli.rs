@@ -490,12 +490,13 @@ pub(crate) struct EvalArgs {
     pub(crate) compute: DeviceArgs,
 }
 
-/// What answers calls: a GGUF file on this machine.
+/// What answers calls: a GGUF file on this machine, or a server.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Language model")]
 pub(crate) struct EngineArgs {
-    /// A GGUF file, or the name of one in the models folder
-    #[arg(long, env = "HAUL_LLM", value_name = "M.gguf", hide_env_values = true)]
+    /// A GGUF file or the name of one (`haul model list`), or a server with OpenAI's routes: http://HOST:PORT, and #NAME
+    /// behind it where it has several models; HAUL_API_KEY is its key
+    #[arg(long, env = "HAUL_LLM", value_name = "M.gguf|URL", hide_env_values = true)]
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -506,7 +507,7 @@ pub(crate) struct EngineArgs {
     /// more than the calls can use]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) ctx: Option<u32>,
-    /// Calls that are answered together [default: 16, on a card 32]
+    /// Calls that are answered together, or with a server at once [default: 16, on a card 32]
     #[arg(long, value_name = "N")]
     pub(crate) parallel: Option<u32>,
     /// Type of the K cache: f16, bf16, f32, q8_0, q5_0, q5_1, q4_0, q4_1 or iq4_nl [default: f16]

@@ -96,6 +96,8 @@ from_library! {
     haul_store::qdrant::AddressError => |e| Some(e.hint().to_owned());
     haul_generate::GenerateError => |e| e.hint();
     haul_generate::gguf::GgufError => |e| e.hint();
+    haul_generate::remote::AddressError => |e| Some(e.hint().to_owned());
+    haul_generate::remote::ServerError => |e| Some(e.hint().to_owned());
     haul_corpus::manuscript::ManuscriptError => |e| Some(e.hint().to_owned());
     haul_jobs::correct::CorrectError => |e| e.hint();
     haul_jobs::correct::profile::ProfileError => |_| None;

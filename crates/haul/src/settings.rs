@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use haul_generate::discover::Surroundings;
+use haul_generate::remote::ApiKey;
 use haul_machine::cpu::{self, Cpu, Isa};
 use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
@@ -22,6 +24,8 @@ const BATCH_TOKENS_MAX: usize = 1 << 20;
 /// Forces an instruction set, so that tests run the kernels of each; no flag, for users have no use for it.
 const ISA: &str = "HAUL_ISA";
 const THREADS_MAX: usize = 1024;
+/// The key of a server of language models.
+const API_KEY: &str = "HAUL_API_KEY";
 /// The cache of parsed text grows to this.
 const CACHE_BYTES: u64 = 4 << 30;
 
@@ -94,6 +98,34 @@ impl Settings {
     /// `HAUL_HOME/models`.
     pub(crate) fn models(&self) -> PathBuf {
         self.home.join("models")
+    }
+
+    /// What the places depend on in which GGUF files are looked for.
+    #[expect(clippy::disallowed_methods, reason = "settings are resolved here")]
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let working_folder = std::env::current_dir()
+            .inspect_err(|error| tracing::warn!(%error, "there is no working folder"))
+            .ok();
+        Surroundings {
+            models: self.models(),
+            user_home: home_unix::user_home(),
+            working_folder,
+            virtual_environment: variable("VIRTUAL_ENV"),
+            satcn_model: variable("SATCN_GRMR_MODEL_PATH"),
+        }
+    }
+
+    /// What a server of language models knows us by: only from the environment, for files and command lines are read
+    /// by others.
+    #[expect(clippy::disallowed_methods, reason = "settings are resolved here")]
+    pub(crate) fn api_key(&self) -> Result<Option<ApiKey>, Failure> {
+        let Some(value) = std::env::var_os(API_KEY).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        let key = ApiKey::new(value.to_str().unwrap_or(""));
+        key.map(Some).map_err(|error| Failure::new(format!("{API_KEY}: {error}")))
     }
 
     /// `HAUL_HOME/profiles`.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use std::num::NonZeroUsize;
 
+use haul_generate::discover::{Discovery, Found, NotRead};
 use haul_jobs::bench::{Report as BenchReport, Row};
 use haul_jobs::golden::Comparison;
 use haul_jobs::ingest::mismatched::{Mismatch, Mismatches, Names};
@@ -488,8 +489,8 @@ fn hanging(head: &str, text: &str) -> String {
 }
 
 /// The models that are here.
-pub(crate) fn models(listed: &[Listed]) -> String {
-    if listed.is_empty() {
+pub(crate) fn models(listed: &[Listed], discovery: &Discovery) -> String {
+    if listed.is_empty() && discovery.found.is_empty() {
         return "no models yet; `haul model add DIR` adds one\n".to_owned();
     }
     let mut text = String::new();
@@ -501,6 +502,18 @@ pub(crate) fn models(listed: &[Listed]) -> String {
             }
             Err(error) => line!(text, "{name:<32} damaged: {error}"),
         }
+    }
+    text
+}
+
+/// GGUF files by place, and what could not be looked at.
+pub(crate) fn gguf_files(discovery: &Discovery) -> String {
+    let mut text = String::new();
+    for Found { name, path, bytes: size, place } in &discovery.found {
+        line!(text, "{name:<32} {:>10}  GGUF in {place}: {}", bytes(*size), path.display());
+    }
+    for NotRead { path, why } in &discovery.not_read {
+        line!(text, "not read: {}: {why}", path.display());
     }
     text
 }

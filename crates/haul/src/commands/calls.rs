@@ -33,10 +33,16 @@ pub(crate) struct Run<'a> {
 /// The settings of the engine as they were resolved.
 pub(crate) fn settings_shown(args: &EngineArgs, generator: &Generator) -> Value {
     let mut shown = json!({ "model": args.model, "template": args.template });
-    if let Generator::Local(local) = generator {
-        shown["engine"] = json!(local.hello().engine);
-        shown["load"] = json!(local.load());
-        shown["restarts"] = json!(local.restarts());
+    match generator {
+        Generator::Local(local) => {
+            shown["engine"] = json!(local.hello().engine);
+            shown["load"] = json!(local.load());
+            shown["restarts"] = json!(local.restarts());
+        }
+        Generator::Remote(remote) => {
+            shown["server"] = json!({"address": remote.address().to_string(), "model": remote.model(), "parallel": remote.parallel()});
+        }
+        Generator::Fake(_) => {}
     }
     shown
 }

@@ -13,6 +13,7 @@ use haul_pipeline::receipt::{Calls, Items, Note, Receipt, RunState};
 use serde_json::{Value, json};
 
 use crate::cli::CompareArgs;
+use crate::commands::find;
 use crate::commands::gguf::{GgufFile, Measuring, Opener, read_gb_per_s};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -104,6 +105,9 @@ fn cases(path: &Path) -> Result<CaseSet, Failure> {
 
 /// The files, each under a name of its own, the base first.
 fn subjects(args: &CompareArgs, settings: &Settings) -> Result<Vec<Subject>, Failure> {
+    for path in args.files.iter().chain(&args.base) {
+        find::refuse_server(&path.to_string_lossy())?;
+    }
     let mut files: Vec<GgufFile> =
         args.files.iter().map(|path| GgufFile::read(path, settings)).collect::<Result<_, _>>()?;
     let at = match &args.base {

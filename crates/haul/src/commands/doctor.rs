@@ -71,7 +71,7 @@ pub(crate) struct Diagnosis {
 }
 
 fn model(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
-    let diagnosis = diagnose(args, settings)?;
+    let diagnosis = diagnose(args, settings, output)?;
     let is_sound = diagnosis.is_as_asked && diagnosis.findings.is_empty();
     if output.json() {
         output.json_document(&diagnosis)?;
@@ -85,9 +85,9 @@ fn model(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<Exit
     })
 }
 
-fn diagnose(args: &DoctorArgs, settings: &Settings) -> Result<Diagnosis, Failure> {
+fn diagnose(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<Diagnosis, Failure> {
     let request = settings.device(&args.engine.device)?;
-    let file = generator::find(generator::model_name(&args.engine)?, settings)?;
+    let file = generator::find(generator::model_name(&args.engine)?, settings, output)?;
     let asked = generator::local_settings(&file, &args.engine, settings)?;
     let roofs = roof::load_or_measure(&settings.profiles(), &settings.cpu())?;
     let mut local = Local::open(asked.clone())?;

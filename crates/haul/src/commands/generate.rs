@@ -5,11 +5,11 @@ use std::io::{BufWriter, Write, stdin};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
-use haul_generate::call::{Answer, CallError};
+use haul_generate::call::{Answer, CallError, Finish};
 use haul_jobs::batch::{self, Request};
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{Failure as Failed, Items, Receipt};
+use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
 
 use crate::cli::GenerateArgs;
 use crate::commands::{calls, generator};
@@ -46,7 +46,9 @@ pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> 
         asked,
         unit: "request",
     };
-    let receipt = run.receipt(&opened, items(&results), failures(&requests, &results));
+    let mut receipt = run.receipt(&opened, items(&results), failures(&requests, &results));
+    receipt.notes = cut(&requests, &results);
+    receipt.truncated.items = receipt.notes.len() as u64;
     if let Some(path) = &args.receipt {
         receipt.write(path)?;
     }
@@ -85,6 +87,7 @@ fn write(
 
 fn verdict(result: &Option<Result<Answer, CallError>>) -> &'static str {
     match result {
+        Some(Ok(answer)) if answer.finish == Finish::Length => "cut",
         Some(Ok(_)) => "ok",
         Some(Err(_)) => "failed",
         None => "not_asked",
@@ -96,8 +99,19 @@ fn items(results: &[Option<Result<Answer, CallError>>]) -> Items {
     for result in results {
         *items.by_verdict.entry(verdict(result).to_owned()).or_default() += 1;
     }
-    items.ok = items.by_verdict.get("ok").copied().unwrap_or(0);
+    // Who asks for so many tokens at most gets what was asked for, and is told that there was more.
+    items.ok = ["ok", "cut"].iter().filter_map(|verdict| items.by_verdict.get(*verdict)).sum();
     items
+}
+
+/// Answers that reached their limit.
+fn cut(requests: &[Request], results: &[Option<Result<Answer, CallError>>]) -> Vec<Note> {
+    let cut = requests.iter().zip(results).filter(|(_, result)| verdict(result) == "cut");
+    cut.map(|(request, _)| Note {
+        item: request.custom_id.clone(),
+        says: format!("the answer is cut at max_tokens, {}", request.call.max_tokens),
+    })
+    .collect()
 }
 
 fn failures(requests: &[Request], results: &[Option<Result<Answer, CallError>>]) -> Vec<Failed> {

@@ -1,4 +1,4 @@
-//! What answers calls, opened from `--model`: a GGUF file, by the worker beside this executable.
+//! What answers calls, opened from `--model`: a GGUF file, by the worker beside this executable, or a server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use haul_generate::Generator;
 use haul_generate::gguf::Gguf;
 use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
 use haul_generate::proof::{self, Observed, Speed};
+use haul_generate::remote::ServerAddress;
 use haul_jobs::tune;
 use haul_jobs::tune::profile::device_key;
 use haul_machine::memory;
@@ -16,6 +17,7 @@ use haul_machine::verdict::{DeviceRequest, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::EngineArgs;
+use crate::commands::{find, remote};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -63,8 +65,12 @@ pub(crate) struct GgufFile {
 
 /// Opens what `--model` names, or says why not. A device that nobody asked for is named in one line.
 pub(crate) fn open(args: &EngineArgs, settings: &Settings, output: &Output) -> Result<Opened, Failure> {
+    let name = model_name(args)?;
+    if ServerAddress::is_one(name) {
+        return remote::open(name, args, settings, output);
+    }
     let request = settings.device(&args.device)?;
-    let file = find(model_name(args)?, settings)?;
+    let file = find(name, settings, output)?;
     let local = Local::open(local_settings(&file, args, settings)?)?;
     let verdict = verdict(request, &local, None, None);
     if request == DeviceRequest::Auto {
@@ -112,41 +118,13 @@ pub(crate) fn model_name(args: &EngineArgs) -> Result<&str, Failure> {
     args.model.as_deref().ok_or_else(|| Failure::new("no model is named").hint("give --model M.gguf"))
 }
 
-/// A file by its path, or by the name under which it is among the models.
-pub(crate) fn find(name: &str, settings: &Settings) -> Result<GgufFile, Failure> {
-    let path = path_of(name, settings)?;
+/// A file by its path or its name.
+pub(crate) fn find(name: &str, settings: &Settings, output: &Output) -> Result<GgufFile, Failure> {
+    let path = find::path(name, settings, output)?;
     let gguf = Gguf::read(&path)?;
     let sha256 = identity(&path, settings)?;
     let name = path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned());
     Ok(GgufFile { path, name, sha256, gguf })
-}
-
-fn path_of(name: &str, settings: &Settings) -> Result<PathBuf, Failure> {
-    let path = PathBuf::from(name);
-    if path.is_file() {
-        return Ok(path);
-    }
-    let folder = settings.models().join(name);
-    let named = settings.models().join(format!("{name}.gguf"));
-    if named.is_file() {
-        return Ok(named);
-    }
-    if let Ok(entries) = fs::read_dir(&folder) {
-        let is_gguf = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gguf");
-        let mut files: Vec<_> =
-            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_gguf).collect();
-        files.sort();
-        match &files[..] {
-            [file] => return Ok(file.clone()),
-            [] => {}
-            more => {
-                return Err(Failure::new(format!("{}: {} GGUF files", folder.display(), more.len()))
-                    .hint("name one of them by its path"));
-            }
-        }
-    }
-    Err(Failure::new(format!("{name}: no such GGUF file"))
-        .hint(format!("give the path of a file, or put it into {}", settings.models().display())))
 }
 
 /// What was known of a file when it was read last.
@@ -225,10 +203,7 @@ fn load(
     let (type_k, type_v) = (type_of(&args.cache_type_k), type_of(&args.cache_type_v));
     let usual =
         if matches!(device, DeviceRequest::Cpu | DeviceRequest::Auto) { PARALLEL_CPU } else { PARALLEL_GPU };
-    let parallel = args.parallel.or(tuned.as_ref().map(|tuned| tuned.n_seq_max)).unwrap_or(usual);
-    if !(1..=PARALLEL_MAX).contains(&parallel) {
-        return Err(Failure::new(format!("--parallel {parallel} is outside 1..={PARALLEL_MAX}")));
-    }
+    let parallel = parallel(args.parallel.or(tuned.as_ref().map(|tuned| tuned.n_seq_max)).unwrap_or(usual))?;
     let available = memory::probe()?.available_bytes;
     let n_ctx = match args.ctx {
         Some(0) => return Err(Failure::new("--ctx 0: a cache has cells")),
@@ -255,6 +230,14 @@ fn load(
         flash_attention: tuned.as_ref().map_or(FlashAttention::Auto, |tuned| tuned.flash_attention),
         mmap: true,
     })
+}
+
+/// Calls that are answered together, within bounds.
+pub(crate) fn parallel(calls: u32) -> Result<u32, Failure> {
+    if !(1..=PARALLEL_MAX).contains(&calls) {
+        return Err(Failure::new(format!("--parallel {calls} is outside 1..={PARALLEL_MAX}")));
+    }
+    Ok(calls)
 }
 
 /// Cells for all calls together: as many as they can use, and as the memory that is free allows.

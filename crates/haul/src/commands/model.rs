@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use haul_encoder::embedder::LoadOptions;
+use haul_generate::discover::discover;
 use haul_generate::gguf::Gguf;
 use haul_generate::local::{self, Quantize};
 use haul_jobs::golden::{self, Comparison, Parts};
@@ -14,7 +15,7 @@ use haul_pipeline::stage::Stages;
 use serde_json::json;
 
 use crate::cli::{ComputeArgs, DeviceArgs, ModelCommand};
-use crate::commands::Machine;
+use crate::commands::{Machine, find};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -45,7 +46,7 @@ pub(crate) fn run(command: &ModelCommand, settings: &Settings, output: &Output) 
             }
             added(&result?, output)
         }
-        ModelCommand::List => list(&models, output),
+        ModelCommand::List => list(&models, settings, output),
         ModelCommand::Quantize { from, to, kind } => quantize(from, to, kind, settings, output),
         ModelCommand::Check { name, golden: None, .. } if is_gguf(name) => {
             check_gguf(Path::new(name), output)
@@ -89,6 +90,7 @@ fn quantize(
     settings: &Settings,
     output: &Output,
 ) -> Result<Exit, Failure> {
+    find::refuse_server(&from.to_string_lossy())?;
     let before = Gguf::read(from)?;
     if to.exists() {
         return Err(
@@ -122,8 +124,14 @@ fn added(record: &ModelRecord, output: &Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn list(models: &Models, output: &Output) -> Result<Exit, Failure> {
-    let listed = models.list()?;
+/// Models of vectors by their records, and GGUF files by the places where they were found.
+fn list(models: &Models, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    let discovery = discover(&settings.surroundings());
+    let mut listed = models.list()?;
+    // A folder of GGUF files is no model that lost its record.
+    let has_gguf =
+        |name: &str| discovery.found.iter().any(|found| found.path.starts_with(settings.models().join(name)));
+    listed.retain(|listed| listed.record.is_ok() || !has_gguf(&listed.name));
     let damaged = listed.iter().filter(|listed| listed.record.is_err()).count();
     if output.json() {
         let rows: Vec<_> = listed
@@ -133,9 +141,15 @@ fn list(models: &Models, output: &Output) -> Result<Exit, Failure> {
                 Err(error) => json!({ "name": listed.name, "damaged": error.to_string() }),
             })
             .collect();
-        output.json_document(&json!({ "models": rows }))?;
+        output.json_document(
+            &json!({ "models": rows, "gguf": discovery.found, "not_read": discovery.not_read }),
+        )?;
     } else {
-        output.data(&summary::models(&listed))?;
+        output.data(&format!(
+            "{}{}",
+            summary::models(&listed, &discovery),
+            summary::gguf_files(&discovery)
+        ))?;
     }
     Ok(if damaged == 0 { Exit::Ok } else { Exit::SomeNotOk })
 }

@@ -18,8 +18,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{ComputeArgs, TuneArgs};
-use crate::commands::Machine;
 use crate::commands::gguf::{GgufFile, Measuring, Opener, read_gb_per_s};
+use crate::commands::{Machine, find};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet::{self, Sheet};
@@ -33,6 +33,7 @@ const CONTEXT_TOKENS: u32 = 2048;
 
 /// Runs the command.
 pub(crate) fn run(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    find::refuse_server(&args.model)?;
     let is_gguf = Path::new(&args.model).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_gguf { llm(args, settings, output) } else { embedder(args, settings, output) }
 }
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &TuneArgs, settings: &Settings, output: &Output) -> Resu
 fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let started = SystemTime::now();
     let opener = Opener::new(&args.llm, settings)?;
-    let file = GgufFile::read(Path::new(&args.model), settings)?;
+    let file = GgufFile::read(&find::path(&args.model, settings, output)?, settings)?;
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let stop = signals_unix::stop_on_signals()?;
     let load = opener.load(&file.path, args.llm.ctx.unwrap_or(CONTEXT_TOKENS), 1);

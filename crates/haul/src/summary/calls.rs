@@ -46,6 +46,8 @@ pub(crate) fn calls(receipt: &Receipt, results: &str) -> String {
     let failures: Vec<_> =
         receipt.failures.iter().map(|failure| format!("{}: {}", failure.item, failure.why)).collect();
     list(&mut text, "not ok", &failures);
+    let notes: Vec<_> = receipt.notes.iter().map(|note| format!("{}: {}", note.item, note.says)).collect();
+    list(&mut text, "cut", &notes);
     line!(text, "{results}");
     text
 }

@@ -63,14 +63,16 @@ impl Home {
         command
     }
 
-    /// Environment and working directory of [`Home::haul`]: in f32, whatever `auto` would take on this machine.
+    /// Environment and working directory of [`Home::haul`]: in f32, whatever `auto` would take on this machine, and without
+    /// the caller's own models.
     pub(crate) fn settle(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"HAUL_") {
                 command.env_remove(name);
             }
         }
-        command.env("HAUL_DTYPE", "f32");
+        command.env("HAUL_DTYPE", "f32").env("HOME", self.path("user"));
+        command.env_remove("VIRTUAL_ENV").env_remove("SATCN_GRMR_MODEL_PATH");
         command.env("HAUL_HOME", self.path("home")).env_remove("COLUMNS").current_dir(self.dir.path());
     }
 

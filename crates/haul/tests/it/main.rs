@@ -21,6 +21,9 @@ mod hostile;
 mod house;
 mod ingest;
 mod kill;
+#[expect(dead_code, reason = "the tests of `generate`, whose stand-in it is, use all of it")]
+#[path = "../../../generate/tests/it/server.rs"]
+mod llm_server;
 mod modes;
 mod outputs;
 mod pdf;
@@ -28,6 +31,7 @@ mod pdfs;
 mod qdrant;
 mod quality;
 mod reembed;
+mod remote;
 mod scale;
 mod search;
 mod shards;
