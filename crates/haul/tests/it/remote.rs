@@ -254,7 +254,9 @@ fn a_real_server_answers_as_the_worker_does() {
         request(3, "The results was better than expected in every region."),
     ];
     requests[3]["body"]["max_tokens"] = json!(3);
-    requests.push(json!({"custom_id": "4", "url": "/v1/completions", "body": {"prompt": "The meeting was", "max_tokens": 8}}));
+    let written = "<|im_start|>system\nCorrect the text.<|im_end|>\n<|im_start|>user\nThe results was better than expected in every region.<|im_end|>\n<|im_start|>assistant\n";
+    let body = json!({"prompt": written, "max_tokens": 32, "stop": "<|im_end|>"});
+    requests.push(json!({"custom_id": "4", "url": "/v1/completions", "body": body}));
     let mut constrained = request(5, "The results was better than expected in every region.");
     let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": false});
     constrained["body"]["response_format"] =
@@ -268,6 +270,7 @@ fn a_real_server_answers_as_the_worker_does() {
     assert!(receipt["calls"]["prefill_tokens"].as_u64().unwrap() > 0, "{receipt:#}");
     let by_server = texts(&home);
     assert_eq!(by_server[0], "The results were better than expected in every region.");
+    assert_eq!(by_server[4], by_server[0]);
     assert_eq!(responses(&home)[3]["response"]["body"]["choices"][0]["finish_reason"], "length");
     assert!(serde_json::from_str::<Value>(&by_server[5]).unwrap()["ok"].is_boolean(), "{by_server:?}");
     let again = generate(&home, &url, &["--json"], &lines(&requests)).json();
