@@ -48,4 +48,4 @@ pub use haul_kernels::dtype;
 
 /// Raised when a change of the arithmetic gives a vector other bits on some instruction set; part of the
 /// fingerprint under which vectors are kept.
-pub const NUMERICS_VERSION: u32 = 2;
+pub const NUMERICS_VERSION: u32 = 3;

@@ -16,7 +16,7 @@ pub struct Program {
     pub ops: Vec<Op>,
     /// What the buffers look like, by [`BufferId`].
     pub buffers: Vec<Buffer>,
-    /// Weights of the [`Op::Linear`]s, by [`LinearId`].
+    /// Weights of the [`Op::Linear`]s and [`Op::FeedForward`]s, by [`LinearId`].
     pub linears: Vec<Linear>,
     /// All other weights, by [`TensorId`].
     pub tensors: Vec<Tensor>,
@@ -74,6 +74,21 @@ pub enum Op {
         /// `[tokens, out_features]`.
         residual: Option<BufferId>,
         /// `[tokens, out_features]`.
+        out: BufferId,
+    },
+    /// `out = activation(x @ up^T + bias) @ down^T + bias + residual`.
+    FeedForward {
+        /// `[tokens, in_features of up]`.
+        x: BufferId,
+        /// Weight and bias of the first layer.
+        up: LinearId,
+        /// Between the layers.
+        activation: Activation,
+        /// Weight and bias of the second layer.
+        down: LinearId,
+        /// `[tokens, out_features of down]`.
+        residual: Option<BufferId>,
+        /// `[tokens, out_features of down]`.
         out: BufferId,
     },
     /// Bidirectional attention inside each sequence: `softmax(q k^T * scale) v` for each head.
@@ -295,10 +310,12 @@ impl Program {
     /// attention's two products. Norms, activations and pooling are left out; they are below one percent.
     pub fn flops(&self, lengths_tokens: &[usize]) -> u64 {
         let tokens: u64 = lengths_tokens.iter().map(|&n| n as u64).sum();
+        let flops_of_linear = |LinearId(id): LinearId| {
+            2 * tokens * self.linears[id].out_features as u64 * self.linears[id].in_features as u64
+        };
         let flops_of = |op: &Op| match *op {
-            Op::Linear { linear: LinearId(id), .. } => {
-                2 * tokens * self.linears[id].out_features as u64 * self.linears[id].in_features as u64
-            }
+            Op::Linear { linear, .. } => flops_of_linear(linear),
+            Op::FeedForward { up, down, .. } => flops_of_linear(up) + flops_of_linear(down),
             Op::Attention { heads, head_size, window, .. } => {
                 let pairs: u64 = lengths_tokens.iter().map(|&n| attended_pairs(n as u64, window)).sum();
                 4 * pairs * heads as u64 * head_size as u64

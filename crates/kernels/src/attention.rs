@@ -1,12 +1,15 @@
 //! Self-attention over packed sequences of different lengths, without padding.
 
+#[cfg(target_arch = "x86_64")]
+mod tiled;
+
 use crate::act::{exp2_of_negative, exp2_times_254, exp2_times_8191};
 use crate::dtype::Dtype;
 use crate::gemm::rows::{Mode, RowScale};
 use crate::isa::Isa;
 use crate::simd::{CACHE_LINE_FLOATS, DotKernel, Dots, Kernel, Simd};
 use crate::tile::{
-    BlockRow, F32, I16, K_BLOCK, MAX_TILE_ROWS, PANEL, PanelRow, ROW_STRIDE, U8I8, multiply, tiles,
+    BlockRow, F32, I16, K_BLOCK, MAX_TILE_ROWS, PANEL, PanelRow, Product, U8I8, multiply, tiles,
     with_tile_rows,
 };
 use std::f32::consts::LOG2_E;
@@ -64,8 +67,8 @@ pub struct Shape<'a> {
 /// `softmax(q . k^T * scale) . v` within each sequence, for each head; never across sequences.
 ///
 /// - `dtype`: f32; else products of integers, of 8 bits for int8 and of 16 bits for every other mode, with one scale
-///   a sequence and head for the queries, one for the keys, and one for each feature of the values; the softmax is
-///   f32 in all of them.
+///   a sequence and head for the queries, one for the keys, and one for each feature of the values. With
+///   [`Isa::Amx`], bf16 and int8 both have products of bf16. The softmax is f32 in all of them.
 /// - `qkv`: `[tokens, 3 * heads * head_size]`, the blocks q, k and v side by side
 /// - `out`: `[tokens, heads * head_size]`
 ///
@@ -83,9 +86,11 @@ pub fn varlen(isa: Isa, dtype: Dtype, qkv: &[f32], shape: Shape<'_>, scratch: &m
     let tokens = shape.cu_seqlens.last().map_or(0, |&last| last as usize);
     assert_eq!(out.len(), tokens * width, "out [{tokens}, {} x {}]", shape.heads, shape.head_size);
     let call = Varlen { dtype, qkv, shape, scratch, out };
-    match dtype {
-        Dtype::F32 => isa.run(call),
-        Dtype::Bf16 | Dtype::Int16 | Dtype::Int8 => isa.run_dots(call),
+    match (isa, dtype) {
+        (_, Dtype::F32) => isa.run(call),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx(proof), Dtype::Bf16 | Dtype::Int8) => isa.run_dots(tiled::Tiled::new(proof, call)),
+        (_, Dtype::Bf16 | Dtype::Int16 | Dtype::Int8) => isa.run_dots(call),
     }
 }
 
@@ -122,6 +127,19 @@ impl DotKernel for Varlen<'_> {
 impl Varlen<'_> {
     #[inline(always)]
     fn attend<S: Simd, P: Precision<S>>(self, s: S, precision: P) {
+        self.for_each_head(
+            #[inline(always)]
+            |head, scratch, out| {
+                let scales = Scales::of::<S, P>(s, head);
+                scratch.pack(s, precision, head, scales);
+                attend_head(s, precision, head, scales, scratch, out);
+            },
+        );
+    }
+
+    /// Calls `attend` with every head of every sequence and the sequence's rows of the output.
+    #[inline(always)]
+    fn for_each_head(self, mut attend: impl FnMut(&Head<'_>, &mut Scratch, &mut [f32])) {
         let Shape { cu_seqlens, heads, head_size, scale, window_tokens } = self.shape;
         let width = heads * head_size;
         // With log2(e) in the scale, the softmax is one of powers of two.
@@ -132,18 +150,15 @@ impl Varlen<'_> {
             let out = &mut self.out[start * width..end * width];
             let window_tokens = window_tokens.unwrap_or(end - start);
             for head in 0..heads {
-                let head =
-                    Head { qkv, width, first: head * head_size, size: head_size, scale, window_tokens };
-                let scales = Scales::of::<S, P>(s, &head);
-                self.scratch.pack(s, precision, &head, scales);
-                attend_head(s, precision, &head, scales, self.scratch, out);
+                let first = head * head_size;
+                attend(&Head { qkv, width, first, size: head_size, scale, window_tokens }, self.scratch, out);
             }
         }
     }
 }
 
 /// What the products of attention are computed with: the formats of the linear layers, and weights and values.
-trait Precision<S: Simd>: Mode<S> {
+trait Precision<S: Simd>: Mode<S> + Product<S, Acc = <Self as Mode<S>>::Sum> {
     /// The largest integer of queries and keys of so many features.
     fn feature_max(head_size: usize) -> f32;
     /// The largest integer of a value.
@@ -155,7 +170,7 @@ trait Precision<S: Simd>: Mode<S> {
     /// What is added to the integers of queries, which then are unsigned.
     const QUERY_OFFSET: f32 = 0.0;
 
-    fn to_f32(self, s: S, acc: Self::Acc) -> S::V;
+    fn to_f32(self, s: S, acc: Self::Sum) -> S::V;
     /// `2^x` for x in -126..=0, 0 below, times [`Precision::WEIGHT_MAX`].
     fn weight(self, s: S, x: S::V) -> S::V;
     /// Stores `LANES` weights in the words that they fill. What rounding leaves over is carried to the next ones, so
@@ -324,10 +339,9 @@ impl Scratch {
         self.key_offsets.resize(padded(len), 0.0);
         self.values.resize(padded(head.size) / PANEL * token_words, PanelRow::ZERO);
         self.value_steps.resize(padded(head.size), 0.0);
-        self.queries
-            .resize((feature_words * P::ROW_WORDS).div_ceil(K_BLOCK) * MAX_TILE_ROWS, [0; ROW_STRIDE]);
+        self.queries.resize((feature_words * P::ROW_WORDS).div_ceil(K_BLOCK) * MAX_TILE_ROWS, BlockRow::ZERO);
         self.scores.resize(score_stride(len) * MAX_TILE_ROWS, 0.0);
-        self.weights.resize(len.div_ceil(P::KEYS_PER_BLOCK) * MAX_TILE_ROWS, [0; ROW_STRIDE]);
+        self.weights.resize(len.div_ceil(P::KEYS_PER_BLOCK) * MAX_TILE_ROWS, BlockRow::ZERO);
         self.pack_keys(s, precision, head, scales.keys, feature_words);
         self.pack_values(s, precision, head, token_words);
     }
@@ -347,7 +361,7 @@ impl Scratch {
             let panel = &mut self.keys[token / PANEL * feature_words..][..feature_words];
             for (block, panel) in panel.chunks_mut(K_BLOCK).enumerate() {
                 let words = &self.queries[block * MAX_TILE_ROWS];
-                for (row, &word) in panel.iter_mut().zip(words) {
+                for (row, &word) in panel.iter_mut().zip(words.iter()) {
                     row.0[token % PANEL] = word;
                 }
             }
@@ -642,16 +656,15 @@ fn weigh<S: Simd, P: Precision<S>>(
 ) -> f32 {
     let stride = score_stride(len);
     let row = &scratch.scores[r * stride..][..stride - CACHE_LINE_FLOATS];
-    let factor = s.splat(factor);
-    let shift = s.mul(s.splat(largest), factor);
+    let (factor, largest) = (s.splat(factor), s.splat(largest));
     let (mut sum, mut carry) = (s.splat(0.0), s.splat(0.0));
     for block in blocks.clone() {
         let start = block * P::KEYS_PER_BLOCK;
         let scores = &row[start..row.len().min(start + P::KEYS_PER_BLOCK)];
         let words = &mut scratch.weights[block * MAX_TILE_ROWS + r];
         for at in (0..scores.len()).step_by(S::LANES) {
-            // The fused difference of rounded products may be a little above 0, and no weight above the largest.
-            let exponent = s.min(s.splat(0.0), s.fms(s.load(&scores[at..]), factor, shift));
+            // The difference first: that of two rounded products can leave no weight to scores in the millions.
+            let exponent = s.mul(s.sub(s.load(&scores[at..]), largest), factor);
             let weight = precision.weight(s, exponent);
             sum = s.add(sum, weight);
             precision.store_weights(s, weight, &mut carry, &mut words[at / P::ELEMENTS_PER_WORD..]);

@@ -2,15 +2,19 @@
 
 mod pack;
 pub(crate) mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use crate::act::{self, Accuracy, Activation};
 use crate::isa::Isa;
 use crate::simd::{DotKernel, Dots, Kernel, Simd};
 use crate::tile::{
-    Bf16, BlockRow, F32, I16, K_BLOCK, PANEL, PREFETCH_EVERY, PanelRow, U8I8, WidenedBf16, multiply, tiles,
-    with_tile_rows,
+    Bf16, BlockRow, F32, I16, K_BLOCK, Numbers, PANEL, PREFETCH_EVERY, PanelRow, Product, U8I8, WidenedBf16,
+    multiply, tiles, with_tile_rows,
 };
 pub use pack::PackedWeight;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pack::tile_numbers;
 use rows::{Mode, RowScale};
 use std::ops::Range;
 
@@ -41,6 +45,10 @@ pub struct Scratch {
     /// For each [`K_BLOCK`] words of a row, the rows of a block.
     words: Vec<BlockRow>,
     scales: Vec<RowScale>,
+    /// What stands between two layers, as the rows of a block.
+    hidden: Vec<BlockRow>,
+    /// The same as numbers.
+    hidden_values: Vec<f32>,
 }
 
 impl Scratch {
@@ -51,7 +59,9 @@ impl Scratch {
 
     /// Memory held.
     pub fn bytes(&self) -> usize {
-        self.words.capacity() * size_of::<BlockRow>() + self.scales.capacity() * size_of::<RowScale>()
+        (self.words.capacity() + self.hidden.capacity()) * size_of::<BlockRow>()
+            + self.scales.capacity() * size_of::<RowScale>()
+            + self.hidden_values.capacity() * size_of::<f32>()
     }
 }
 
@@ -61,7 +71,7 @@ impl Scratch {
 /// A row's result depends on nothing but that row, the weight and the epilogue, bit for bit on one `Isa`.
 ///
 /// # Panics
-/// When a slice is not as long as its shape says.
+/// When a slice is not as long as its shape says, or the weight was packed for an `Isa` with other panels.
 pub fn linear(
     isa: Isa,
     x: &[f32],
@@ -77,10 +87,75 @@ pub fn linear(
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == n), "bias [{n}]");
     assert!(epilogue.residual.is_none_or(|r| r.len() == rows * n), "residual [{rows}, {n}]");
     let call = Linear { x, weight, epilogue, scratch, out };
+    match (isa, weight.tiles()) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx(proof), Some(numbers)) => return isa.run_dots(tiled::Tiled::new(proof, numbers, call)),
+        (_, None) => {}
+        (_, Some(numbers)) => panic!("{} has no products of {numbers:?}", isa.name()),
+    }
     match weight.dtype() {
         Dtype::F32 => isa.run(call),
         Dtype::Bf16 | Dtype::Int16 | Dtype::Int8 => isa.run_dots(call),
     }
+}
+
+/// Two linear layers one after the other: `activation(x . up^T + up_bias) . down^T + down_bias + residual`.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedForward<'a> {
+    /// The first layer.
+    pub up: &'a PackedWeight,
+    /// Of the first layer: `[up.out_features]`
+    pub up_bias: Option<&'a [f32]>,
+    /// Between the layers.
+    pub activation: Activation,
+    /// The second layer, whose inputs are the first one's outputs.
+    pub down: &'a PackedWeight,
+    /// Of the second layer: `[down.out_features]`
+    pub down_bias: Option<&'a [f32]>,
+    /// `[rows, down.out_features]`
+    pub residual: Option<&'a [f32]>,
+}
+
+/// What stands between two layers stays in the second-level cache.
+const HIDDEN_BYTES: usize = 768 << 10;
+
+/// What two calls of [`linear`] give, bit for bit, without a place for what stands between the layers: `out`
+/// `[rows, down.out_features]` of `x` `[rows, up.in_features]`.
+///
+/// # Panics
+/// When a slice is not as long as its shape says, or a weight was packed for an `Isa` with other panels.
+pub fn feed_forward(
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    layers: FeedForward<'_>,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let FeedForward { up, up_bias, activation, down, down_bias, residual } = layers;
+    let (n, k, hidden) = (down.out_features(), up.in_features(), up.out_features());
+    assert_eq!(down.in_features(), hidden, "the second layer's inputs");
+    assert_eq!(x.len(), rows * k, "x [{rows}, {k}]");
+    assert_eq!(out.len(), rows * n, "out [{rows}, {n}]");
+    assert!(residual.is_none_or(|r| r.len() == rows * n), "residual [{rows}, {n}]");
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Amx(proof), Some(Numbers::Bf16), Some(Numbers::Bf16)) = (isa, up.tiles(), down.tiles()) {
+        return isa.run_dots(tiled::TiledFeedForward::new(proof, x, layers, scratch, out));
+    }
+    let block_rows = (HIDDEN_BYTES / (hidden * size_of::<f32>())).clamp(*ROW_BLOCK.start(), *ROW_BLOCK.end());
+    let mut values = std::mem::take(&mut scratch.hidden_values);
+    values.resize(block_rows.min(rows) * hidden, 0.0);
+    let mut residual = residual.map(|residual| residual.chunks(block_rows * n));
+    for (x, out) in x.chunks(block_rows * k).zip(out.chunks_mut(block_rows * n)) {
+        let rows = out.len() / n;
+        let values = &mut values[..rows * hidden];
+        let epilogue = Epilogue { bias: up_bias, activation, residual: None };
+        linear(isa, x, rows, up, epilogue, scratch, values);
+        let residual = residual.as_mut().and_then(Iterator::next);
+        let epilogue = Epilogue { bias: down_bias, activation: Activation::Identity, residual };
+        linear(isa, values, rows, down, epilogue, scratch, out);
+    }
+    scratch.hidden_values = values;
 }
 
 struct Linear<'a> {
@@ -117,7 +192,7 @@ impl DotKernel for Linear<'_> {
 
 impl Linear<'_> {
     #[inline(always)]
-    fn multiply<S: Simd, M: Mode<S>>(self, s: S, mode: M) {
+    fn multiply<S: Simd, M: Mode<S> + Product<S, Acc = M::Sum>>(self, s: S, mode: M) {
         let Linear { x, weight, epilogue, scratch, out } = self;
         let (n, k) = (weight.out_features(), weight.in_features());
         let row_words = weight.height() * M::ROW_WORDS;
@@ -125,7 +200,7 @@ impl Linear<'_> {
         let mut residual = epilogue.residual.map(|residual| residual.chunks(block_rows * n));
         for (x, out) in x.chunks(block_rows * k).zip(out.chunks_mut(block_rows * n)) {
             let rows = out.len() / n;
-            let block = Block { rows, k, row_words };
+            let block = Block { rows, stride: rows, k, row_words };
             block.pack(s, mode, x, weight.row_max(), scratch);
             let residual = residual.as_mut().and_then(Iterator::next);
             let mut panels = weight.panels();
@@ -156,6 +231,8 @@ fn block_rows(row_words: usize) -> usize {
 #[derive(Clone, Copy)]
 struct Block {
     rows: usize,
+    /// Room for rows in each block of words.
+    stride: usize,
     /// Elements of a row.
     k: usize,
     /// Words of a row.
@@ -176,15 +253,14 @@ impl Block {
     #[inline(always)]
     fn pack<S: Simd, M: Mode<S>>(self, s: S, mode: M, x: &[f32], row_max: f32, scratch: &mut Scratch) {
         let blocks = self.row_words.div_ceil(K_BLOCK);
-        if scratch.words.len() < blocks * self.rows {
-            scratch.words.resize(blocks * self.rows, [0; _]);
+        if scratch.words.len() < blocks * self.stride {
+            scratch.words.resize(blocks * self.stride, BlockRow::ZERO);
         }
         scratch.scales.clear();
         for (r, x) in x.chunks_exact(self.k).enumerate() {
             let scale = mode.scale(s, x, row_max);
-            let elements = K_BLOCK * M::ELEMENTS_PER_WORD;
-            for (block, x) in x.chunks(elements).enumerate() {
-                mode.pack(s, scale, x, &mut scratch.words[block * self.rows + r]);
+            for (block, x) in x.chunks(M::ELEMENTS_PER_BLOCK).enumerate() {
+                mode.pack(s, scale, x, &mut scratch.words[block * self.stride + r]);
             }
             scratch.scales.push(scale);
         }
@@ -193,7 +269,7 @@ impl Block {
     /// The products of all rows with one panel; `next` is read after it and fetched meanwhile.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "one panel's work has these operands")]
-    fn multiply<S: Simd, M: Mode<S>>(
+    fn multiply<S: Simd, M: Mode<S> + Product<S, Acc = M::Sum>>(
         self,
         s: S,
         mode: M,
@@ -228,7 +304,7 @@ struct Tile<'a> {
 }
 
 #[inline(always)]
-fn product_tile<S: Simd, M: Mode<S>, const R: usize>(
+fn product_tile<S: Simd, M: Mode<S> + Product<S, Acc = M::Sum>, const R: usize>(
     s: S,
     mode: M,
     scratch: &Scratch,

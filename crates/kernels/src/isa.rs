@@ -17,6 +17,8 @@ pub enum Isa {
     Avx512Vnni(Avx512Vnni),
     /// AVX-512 BF16 on top of [`Avx512Vnni`]: bf16 products summed in one instruction.
     Avx512Bf16(Avx512Bf16),
+    /// AMX with bf16 and 8-bit integers on top of [`Avx512Bf16`]: products of whole tiles.
+    Amx(Amx),
 }
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -43,6 +45,13 @@ pub struct Avx512Vnni {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512Bf16 {
     pub(crate) base: Avx512Vnni,
+}
+
+/// Proof that the processor has AMX with bf16 and 8-bit integers and all that [`Avx512Bf16`] needs, and that the
+/// system lets this process use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amx {
+    pub(crate) base: Avx512Bf16,
 }
 
 /// Held by the proofs, so that only this module makes them.
@@ -74,6 +83,7 @@ impl Isa {
         sets.extend(probe_avx512().map(Isa::Avx512));
         sets.extend(probe_avx512_vnni().map(Isa::Avx512Vnni));
         sets.extend(probe_avx512_bf16().map(Isa::Avx512Bf16));
+        sets.extend(probe_amx().map(Isa::Amx));
         sets
     }
 
@@ -82,7 +92,7 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `generic`, `avx2`, `avx-vnni`, `avx512`, `avx512-vnni` or `avx512-bf16`.
+    /// `generic`, `avx2`, `avx-vnni`, `avx512`, `avx512-vnni`, `avx512-bf16` or `amx`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Generic => "generic",
@@ -91,6 +101,7 @@ impl Isa {
             Isa::Avx512(_) => "avx512",
             Isa::Avx512Vnni(_) => "avx512-vnni",
             Isa::Avx512Bf16(_) => "avx512-bf16",
+            Isa::Amx(_) => "amx",
         }
     }
 
@@ -102,7 +113,8 @@ impl Isa {
             Isa::Avx2(proof) | Isa::AvxVnni(AvxVnni { base: proof }) => proof.enter(kernel),
             Isa::Avx512(proof)
             | Isa::Avx512Vnni(Avx512Vnni { base: proof })
-            | Isa::Avx512Bf16(Avx512Bf16 { base: Avx512Vnni { base: proof } }) => proof.enter(kernel),
+            | Isa::Avx512Bf16(Avx512Bf16 { base: Avx512Vnni { base: proof } })
+            | Isa::Amx(Amx { base: Avx512Bf16 { base: Avx512Vnni { base: proof } } }) => proof.enter(kernel),
         }
     }
 
@@ -115,7 +127,7 @@ impl Isa {
             Isa::AvxVnni(proof) => proof.enter_dots(kernel),
             Isa::Avx512(proof) => proof.enter_dots(kernel),
             Isa::Avx512Vnni(proof) => proof.enter_dots(kernel),
-            Isa::Avx512Bf16(proof) => proof.enter_dots(kernel),
+            Isa::Avx512Bf16(proof) | Isa::Amx(Amx { base: proof }) => proof.enter_dots(kernel),
         }
     }
 
@@ -175,6 +187,19 @@ fn probe_avx512_bf16() -> Option<Avx512Bf16> {
     is_x86_feature_detected!("avx512bf16").then_some(Avx512Bf16 { base })
 }
 
+#[cfg(target_arch = "x86_64")]
+fn probe_amx() -> Option<Amx> {
+    /// Of EDX in leaf 7: AMX-BF16, AMX-TILE, AMX-INT8.
+    const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    let base = probe_avx512_bf16()?;
+    let has_all = std::arch::x86_64::__cpuid_count(7, 0).edx & FEATURES == FEATURES;
+    #[cfg(unix)]
+    let is_allowed = has_all && crate::amx_unix::is_allowed();
+    #[cfg(not(unix))]
+    let is_allowed = false;
+    (has_all && is_allowed).then_some(Amx { base })
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn is_amd() -> bool {
     false
@@ -205,6 +230,11 @@ fn probe_avx512_bf16() -> Option<Avx512Bf16> {
     None
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+fn probe_amx() -> Option<Amx> {
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +245,7 @@ mod tests {
             assert_eq!(Isa::from_name(isa.name()), Some(isa));
         }
         assert_eq!(Isa::from_name("AVX512"), None);
-        assert_eq!(Isa::from_name("amx"), None);
+        assert_eq!(Isa::from_name("AMX"), None);
         assert!(Isa::available().contains(&Isa::best()));
     }
 
@@ -232,13 +262,15 @@ mod tests {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
         let avx512_vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+        let avx512_bf16 = avx512_vnni && is_x86_feature_detected!("avx512bf16");
         let sets = [
             ("generic", true),
             ("avx2", avx2),
             ("avx-vnni", avx2 && is_x86_feature_detected!("avxvnni")),
             ("avx512", avx512),
             ("avx512-vnni", avx512_vnni),
-            ("avx512-bf16", avx512_vnni && is_x86_feature_detected!("avx512bf16")),
+            ("avx512-bf16", avx512_bf16),
+            ("amx", avx512_bf16 && has_amx()),
             ("neon", false),
             ("avx512-fp16", false),
             ("", false),
@@ -246,5 +278,12 @@ mod tests {
         for (name, is_available) in sets {
             assert_eq!(Isa::from_name(name).is_some(), is_available, "{name}");
         }
+    }
+
+    /// By what the system itself lists, which an instruction that asks the processor did not make.
+    #[cfg(target_arch = "x86_64")]
+    fn has_amx() -> bool {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        ["amx_tile", "amx_bf16", "amx_int8"].iter().all(|flag| flags.contains(flag))
     }
 }

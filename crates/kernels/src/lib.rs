@@ -10,7 +10,7 @@
 //! use haul_kernels::isa::Isa;
 //!
 //! // y = x . W^T + bias for two rows of three features and a layer of two outputs.
-//! let weight = PackedWeight::pack(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0], 2, 3, Dtype::F32);
+//! let weight = PackedWeight::pack(Isa::best(), &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0], 2, 3, Dtype::F32);
 //! let mut y = [0.0; 4];
 //! let epilogue =
 //!     Epilogue { bias: Some(&[0.5, 0.0]), activation: Activation::Identity, residual: None };
@@ -26,6 +26,10 @@
 //! Wrong slice lengths are a programmer's error and panic with the numbers.
 
 pub mod act;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(all(target_arch = "x86_64", unix))]
+mod amx_unix;
 pub mod attention;
 pub mod dot;
 pub mod dtype;

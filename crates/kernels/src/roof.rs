@@ -1,9 +1,17 @@
 //! Loops that run as fast as one core can: the roofs that rates are compared with.
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx::{TileUnit, spin_operations};
 use crate::dtype::Dtype;
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::tile_numbers;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Amx;
 use crate::isa::Isa;
 use crate::simd::{DotKernel, Dots, Kernel, MAX_LANES, Simd};
-use crate::tile::{Bf16, BlockRow, I16, K_BLOCK, Product, ROW_STRIDE, U8I8};
+#[cfg(target_arch = "x86_64")]
+use crate::tile::Numbers;
+use crate::tile::{Bf16, BlockRow, I16, K_BLOCK, Product, U8I8};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -13,9 +21,17 @@ const CHAINS: usize = 12;
 /// Multiply-adds of each chain between two looks at the clock: about 10 microseconds.
 const STEPS: usize = 4096;
 
+/// Products of tiles between two looks at the clock: about 10 microseconds.
+#[cfg(target_arch = "x86_64")]
+const TILE_STEPS: usize = 256;
+
 /// The products of a mode in registers on this thread, in 10^9 operations per second (a multiply-add is two), over
 /// at least `run_for`.
 pub fn gflops(isa: Isa, dtype: Dtype, run_for: Duration) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Amx(proof), Some(numbers)) = (isa, tile_numbers(isa, dtype)) {
+        return tile_gflops(proof, numbers, run_for);
+    }
     match dtype {
         Dtype::F32 => isa.run(FmaLoop { run_for }),
         Dtype::Bf16 | Dtype::Int16 | Dtype::Int8 => isa.run_dots(DotLoop { dtype, run_for }),
@@ -31,6 +47,24 @@ pub fn gflops(isa: Isa, dtype: Dtype, run_for: Duration) -> f64 {
 pub fn read_gb_per_s(isa: Isa, buffer: &[f32], run_for: Duration) -> f64 {
     assert!(!buffer.is_empty(), "a read loop over nothing");
     isa.run(ReadLoop { buffer, run_for })
+}
+
+/// The rate of whole tiles. A product of f32 is six of their pieces.
+#[cfg(target_arch = "x86_64")]
+fn tile_gflops(proof: Amx, numbers: Numbers, run_for: Duration) -> f64 {
+    let unit = TileUnit::configure(proof);
+    let products_of_one = if numbers == Numbers::Pieces { 6 } else { 1 };
+    let mut products = 0_usize;
+    let start = Instant::now();
+    loop {
+        unit.spin(numbers, TILE_STEPS);
+        products += TILE_STEPS;
+        let elapsed = start.elapsed();
+        if elapsed >= run_for {
+            let operations = products / products_of_one * spin_operations(numbers);
+            return operations as f64 / elapsed.as_secs_f64() / 1e9;
+        }
+    }
 }
 
 struct FmaLoop {
@@ -91,7 +125,8 @@ impl DotKernel for DotLoop {
 #[inline(always)]
 fn product_gflops<S: Simd, P: Product<S>>(s: S, product: P, per_word: usize, run_for: Duration) -> f64 {
     const PAIRS: usize = CHAINS / 2;
-    let row: BlockRow = black_box([0x0001_0001; ROW_STRIDE]);
+    let mut row = BlockRow::ZERO;
+    row.fill(black_box(0x0001_0001));
     let columns = product.columns(s, &black_box([0x0001_0001_u32; MAX_LANES]));
     let mut chains = [[product.zero(s); 2]; PAIRS];
     let mut steps = 0_u64;

@@ -44,6 +44,11 @@ pub(crate) trait Dots<S: Simd>: Copy {
     fn u8i8(self, acc: S::I, a: S::I, b: S::I) -> S::I;
     /// `acc + a0 * b0 + a1 * b1` of two bf16 in f32.
     fn bf16(self, acc: S::V, a: S::I, b: S::I) -> S::V;
+    /// Stores each lane rounded to the nearest bf16, ties to even, in `LANES / 2` words; a denormal may become 0.
+    #[inline(always)]
+    fn store_rounded_bf16(self, s: S, v: S::V, out: &mut [u32]) {
+        s.store_bf16(s.round_bf16(v), out);
+    }
 }
 
 /// Vector operations of one instruction set. `load*` and `store` take the first `LANES` elements of a slice
@@ -73,8 +78,6 @@ pub(crate) trait Simd: Copy {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c - a * b`, in one rounding where the processor can.
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `a * b - c`, in one rounding where the processor can.
-    fn fms(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each lane; `b` where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller of each lane; `b` where either is NaN.
@@ -105,6 +108,9 @@ pub(crate) trait Simd: Copy {
     fn max_magnitude(self, bits: Self::I, v: Self::V) -> Self::I;
     /// Words with `even` in the low and `odd` in the high half, for numbers that fit 16 bits.
     fn pair_i16(self, even: Self::I, odd: Self::I) -> Self::I;
+    /// Words with `even` in the low and `odd` in the high half, each rounded to the nearest bf16, ties to even; NaN
+    /// stays NaN.
+    fn pair_bf16(self, even: Self::V, odd: Self::V) -> Self::I;
     /// Words of four bytes, the low one of each.
     fn quad_i8(self, bytes: [Self::I; 4]) -> Self::I;
     /// Stores each lane as one byte (its low one): `LANES / 4` words.

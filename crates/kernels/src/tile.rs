@@ -17,13 +17,53 @@ pub(crate) const K_BLOCK: usize = 384;
 
 /// Words from one row of a block to the next: one cache line more than a block, so that rows at equal `k`
 /// lie in different cache sets.
-pub(crate) const ROW_STRIDE: usize = K_BLOCK + 16;
+const ROW_STRIDE: usize = K_BLOCK + 16;
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_TILE_ROWS: usize = 12;
 
-/// One row of a block.
-pub(crate) type BlockRow = [u32; ROW_STRIDE];
+/// Words of `k` in one step of the tile unit, where there is one: heights of panels are multiples of it there.
+pub(crate) const TILE_STEP: usize = 16;
+
+/// Pieces of 8 bits that an f32 is the sum of.
+pub(crate) const PIECES: usize = 3;
+
+/// What the words of rows and panels are in the tile unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// Pairs of bf16; sums are f32.
+    Bf16,
+    /// Fours of u8 by fours of i8; sums are i32.
+    U8I8,
+    /// Pairs of f32, each as [`PIECES`] bf16: for every [`TILE_STEP`] words of pairs as many of the largest pieces,
+    /// then of the next ones; sums are f32.
+    Pieces,
+}
+
+/// One row of a block, on its own cache lines.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct BlockRow([u32; ROW_STRIDE]);
+
+impl BlockRow {
+    pub(crate) const ZERO: BlockRow = BlockRow([0; ROW_STRIDE]);
+}
+
+impl std::ops::Deref for BlockRow {
+    type Target = [u32; ROW_STRIDE];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u32; ROW_STRIDE] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for BlockRow {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [u32; ROW_STRIDE] {
+        &mut self.0
+    }
+}
 
 /// The `PANEL` columns of a panel at one word of `k`, on its own cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +99,10 @@ pub(crate) trait Product<S: Simd>: Copy {
 /// f32 by f32.
 #[derive(Clone, Copy)]
 pub(crate) struct F32;
+
+/// f32 by f32 in the tile unit, as [`Numbers::Pieces`].
+#[derive(Clone, Copy)]
+pub(crate) struct Pieces;
 
 impl<S: Simd> Product<S> for F32 {
     type Acc = S::V;

@@ -15,7 +15,7 @@ use half::slice::HalfFloatSliceExt;
 use haul_kernels::attention::{self, Shape, varlen};
 use haul_kernels::dtype::Dtype;
 use haul_kernels::gate::gate;
-use haul_kernels::gemm::{self, Epilogue, PackedWeight, linear};
+use haul_kernels::gemm::{self, Epilogue, FeedForward, PackedWeight, feed_forward, linear};
 use haul_kernels::isa::Isa;
 use haul_kernels::norm::{l2_normalize, layer_norm};
 use haul_kernels::rotary::{Angles, rotate};
@@ -148,8 +148,11 @@ struct PackedLinear {
 
 impl CpuModel {
     fn load(isa: Isa, dtype: Dtype, program: Program, weights: &Weights) -> Result<CpuModel, WeightsError> {
-        let linears =
-            program.linears.iter().map(|linear| pack(linear, weights, dtype)).collect::<Result<_, _>>()?;
+        let linears = program
+            .linears
+            .iter()
+            .map(|linear| pack(isa, linear, weights, dtype))
+            .collect::<Result<_, _>>()?;
         let tensors = (0..program.tensors.len())
             .map(|id| store(&program, TensorId(id), weights, dtype))
             .collect::<Result<_, _>>()?;
@@ -237,10 +240,11 @@ fn store(program: &Program, id: TensorId, weights: &Weights, dtype: Dtype) -> Re
 /// lexical weights) has no other outputs to average its error.
 const REDUCED_OUTPUTS_MIN: usize = 32;
 
-fn pack(linear: &Linear, weights: &Weights, dtype: Dtype) -> Result<PackedLinear, WeightsError> {
+fn pack(isa: Isa, linear: &Linear, weights: &Weights, dtype: Dtype) -> Result<PackedLinear, WeightsError> {
     let dtype = if linear.out_features < REDUCED_OUTPUTS_MIN { Dtype::F32 } else { dtype };
     Ok(PackedLinear {
         weight: PackedWeight::pack(
+            isa,
             &linear.read_weight(weights)?,
             linear.out_features,
             linear.in_features,
@@ -284,6 +288,21 @@ impl Worker {
                     let residual = residual.map(|id| arena.read(id));
                     let epilogue = Epilogue { bias: bias.as_deref(), activation, residual };
                     linear(isa, arena.read(x), batch.tokens(), weight, epilogue, scratch, out);
+                });
+            }
+            Op::FeedForward { x, up, activation, down, residual, out } => {
+                let scratch = &mut self.linear;
+                self.arena.write(out, |arena, out| {
+                    let (up, down) = (&model.linears[up.0], &model.linears[down.0]);
+                    let layers = FeedForward {
+                        up: &up.weight,
+                        up_bias: up.bias.as_deref(),
+                        activation,
+                        down: &down.weight,
+                        down_bias: down.bias.as_deref(),
+                        residual: residual.map(|id| arena.read(id)),
+                    };
+                    feed_forward(isa, arena.read(x), batch.tokens(), layers, scratch, out);
                 });
             }
             Op::Attention { qkv, heads, head_size, scale, window, out } => {

@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 
+use haul_kernels::act::Activation;
 use haul_kernels::gemm::Epilogue;
 use haul_kernels::reference as plain;
 use haul_kernels::rotary::Angles;
@@ -11,7 +12,7 @@ use crate::device::arena::Arena;
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::pooling::PoolMode;
-use crate::program::{LayerNorm, Op, Positions, Program, TensorId};
+use crate::program::{LayerNorm, Linear, LinearId, Op, Positions, Program, TensorId};
 use crate::weights::Weights;
 
 /// The plain loops.
@@ -90,12 +91,14 @@ impl ReferenceModel {
                 self.layer_norm(norm, out);
             }),
             Op::Linear { x, linear, activation, residual, out } => arena.write(out, |arena, out| {
-                let PlainLinear { weight, bias } = &self.linears[linear.0];
                 let residual = residual.map(|id| arena.read(id));
-                let epilogue = Epilogue { bias: bias.as_deref(), activation, residual };
-                let (x, in_features) = (arena.read(x), width_of(x));
-                let out_features = weight.len() / in_features;
-                plain::linear(x, batch.tokens(), weight, out_features, in_features, epilogue, out);
+                self.linear(linear, arena.read(x), batch.tokens(), activation, residual, out);
+            }),
+            Op::FeedForward { x, up, activation, down, residual, out } => arena.write(out, |arena, out| {
+                let residual = residual.map(|id| arena.read(id));
+                let mut hidden = vec![0.0; batch.tokens() * self.program.linears[up.0].out_features];
+                self.linear(up, arena.read(x), batch.tokens(), activation, None, &mut hidden);
+                self.linear(down, &hidden, batch.tokens(), Activation::Identity, residual, out);
             }),
             Op::Attention { qkv, heads, head_size, scale, window, out } => arena.write(out, |arena, out| {
                 plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, window, out);
@@ -126,6 +129,21 @@ impl ReferenceModel {
             }
             Op::L2 { x } => arena.write(x, |_, values| plain::l2_normalize(values, width_of(x))),
         }
+    }
+
+    fn linear(
+        &self,
+        id: LinearId,
+        x: &[f32],
+        rows: usize,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let PlainLinear { weight, bias } = &self.linears[id.0];
+        let Linear { out_features, in_features, .. } = self.program.linears[id.0];
+        let epilogue = Epilogue { bias: bias.as_deref(), activation, residual };
+        plain::linear(x, rows, weight, out_features, in_features, epilogue, out);
     }
 
     fn tensor(&self, id: TensorId) -> &[f32] {

@@ -42,7 +42,6 @@ impl Bert {
             qkv: writer.token_buffer(3 * d),
             context: writer.token_buffer(d),
             attended: writer.token_buffer(d),
-            intermediate: writer.token_buffer(config.intermediate_size),
         };
         self.embed(writer, buffers.hidden);
         for layer in 0..config.layers {
@@ -74,12 +73,11 @@ struct Buffers {
     qkv: BufferId,
     context: BufferId,
     attended: BufferId,
-    intermediate: BufferId,
 }
 
 /// Post-norm: each residual sum is normed before it goes on.
 fn write_layer(writer: &mut Writer<'_>, buffers: &Buffers, layer: usize) {
-    let Buffers { hidden, qkv, context, attended, intermediate } = *buffers;
+    let Buffers { hidden, qkv, context, attended } = *buffers;
     let ModelConfig { hidden_size: d, heads, intermediate_size, activation, .. } = *writer.config;
     let head_size = writer.config.head_size();
     let at = |part: &str| format!("encoder.layer.{layer}.{part}");
@@ -95,9 +93,9 @@ fn write_layer(writer: &mut Writer<'_>, buffers: &Buffers, layer: usize) {
     writer.push(Op::Norm { x: attended, norm, out: attended });
 
     let up = writer.linear(&[at("intermediate.dense")], Bias::Present, intermediate_size, d);
-    writer.push_linear(attended, up, activation, None, intermediate);
     let down = writer.linear(&[at("output.dense")], Bias::Present, d, intermediate_size);
-    writer.push_linear(intermediate, down, Activation::Identity, Some(attended), hidden);
+    let residual = Some(attended);
+    writer.push(Op::FeedForward { x: attended, up, activation, down, residual, out: hidden });
     let norm = writer.layer_norm(&at("output.LayerNorm"), Bias::Present);
     writer.push(Op::Norm { x: hidden, norm, out: hidden });
 }

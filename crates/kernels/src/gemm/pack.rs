@@ -1,13 +1,16 @@
 //! Weights, packed once.
 
 use crate::dtype::Dtype;
-use crate::tile::{PANEL, PanelRow};
+use crate::isa::Isa;
+use crate::tile::{Numbers, PANEL, PIECES, PanelRow, TILE_STEP};
 use half::bf16;
 
 /// The weight of a linear layer, in the panels of 32 outputs that the product reads.
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
     dtype: Dtype,
+    /// How the words are read by the tile unit, if it is what multiplies them.
+    tiles: Option<Numbers>,
     out_features: usize,
     in_features: usize,
     /// For each 32 outputs, the words of `k` in order, padded with zeros to whole panels and words.
@@ -33,7 +36,7 @@ const INT16_MAX: f32 = 32_767.0;
 const SUM_MAX: f64 = 2_147_000_000.0;
 
 impl PackedWeight {
-    /// Packs a weight `[out_features, in_features]`, row-major as PyTorch stores it.
+    /// Packs a weight `[out_features, in_features]`, row-major as PyTorch stores it, for the products of `isa`.
     ///
     /// The integers of an output are `weight / scale` rounded, with the largest magnitude of that output at the end
     /// of the range. 16-bit weights and rows share the 31 bits of their sums: the range is what lets no sum of the
@@ -41,12 +44,13 @@ impl PackedWeight {
     ///
     /// # Panics
     /// When `weight` is not `out_features * in_features` long, or either is zero.
-    pub fn pack(weight: &[f32], out_features: usize, in_features: usize, dtype: Dtype) -> Self {
+    pub fn pack(isa: Isa, weight: &[f32], out_features: usize, in_features: usize, dtype: Dtype) -> Self {
         assert!(out_features > 0 && in_features > 0, "a weight of {out_features} x {in_features}");
         assert_eq!(weight.len(), out_features * in_features, "weight [{out_features}, {in_features}]");
         let outputs = || weight.chunks_exact(in_features);
         let mut packed = PackedWeight {
             dtype,
+            tiles: tile_numbers(isa, dtype),
             out_features,
             in_features,
             panels: vec![],
@@ -55,9 +59,10 @@ impl PackedWeight {
             row_max: INT8_ROW_MAX,
         };
         match dtype {
-            Dtype::F32 => packed.fill(outputs(), 1, |[x, ..]| x.to_bits()),
+            Dtype::F32 if packed.tiles.is_some() => packed.fill(outputs(), 2, |[a, b, ..]| pieces(a, b)),
+            Dtype::F32 => packed.fill(outputs(), 1, |[x, ..]| [x.to_bits()]),
             Dtype::Bf16 => {
-                packed.fill(outputs(), 2, |[a, b, ..]| pair([a, b].map(|x| bf16::from_f32(x).to_bits())));
+                packed.fill(outputs(), 2, |[a, b, ..]| [pair([a, b].map(|x| bf16::from_f32(x).to_bits()))]);
             }
             Dtype::Int16 => {
                 let share = outputs().map(weight_share).fold(1.0, f64::max);
@@ -66,14 +71,14 @@ impl PackedWeight {
                 let largest_sum = integers.chunks_exact(in_features).map(magnitude_sum).fold(1.0, f64::max);
                 packed.row_max = (SUM_MAX / largest_sum).min(f64::from(INT16_MAX)).floor() as f32;
                 packed.fill(integers.chunks_exact(in_features), 2, |[a, b, ..]| {
-                    pair([a, b].map(|x| (x as i16).cast_unsigned()))
+                    [pair([a, b].map(|x| (x as i16).cast_unsigned()))]
                 });
             }
             Dtype::Int8 => {
                 let max = (SUM_MAX as f32 / INT8_ROW_MAX / in_features as f32).floor();
                 let integers = packed.quantize(outputs(), max.min(INT8_MAX));
                 packed.fill(integers.chunks_exact(in_features), 4, |four| {
-                    u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))
+                    [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]
                 });
             }
         }
@@ -97,21 +102,29 @@ impl PackedWeight {
         integers
     }
 
-    /// Fills the panels with words of `per_word` neighbouring elements.
-    fn fill<'a>(
+    /// Fills the panels with words of `per_word` neighbouring elements, `WORDS` for the same ones: as many rows of the
+    /// first words as the tile unit takes in a step, then as many of the second.
+    fn fill<'a, const WORDS: usize>(
         &mut self,
         outputs: impl Iterator<Item = &'a [f32]>,
         per_word: usize,
-        word: impl Fn([f32; 4]) -> u32,
+        words: impl Fn([f32; 4]) -> [u32; WORDS],
     ) {
-        let height = self.in_features.div_ceil(per_word);
-        self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height];
+        let mut height = self.in_features.div_ceil(per_word);
+        if self.tiles.is_some() {
+            height = height.next_multiple_of(TILE_STEP);
+        }
+        self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height * WORDS];
         for (output, weights) in outputs.enumerate() {
-            let panel = &mut self.panels[output / PANEL * height..][..height];
-            for (row, elements) in panel.iter_mut().zip(weights.chunks(per_word)) {
+            let panel = &mut self.panels[output / PANEL * height * WORDS..][..height * WORDS];
+            for (at, elements) in weights.chunks(per_word).enumerate() {
                 let mut four = [0.0; 4];
                 four[..elements.len()].copy_from_slice(elements);
-                row.0[output % PANEL] = word(four);
+                let step = at / TILE_STEP * WORDS * TILE_STEP;
+                for (i, word) in words(four).into_iter().enumerate() {
+                    let row = if WORDS == 1 { at } else { step + i * TILE_STEP + at % TILE_STEP };
+                    panel[row].0[output % PANEL] = word;
+                }
             }
         }
     }
@@ -146,6 +159,10 @@ impl PackedWeight {
         self.panels.len() / self.out_features.div_ceil(PANEL)
     }
 
+    pub(super) fn tiles(&self) -> Option<Numbers> {
+        self.tiles
+    }
+
     pub(super) fn scales(&self) -> &[f32] {
         &self.scales
     }
@@ -157,6 +174,26 @@ impl PackedWeight {
     pub(super) fn row_max(&self) -> f32 {
         self.row_max
     }
+}
+
+/// What the tile unit multiplies for a dtype, where `isa` has one: all but 16-bit integers, which it does not know.
+pub(crate) fn tile_numbers(isa: Isa, dtype: Dtype) -> Option<Numbers> {
+    match (isa, dtype) {
+        (Isa::Amx(_), Dtype::F32) => Some(Numbers::Pieces),
+        (Isa::Amx(_), Dtype::Bf16) => Some(Numbers::Bf16),
+        (Isa::Amx(_), Dtype::Int8) => Some(Numbers::U8I8),
+        _ => None,
+    }
+}
+
+/// Two numbers as three pairs of bf16 whose sums they are, the largest first.
+fn pieces(a: f32, b: f32) -> [u32; PIECES] {
+    let mut rest = [a, b];
+    [(); PIECES].map(|()| {
+        let rounded = rest.map(bf16::from_f32);
+        rest = [0, 1].map(|i| rest[i] - rounded[i].to_f32());
+        pair(rounded.map(bf16::to_bits))
+    })
 }
 
 /// Two 16-bit numbers of neighbouring `k` in a word.

@@ -3,25 +3,31 @@
 use super::PackedWeight;
 use crate::act::Accuracy;
 use crate::simd::{Dots, MAX_LANES, Simd};
-use crate::tile::{Bf16, BlockRow, F32, I16, Product, U8I8, WidenedBf16};
+use crate::tile::{Bf16, BlockRow, F32, I16, K_BLOCK, PIECES, Pieces, TILE_STEP, U8I8, WidenedBf16};
 use std::ops::Range;
 
-/// A product with rows of f32 on its way in and out.
-pub(crate) trait Mode<S: Simd>: Product<S> {
+/// Rows of f32 on their way into products and out of them.
+pub(crate) trait Mode<S: Simd>: Copy {
     /// Elements of a row in one of its words.
     const ELEMENTS_PER_WORD: usize;
+    /// Elements of a row in a [`BlockRow`].
+    const ELEMENTS_PER_BLOCK: usize = K_BLOCK * Self::ELEMENTS_PER_WORD;
     /// Of activations between two layers of this format.
     const ACCURACY: Accuracy = Accuracy::Coarse;
     /// What the layer gives for a vector of outputs.
     type Layer: Copy;
+    /// Sums of a vector of columns.
+    type Sum: Copy;
 
+    /// Sums that were kept as words.
+    fn sum(self, s: S, words: S::I) -> Self::Sum;
     /// What a row's numbers are scaled by; `row_max` is the largest integer that may stand for one of them.
     fn scale(self, s: S, x: &[f32], row_max: f32) -> RowScale;
     /// Packs elements of a row, at most as many as a [`BlockRow`] holds.
     fn pack(self, s: S, scale: RowScale, x: &[f32], to: &mut BlockRow);
     fn layer(self, s: S, weight: &PackedWeight, bias: Option<&[f32]>, outputs: Range<usize>) -> Self::Layer;
     /// Sums to outputs, bias added.
-    fn finish(self, s: S, acc: Self::Acc, scale: RowScale, layer: Self::Layer) -> S::V;
+    fn finish(self, s: S, acc: Self::Sum, scale: RowScale, layer: Self::Layer) -> S::V;
 }
 
 /// A row stands for `integer * step + origin`.
@@ -80,7 +86,12 @@ impl<S: Simd> Mode<S> for F32 {
     const ELEMENTS_PER_WORD: usize = 1;
     const ACCURACY: Accuracy = Accuracy::Full;
     type Layer = S::V;
+    type Sum = S::V;
 
+    #[inline(always)]
+    fn sum(self, s: S, words: S::I) -> S::V {
+        s.as_f32(words)
+    }
     #[inline(always)]
     fn scale(self, _: S, _: &[f32], _: f32) -> RowScale {
         RowScale::ONE
@@ -104,7 +115,12 @@ impl<S: Simd> Mode<S> for F32 {
 impl<S: Simd> Mode<S> for WidenedBf16 {
     const ELEMENTS_PER_WORD: usize = 1;
     type Layer = S::V;
+    type Sum = S::V;
 
+    #[inline(always)]
+    fn sum(self, s: S, words: S::I) -> S::V {
+        s.as_f32(words)
+    }
     #[inline(always)]
     fn scale(self, _: S, _: &[f32], _: f32) -> RowScale {
         RowScale::ONE
@@ -128,7 +144,12 @@ impl<S: Simd> Mode<S> for WidenedBf16 {
 impl<S: Simd, D: Dots<S>> Mode<S> for Bf16<D> {
     const ELEMENTS_PER_WORD: usize = 2;
     type Layer = S::V;
+    type Sum = S::V;
 
+    #[inline(always)]
+    fn sum(self, s: S, words: S::I) -> S::V {
+        s.as_f32(words)
+    }
     #[inline(always)]
     fn scale(self, _: S, _: &[f32], _: f32) -> RowScale {
         RowScale::ONE
@@ -136,7 +157,46 @@ impl<S: Simd, D: Dots<S>> Mode<S> for Bf16<D> {
     #[inline(always)]
     fn pack(self, s: S, _: RowScale, x: &[f32], to: &mut BlockRow) {
         for at in (0..x.len()).step_by(S::LANES) {
-            s.store_bf16(s.round_bf16(s.load_up_to(&x[at..], 0.0)), &mut to[at / 2..]);
+            self.0.store_rounded_bf16(s, s.load_up_to(&x[at..], 0.0), &mut to[at / 2..]);
+        }
+    }
+    #[inline(always)]
+    fn layer(self, s: S, _: &PackedWeight, bias: Option<&[f32]>, outputs: Range<usize>) -> S::V {
+        load_bias(s, bias, outputs)
+    }
+    #[inline(always)]
+    fn finish(self, s: S, acc: S::V, _: RowScale, bias: S::V) -> S::V {
+        s.add(acc, bias)
+    }
+}
+
+impl<S: Simd> Mode<S> for Pieces {
+    const ELEMENTS_PER_WORD: usize = 2;
+    const ELEMENTS_PER_BLOCK: usize = K_BLOCK * 2 / PIECES;
+    const ACCURACY: Accuracy = Accuracy::Full;
+    type Layer = S::V;
+    type Sum = S::V;
+
+    #[inline(always)]
+    fn sum(self, s: S, words: S::I) -> S::V {
+        s.as_f32(words)
+    }
+    #[inline(always)]
+    fn scale(self, _: S, _: &[f32], _: f32) -> RowScale {
+        RowScale::ONE
+    }
+    #[inline(always)]
+    fn pack(self, s: S, _: RowScale, x: &[f32], to: &mut BlockRow) {
+        let steps = to.chunks_exact_mut(PIECES * TILE_STEP);
+        for (x, to) in x.chunks(2 * TILE_STEP).zip(steps) {
+            for at in (0..x.len()).step_by(S::LANES) {
+                let mut rest = s.load_up_to(&x[at..], 0.0);
+                for piece in 0..PIECES {
+                    let rounded = s.round_bf16(rest);
+                    rest = s.sub(rest, rounded);
+                    s.store_bf16(rounded, &mut to[piece * TILE_STEP + at / 2..]);
+                }
+            }
         }
     }
     #[inline(always)]
@@ -174,7 +234,12 @@ fn int_layer<S: Simd>(
 impl<S: Simd, D: Dots<S>> Mode<S> for I16<D> {
     const ELEMENTS_PER_WORD: usize = 2;
     type Layer = IntLayer<S::V>;
+    type Sum = S::I;
 
+    #[inline(always)]
+    fn sum(self, _: S, words: S::I) -> S::I {
+        words
+    }
     #[inline(always)]
     fn scale(self, s: S, x: &[f32], row_max: f32) -> RowScale {
         let mut largest = s.splat_word(0);
@@ -210,7 +275,12 @@ impl<S: Simd, D: Dots<S>> Mode<S> for I16<D> {
 impl<S: Simd, D: Dots<S>> Mode<S> for U8I8<D> {
     const ELEMENTS_PER_WORD: usize = 4;
     type Layer = IntLayer<S::V>;
+    type Sum = S::I;
 
+    #[inline(always)]
+    fn sum(self, _: S, words: S::I) -> S::I {
+        words
+    }
     #[inline(always)]
     fn scale(self, s: S, x: &[f32], row_max: f32) -> RowScale {
         let Span { low, high, poison } = span(s, x);

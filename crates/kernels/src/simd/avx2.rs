@@ -109,10 +109,6 @@ impl Simd for Avx2 {
         proven!(_mm256_fnmadd_ps(a, b, c))
     }
     #[inline(always)]
-    fn fms(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        proven!(_mm256_fmsub_ps(a, b, c))
-    }
-    #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
         proven!(_mm256_max_ps(a, b))
     }
@@ -185,6 +181,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn pair_i16(self, even: __m256i, odd: __m256i) -> __m256i {
         proven!(_mm256_blend_epi16::<0b1010_1010>(even, _mm256_slli_epi32::<16>(odd)))
+    }
+    #[inline(always)]
+    fn pair_bf16(self, even: __m256, odd: __m256) -> __m256i {
+        let [even, odd] = [even, odd].map(|v| self.bits(self.round_bf16(v)));
+        proven!(_mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd))
     }
     #[inline(always)]
     fn quad_i8(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {

@@ -137,10 +137,6 @@ impl Simd for Avx512 {
         proven!(_mm512_fnmadd_ps(a, b, c))
     }
     #[inline(always)]
-    fn fms(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        proven!(_mm512_fmsub_ps(a, b, c))
-    }
-    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         proven!(_mm512_max_ps(a, b))
     }
@@ -221,6 +217,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn pair_i16(self, even: __m512i, odd: __m512i) -> __m512i {
         proven!(_mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_slli_epi32::<16>(odd)))
+    }
+    #[inline(always)]
+    fn pair_bf16(self, even: __m512, odd: __m512) -> __m512i {
+        let (even, odd) = (self.bits(self.round_bf16(even)), self.bits(self.round_bf16(odd)));
+        proven!(_mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd))
     }
     #[inline(always)]
     fn quad_i8(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
@@ -317,6 +318,16 @@ impl Dots<Avx512> for Avx512Bf16 {
         unsafe {
             let [a, b] = [transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)];
             _mm512_dpbf16_ps(acc, a, b)
+        }
+    }
+    #[inline(always)]
+    fn store_rounded_bf16(self, _: Avx512, v: __m512, out: &mut [u32]) {
+        assert!(out.len() >= LANES / 2);
+        // SAFETY: `self` exists only after `isa::probe_avx512_bf16` found AVX-512 BF16; the assertion leaves 8 words to
+        // write.
+        unsafe {
+            let rounded = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), rounded);
         }
     }
 }

@@ -67,10 +67,6 @@ impl Simd for Generic {
         self.sub(c, self.mul(a, b))
     }
     #[inline(always)]
-    fn fms(self, a: V, b: V, c: V) -> V {
-        self.sub(self.mul(a, b), c)
-    }
-    #[inline(always)]
     fn max(self, a: V, b: V) -> V {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
@@ -134,6 +130,11 @@ impl Simd for Generic {
     #[inline(always)]
     fn pair_i16(self, even: I, odd: I) -> I {
         std::array::from_fn(|i| (even[i] & 0xffff) | (odd[i] << 16))
+    }
+    #[inline(always)]
+    fn pair_bf16(self, even: V, odd: V) -> I {
+        let bits = |x| u32::from(half::bf16::from_f32(x).to_bits());
+        std::array::from_fn(|i| bits(even[i]) | bits(odd[i]) << 16)
     }
     #[inline(always)]
     fn quad_i8(self, bytes: [I; 4]) -> I {

@@ -1,6 +1,6 @@
 use haul_kernels::act::Activation;
 use haul_kernels::dtype::Dtype;
-use haul_kernels::gemm::{Epilogue, PackedWeight, Scratch, linear};
+use haul_kernels::gemm::{Epilogue, FeedForward, PackedWeight, Scratch, feed_forward, linear};
 use haul_kernels::isa::Isa;
 use haul_kernels::reference::{self, Operands};
 use proptest::prelude::*;
@@ -45,8 +45,8 @@ fn magnitudes(values: &[f64]) -> Vec<f64> {
 }
 
 impl Case {
-    fn pack(&self, dtype: Dtype) -> PackedWeight {
-        PackedWeight::pack(&self.weight, self.n, self.k, dtype)
+    fn pack(&self, isa: Isa, dtype: Dtype) -> PackedWeight {
+        PackedWeight::pack(isa, &self.weight, self.n, self.k, dtype)
     }
 
     fn run(
@@ -93,13 +93,12 @@ impl Case {
 
     fn check_dtype(&self, dtype: Dtype, epilogue: Epilogue<'_>, scratch: &mut Scratch) {
         let Case { rows, n, k, .. } = self;
-        let weight = self.pack(dtype);
         let (expected, tolerance) = self.expected(dtype, epilogue);
         // Between layers of rounded numbers GELU is a shorter polynomial.
         let is_coarse = dtype != Dtype::F32 && epilogue.activation == Activation::GeluErf;
         let activation_error = if is_coarse { 1e-4 } else { 0.0 };
         for isa in Isa::available() {
-            let got = self.run(isa, &weight, epilogue, scratch);
+            let got = self.run(isa, &self.pack(isa, dtype), epilogue, scratch);
             let what = format!("{} {dtype} {rows} x {k} -> {n} {:?}", isa.name(), epilogue.activation);
             super::assert_close(&what, &got, &expected, |i| tolerance[i] + activation_error);
         }
@@ -173,7 +172,7 @@ fn dtypes_keep_their_accuracy_on_gaussian_data() {
         reference::linear(&case.x, 7, &case.weight, n, k, PLAIN, &mut exact);
         for isa in Isa::available() {
             let errors = Dtype::ALL.map(|dtype| {
-                let got = case.run(isa, &case.pack(dtype), PLAIN, scratch);
+                let got = case.run(isa, &case.pack(isa, dtype), PLAIN, scratch);
                 let error = rms(&mut got.iter().zip(&exact).map(|(a, b)| f64::from(a - b)));
                 let error = error / rms(&mut exact.iter().map(|&v| f64::from(v)));
                 assert!(error <= stated(dtype), "{} {dtype} k = {k}: {error:.1e} off", isa.name());
@@ -223,10 +222,9 @@ fn integer_results_agree_across_instruction_sets() {
             (Dtype::Int8, &positive, 0.0),
             (Dtype::Int8, &mixed, TOLERANCE * k as f64),
         ] {
-            let weight = case.pack(dtype);
-            let generic = case.run(Isa::Generic, &weight, PLAIN, scratch);
+            let generic = case.run(Isa::Generic, &case.pack(Isa::Generic, dtype), PLAIN, scratch);
             for isa in Isa::available() {
-                let got = case.run(isa, &weight, PLAIN, scratch);
+                let got = case.run(isa, &case.pack(isa, dtype), PLAIN, scratch);
                 let what = format!("{} {dtype} {rows} x {k} -> {n} and generic", isa.name());
                 super::assert_close(&what, &got, &generic, |_| tolerance);
             }
@@ -244,8 +242,8 @@ const LAYERS: [(usize, usize, usize); 5] =
 fn a_row_alone_is_the_row_in_a_batch_to_the_bit() {
     for ((k, n, rows), dtype) in LAYERS.into_iter().flat_map(|l| Dtype::ALL.map(|dtype| (l, dtype))) {
         let Case { x, weight, bias, residual, .. } = case(rows, n, k);
-        let packed = PackedWeight::pack(&weight, n, k, dtype);
         for isa in Isa::available() {
+            let packed = PackedWeight::pack(isa, &weight, n, k, dtype);
             let scratch = &mut Scratch::new();
             let mut run = |rows: std::ops::Range<usize>| {
                 let epilogue = Epilogue {
@@ -293,7 +291,7 @@ proptest! {
         let start = start % rows;
         let count = count.min(rows - start);
         let Case { x, weight, bias, .. } = case(rows, n, k);
-        let packed = PackedWeight::pack(&weight, n, k, Dtype::ALL[dtype]);
+        let packed = PackedWeight::pack(Isa::best(), &weight, n, k, Dtype::ALL[dtype]);
         let epilogue = Epilogue { bias: Some(&bias), ..PLAIN };
         let (mut all, mut window) = (vec![0.0; rows * n], vec![0.0; count * n]);
         linear(Isa::best(), &x, rows, &packed, epilogue, &mut Scratch::new(), &mut all);
@@ -322,13 +320,12 @@ fn nan_and_infinity_stay_in_their_row() {
                 case
             })
             .into();
-        let weight = clean.pack(dtype);
         let is_lost: fn(&f32) -> bool = match dtype {
             Dtype::F32 | Dtype::Bf16 => |v| !v.is_finite(),
             Dtype::Int16 | Dtype::Int8 => |v| v.is_nan(),
         };
         for isa in Isa::available() {
-            let scratch = &mut Scratch::new();
+            let (scratch, weight) = (&mut Scratch::new(), clean.pack(isa, dtype));
             let what = format!("{} {dtype} k = {k}, {poison}", isa.name());
             let expected = super::bits(&clean.run(isa, &weight, PLAIN, scratch));
             for poisoned in &poisoned {
@@ -353,9 +350,9 @@ fn what_a_call_leaves_in_the_scratch_is_not_read() {
             let mut long = case(30, 3, 800);
             long.x.fill(f32::NAN);
             for k in (1..=20).chain([383, 385, 767]) {
-                long.run(isa, &long.pack(dtype), PLAIN, &mut scratch);
+                long.run(isa, &long.pack(isa, dtype), PLAIN, &mut scratch);
                 let short = case(7, 35, k);
-                let weight = short.pack(dtype);
+                let weight = short.pack(isa, dtype);
                 let expected = short.run(isa, &weight, PLAIN, &mut Scratch::new());
                 let got = short.run(isa, &weight, PLAIN, &mut scratch);
                 assert_eq!(super::bits(&got), super::bits(&expected), "{} {dtype} k = {k}", isa.name());
@@ -392,7 +389,7 @@ fn odd_rows_and_weights_come_out_right() {
     let all = case_of(rows.len(), 4, k, rows.concat(), weight);
     all.check(PLAIN, &mut Scratch::new());
     for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| Dtype::ALL.map(|dtype| (isa, dtype))) {
-        let got = all.run(isa, &all.pack(dtype), PLAIN, &mut Scratch::new());
+        let got = all.run(isa, &all.pack(isa, dtype), PLAIN, &mut Scratch::new());
         let what = format!("{} {dtype}", isa.name());
         assert!(
             got.chunks_exact(4).all(|row| row[1] == 0.0),
@@ -408,7 +405,7 @@ fn the_scale_of_a_row_follows_the_row() {
     for dtype in Dtype::ALL {
         for isa in Isa::available() {
             let unit = case(3, 20, 100);
-            let weight = unit.pack(dtype);
+            let weight = unit.pack(isa, dtype);
             let expected = unit.run(isa, &weight, PLAIN, &mut Scratch::new());
             for exponent in [-60, -20, 20, 60] {
                 let factor = 2.0_f32.powi(exponent);
@@ -428,9 +425,8 @@ fn a_nan_weight_makes_its_output_nan() {
     for (dtype, bad) in Dtype::ALL.into_iter().flat_map(|d| [f32::NAN, f32::INFINITY].map(|bad| (d, bad))) {
         let mut case = case(3, 5, 9);
         case.weight[2 * 9 + 4] = bad;
-        let weight = case.pack(dtype);
         for isa in Isa::available() {
-            let got = case.run(isa, &weight, PLAIN, &mut Scratch::new());
+            let got = case.run(isa, &case.pack(isa, dtype), PLAIN, &mut Scratch::new());
             for (i, v) in got.iter().enumerate() {
                 assert_eq!(v.is_finite(), i % 5 != 2, "{} {dtype} {bad}: {got:?}", isa.name());
             }
@@ -440,11 +436,15 @@ fn a_nan_weight_makes_its_output_nan() {
 
 #[test]
 fn weights_take_the_room_of_their_dtype() {
-    for (dtype, bytes) in Dtype::ALL.into_iter().zip([4, 2, 2, 1]) {
-        let packed = PackedWeight::pack(&vec![0.5; 64 * 256], 64, 256, dtype);
-        assert_eq!((packed.dtype(), packed.out_features(), packed.in_features()), (dtype, 64, 256));
-        let spare = packed.bytes() - 64 * 256 * bytes;
-        assert!(spare <= 2 * 64 * 4, "{dtype}: {spare} bytes of scales");
+    for isa in Isa::available() {
+        // In the tile unit an f32 is three pieces of two bytes.
+        let f32_bytes = if matches!(isa, Isa::Amx(_)) { 6 } else { 4 };
+        for (dtype, bytes) in Dtype::ALL.into_iter().zip([f32_bytes, 2, 2, 1]) {
+            let packed = PackedWeight::pack(isa, &vec![0.5; 64 * 256], 64, 256, dtype);
+            assert_eq!((packed.dtype(), packed.out_features(), packed.in_features()), (dtype, 64, 256));
+            let spare = packed.bytes() - 64 * 256 * bytes;
+            assert!(spare <= 2 * 64 * 4, "{dtype}: {spare} bytes of scales");
+        }
     }
 }
 
@@ -453,7 +453,7 @@ fn scratch_grows_to_a_block_of_rows_and_stays() {
     let mut scratch = Scratch::new();
     assert_eq!(scratch.bytes(), 0);
     let layer = case(2000, 1, 100);
-    let weight = layer.pack(Dtype::Int16);
+    let weight = layer.pack(Isa::best(), Dtype::Int16);
     layer.run(Isa::best(), &weight, PLAIN, &mut scratch);
     let grown = scratch.bytes();
     assert!(grown > 0 && grown < 1 << 20, "{grown}");
@@ -463,10 +463,10 @@ fn scratch_grows_to_a_block_of_rows_and_stays() {
 
 #[test]
 fn no_rows_are_no_work() {
-    let packed = PackedWeight::pack(&[1.0, 2.0], 1, 2, Dtype::F32);
+    let packed = PackedWeight::pack(Isa::Generic, &[1.0, 2.0], 1, 2, Dtype::F32);
     assert_eq!((packed.out_features(), packed.in_features(), packed.bytes()), (1, 2, 2 * 32 * 4));
     for dtype in Dtype::ALL {
-        let packed = PackedWeight::pack(&[1.0, 2.0], 1, 2, dtype);
+        let packed = PackedWeight::pack(Isa::best(), &[1.0, 2.0], 1, 2, dtype);
         linear(Isa::best(), &[], 0, &packed, PLAIN, &mut Scratch::new(), &mut []);
     }
 }
@@ -474,6 +474,38 @@ fn no_rows_are_no_work() {
 #[test]
 #[should_panic(expected = "x [2, 3]")]
 fn a_wrong_length_is_refused_with_its_shape() {
-    let packed = PackedWeight::pack(&[0.0; 12], 4, 3, Dtype::F32);
+    let packed = PackedWeight::pack(Isa::best(), &[0.0; 12], 4, 3, Dtype::F32);
     linear(Isa::best(), &[0.0; 5], 2, &packed, PLAIN, &mut Scratch::new(), &mut [0.0; 8]);
+}
+
+/// What stands between the layers is packed, or computed for some rows at a time: neither may show.
+#[test]
+fn two_layers_at_once_are_the_two_one_after_the_other() {
+    let shapes = [(5, 9, 33, 7), (400, 32, 1600, 40), (1, 384, 1536, 384), (70, 40, 2100, 33)];
+    for ((rows, k, hidden, n), dtype) in shapes.into_iter().flat_map(|s| Dtype::ALL.map(|dtype| (s, dtype))) {
+        let (first, second) = (case(rows, hidden, k), case(rows, n, hidden));
+        for isa in Isa::available() {
+            let (up, down) = (first.pack(isa, dtype), second.pack(isa, dtype));
+            let scratch = &mut Scratch::new();
+            for activation in [Activation::GeluErf, Activation::Tanh] {
+                let epilogue = Epilogue { bias: Some(&first.bias), activation, residual: None };
+                let x = first.run(isa, &up, epilogue, scratch);
+                let (bias, residual) = (Some(second.bias.as_slice()), Some(second.residual.as_slice()));
+                let epilogue = Epilogue { bias, activation: Activation::Identity, residual };
+                let expected = Case { x, ..case(rows, n, hidden) }.run(isa, &down, epilogue, scratch);
+                let layers = FeedForward {
+                    up: &up,
+                    up_bias: Some(&first.bias),
+                    activation,
+                    down: &down,
+                    down_bias: bias,
+                    residual,
+                };
+                let mut got = vec![f32::NAN; rows * n];
+                feed_forward(isa, &first.x, rows, layers, scratch, &mut got);
+                let what = format!("{} {dtype} {rows} x {k} -> {hidden} -> {n}", isa.name());
+                assert_eq!(super::bits(&got), super::bits(&expected), "{what}");
+            }
+        }
+    }
 }

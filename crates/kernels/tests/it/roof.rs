@@ -39,11 +39,11 @@ fn best_roof(isa: Isa) -> f64 {
 fn no_product_is_above_the_roof() {
     const TOLERANCE: f64 = 1.25;
     let (rows, k, n) = (48, 384, 96);
-    let weight = PackedWeight::pack(&vec![0.5; n * k], n, k, Dtype::F32);
     let x = vec![0.5; rows * k];
     let (mut out, mut scratch) = (vec![0.0; rows * n], Scratch::new());
     let plain = Epilogue { bias: None, activation: Activation::Identity, residual: None };
     for isa in Isa::available() {
+        let weight = PackedWeight::pack(isa, &vec![0.5; n * k], n, k, Dtype::F32);
         let mut best_seconds = f64::MAX;
         for _ in 0..40 {
             let start = Instant::now();
