@@ -259,7 +259,8 @@ impl Call {
         }
     }
 
-    /// The products of pieces down to 2^-16 of the largest: with pieces a, b, c of 8 bits each, aa ba ca, bb ab, ac.
+    /// The products of pieces down to 2^-16 of the largest: with pieces a, b, c of 8 bits each, of a row and a panel in
+    /// this order aa, ca, ba; bb, ab; ac. The next piece is 64 bytes further in a row, and [`STEP_BYTES`] in a panel.
     ///
     /// # Safety
     /// As [`Call::bf16`].

@@ -247,7 +247,7 @@ fn logprobs(given: Logprobs) -> Vec<TokenLogprob> {
             })
             .collect(),
         Logprobs::Columns { tokens, token_logprobs, top_logprobs } => {
-            let mut tops = top_logprobs.unwrap_or_default().into_iter();
+            let mut tops = top_logprobs.into_iter().flatten();
             let rows = tokens.into_iter().zip(token_logprobs);
             rows.filter_map(|(token, logprob)| {
                 let mut top: Vec<(String, f32)> = tops

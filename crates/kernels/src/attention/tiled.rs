@@ -38,7 +38,7 @@ impl DotKernel for Tiled<'_> {
                 let shape = Shape::of(head);
                 scratch.make_room(shape);
                 pack_keys(s, dots, head, shape, scratch);
-                pack_values(s, dots, head, shape, scratch);
+                pack_values(s, head, shape, scratch);
                 let is_bounded = bound(s, head) <= SCORE_MAX && head.window_tokens >= shape.len;
                 for start in (0..head.len()).step_by(ROWS) {
                     let queries = start..head.len().min(start + ROWS);
@@ -75,9 +75,9 @@ impl Shape {
 impl Scratch {
     fn make_room(&mut self, shape: Shape) {
         let Shape { len, feature_words, token_words, stride } = shape;
-        let head_panels = |features: usize| features.div_ceil(PANEL);
+        let head_panels = (feature_words * PER_WORD).div_ceil(PANEL);
         self.keys.resize(len.div_ceil(PANEL) * feature_words, PanelRow::ZERO);
-        self.values.resize(head_panels(feature_words * PER_WORD) * token_words, PanelRow::ZERO);
+        self.values.resize(head_panels * token_words, PanelRow::ZERO);
         self.queries.resize(feature_words.div_ceil(K_BLOCK) * ROWS, BlockRow::ZERO);
         self.scores.resize(stride * ROWS, 0.0);
         self.weights.resize(token_words.div_ceil(K_BLOCK) * ROWS, BlockRow::ZERO);
@@ -121,7 +121,7 @@ fn pack_keys<S: Simd, D: Dots<S>>(s: S, dots: D, head: &Head<'_>, shape: Shape, 
 
 /// Values past the last token and the last feature are zeros.
 #[inline(always)]
-fn pack_values<S: Simd, D: Dots<S>>(s: S, _: D, head: &Head<'_>, shape: Shape, scratch: &mut Scratch) {
+fn pack_values<S: Simd>(s: S, head: &Head<'_>, shape: Shape, scratch: &mut Scratch) {
     for first in (0..shape.feature_words * PER_WORD).step_by(S::LANES) {
         let features = first.min(head.size)..head.size.min(first + S::LANES);
         let panel = &mut scratch.values[first / PANEL * shape.token_words..][..shape.token_words];

@@ -123,6 +123,7 @@ impl DotKernel for TiledFeedForward<'_> {
                 up,
                 #[inline(always)]
                 |rows, columns, sums| {
+                    // Packed rows have no width of an output.
                     Place { rows, columns, n: 0 }.pack(s, mode, end, activation, sums, hidden, stride);
                 },
             );
