@@ -17,13 +17,51 @@ use crate::tile::{BlockRow, K_BLOCK, Numbers, PANEL, PIECES, PanelRow, TILE_STEP
 /// Rows of a product.
 pub(crate) const ROWS: usize = 32;
 
-/// The sums of a product, [`PANEL`] apart.
+/// Packed rows from word `from_word` on: of each block of `stride` rows the [`ROWS`] rows from `first`.
 #[derive(Clone, Copy)]
+pub(crate) struct TileRows<'a> {
+    pub(crate) words: &'a [BlockRow],
+    pub(crate) stride: usize,
+    pub(crate) first: usize,
+    pub(crate) from_word: usize,
+}
+
+impl<'a> TileRows<'a> {
+    /// All words of [`ROWS`] rows that stand alone.
+    pub(crate) fn alone(words: &'a [BlockRow]) -> Self {
+        TileRows { words, stride: ROWS, first: 0, from_word: 0 }
+    }
+}
+
+/// Where the sums of a product go.
+pub(crate) struct TileSums<'a> {
+    /// [`ROWS`] rows of [`PANEL`] sums (the bits of i32 for integers).
+    pub(crate) values: &'a mut [f32],
+    /// From a row to the next.
+    pub(crate) stride: usize,
+    pub(crate) add_to: AddTo,
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum AddTo {
+    Zero,
+    /// What stands where the sums go.
+    Values,
+}
+
+/// The sums of a product, [`PANEL`] apart.
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Sums(pub(crate) [[f32; PANEL]; ROWS]);
 
 impl Sums {
     pub(crate) const ZERO: Sums = Sums([[0.0; PANEL]; ROWS]);
+
+    /// These, for a product that is added to some.
+    pub(crate) fn place(&mut self, add_to: AddTo) -> TileSums<'_> {
+        TileSums { values: self.0.as_flattened_mut(), stride: PANEL, add_to }
+    }
 }
 
 /// The tile unit of this thread, configured for as long as this lives.
@@ -55,48 +93,53 @@ impl TileUnit {
         TileUnit { of_this_thread: PhantomData }
     }
 
-    /// `rows . panel` for the [`ROWS`] rows from `first_row` of each block of `block_rows` rows, to as many rows of
-    /// `sums` at a distance of `stride` (the bits of i32 for integers).
+    /// `rows . panel` to `sums`. Meanwhile `ahead` comes into the second-level cache, [`AHEAD_BYTES`] a step of `k`.
     ///
     /// # Panics
-    /// When there are not as many rows as that, or the panel's height is no multiple of a step.
+    /// When there are not as many rows, words or sums as that, or the panel's height is no multiple of a step.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "the innermost product has these operands")]
     pub(crate) fn multiply(
         &self,
         numbers: Numbers,
-        rows: &[BlockRow],
-        block_rows: usize,
-        first_row: usize,
+        rows: TileRows<'_>,
         panel: &[PanelRow],
-        sums: &mut [f32],
-        stride: usize,
+        sums: TileSums<'_>,
+        ahead: &[PanelRow],
     ) {
         let step_words = if numbers == Numbers::Pieces { PIECES * TILE_STEP } else { TILE_STEP };
         assert!(!panel.is_empty() && panel.len().is_multiple_of(step_words), "{} words", panel.len());
-        assert!(first_row + ROWS <= block_rows, "rows {first_row}.. of {block_rows}");
+        assert!(rows.first + ROWS <= rows.stride, "rows {}.. of {}", rows.first, rows.stride);
+        assert!(rows.from_word.is_multiple_of(step_words), "from word {}", rows.from_word);
         assert!(
-            rows.len() >= panel.len().div_ceil(K_BLOCK) * block_rows,
+            rows.words.len() >= (rows.from_word + panel.len()).div_ceil(K_BLOCK) * rows.stride,
             "a block of rows for each block of k"
         );
-        assert!(stride >= PANEL && sums.len() >= (ROWS - 1) * stride + PANEL, "room for the sums");
+        let TileSums { values, stride, add_to } = sums;
+        assert!(stride >= PANEL && values.len() >= (ROWS - 1) * stride + PANEL, "room for the sums");
+        let (block, word) = (rows.from_word / K_BLOCK, rows.from_word % K_BLOCK);
         let call = Call {
-            rows: rows[first_row..].as_ptr(),
+            rows: rows.words[block * rows.stride + rows.first][word..].as_ptr(),
             // After a block of k, the same row of the next block.
-            jump: (block_rows * size_of::<BlockRow>()) as isize - (K_BLOCK * size_of::<u32>()) as isize,
+            jump: (rows.stride * size_of::<BlockRow>()) as isize - (K_BLOCK * size_of::<u32>()) as isize,
             panel: panel.as_ptr(),
             steps: panel.len() / step_words,
+            steps_to_jump: (K_BLOCK - word) / step_words,
             steps_per_block: K_BLOCK / step_words,
-            sums: sums.as_mut_ptr(),
+            sums: values.as_mut_ptr(),
             sum_bytes: stride * size_of::<f32>(),
+            // Whatever is no memory would be looked up in vain.
+            ahead: if ahead.is_empty() { panel.as_ptr() } else { ahead.as_ptr() },
         };
         // SAFETY: the unit is configured. With the assertions, the steps read `TILE_STEP` (times `PIECES`) words of 32
-        // rows in each block of k, and whole rows of the panel; 32 rows of 32 sums are written.
+        // rows in each block of k, and whole rows of the panel; 32 rows of 32 sums are read and written.
         unsafe {
-            match numbers {
-                Numbers::Bf16 => call.bf16(),
-                Numbers::U8I8 => call.u8i8(),
-                Numbers::Pieces => call.pieces(),
+            match (numbers, add_to) {
+                (Numbers::Bf16, AddTo::Zero) => call.bf16(),
+                (Numbers::Bf16, AddTo::Values) => call.bf16_on(),
+                (Numbers::U8I8, AddTo::Zero) => call.u8i8(),
+                (Numbers::U8I8, AddTo::Values) => call.u8i8_on(),
+                (Numbers::Pieces, AddTo::Zero) => call.pieces(),
+                (Numbers::Pieces, AddTo::Values) => call.pieces_on(),
             }
         }
     }
@@ -150,14 +193,18 @@ impl Drop for TileUnit {
 
 /// The addresses of one product.
 struct Call {
-    rows: *const BlockRow,
+    rows: *const u32,
     jump: isize,
     panel: *const PanelRow,
     steps: usize,
+    /// Until the first jump.
+    steps_to_jump: usize,
     steps_per_block: usize,
     sums: *mut f32,
     /// From a row of sums to the next.
     sum_bytes: usize,
+    /// What is loaded into the second-level cache meanwhile, [`AHEAD_BYTES`] a step.
+    ahead: *const PanelRow,
 }
 
 /// Bytes from a row to the next one, and to the sixteenth.
@@ -171,20 +218,20 @@ const STEP_BYTES: usize = TILE_STEP * PANEL_BYTES;
 /// Bytes of the second half of a panel's row: 16 columns.
 const HALF_PANEL: usize = PANEL_BYTES / 2;
 
-/// A loop over the steps of `k` with the sums in tiles 0 to 3: `$body` reads the rows at `{a}` and the panel at `{b}`;
-/// `$advance_a` and `$advance_b` are the bytes of a step.
+/// Loaded ahead in each step: few enough that the products go on.
+pub(crate) const AHEAD_BYTES: usize = 256;
+
+/// A loop over the steps of `k` with the sums in tiles 0 to 3, which `$begin` fills: `$body` reads the rows at `{a}` and
+/// the panel at `{b}`; `$advance_a` and `$advance_b` are the bytes of a step.
 macro_rules! over_k {
-    ($call:expr, $advance_a:expr, $advance_b:expr, $($body:literal)*) => {
+    ($call:expr, $advance_a:expr, $advance_b:expr, [$($begin:literal)*] [$($body:literal)*]) => {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "mov {in_block}, {steps_per_block}",
+            $($begin,)*
             "2:",
             $($body,)*
             "add {a}, {advance_a}",
             "add {b}, {advance_b}",
+            "add {ahead}, {advance_ahead}",
             "dec {in_block}",
             "jnz 3f",
             "add {a}, {jump}",
@@ -199,11 +246,13 @@ macro_rules! over_k {
             a = inout(reg) $call.rows => _,
             b = inout(reg) $call.panel => _,
             steps = inout(reg) $call.steps => _,
-            in_block = out(reg) _,
+            in_block = inout(reg) $call.steps_to_jump => _,
             steps_per_block = in(reg) $call.steps_per_block,
             jump = in(reg) $call.jump,
             row_bytes = in(reg) ROW_BYTES,
             panel_bytes = in(reg) PANEL_BYTES,
+            ahead = inout(reg) $call.ahead => _,
+            advance_ahead = const AHEAD_BYTES,
             sums = in(reg) $call.sums,
             lower_sums = in(reg) $call.sums.wrapping_byte_add(ROWS / 2 * $call.sum_bytes),
             sum_bytes = in(reg) $call.sum_bytes,
@@ -218,97 +267,135 @@ macro_rules! over_k {
     };
 }
 
+/// Two functions for a product: with the sums of nothing, and with those that are there.
+macro_rules! products {
+    ($(#[$doc:meta])* $name:ident, $name_on:ident, $advance_a:expr, $advance_b:expr, $body:tt) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The unit is configured, and what the steps reach may be read and written.
+        #[inline(always)]
+        unsafe fn $name(self) {
+            // SAFETY: as the caller says.
+            unsafe {
+                over_k!(
+                    self, $advance_a, $advance_b,
+                    ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"]
+                    $body
+                );
+            }
+        }
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The unit is configured, and what the steps reach may be read and written.
+        #[inline(always)]
+        unsafe fn $name_on(self) {
+            // SAFETY: as the caller says.
+            unsafe {
+                over_k!(
+                    self, $advance_a, $advance_b,
+                    [
+                        "tileloadd tmm0, [{sums} + {sum_bytes}]"
+                        "tileloadd tmm1, [{sums} + {sum_bytes} + {half_panel}]"
+                        "tileloadd tmm2, [{lower_sums} + {sum_bytes}]"
+                        "tileloadd tmm3, [{lower_sums} + {sum_bytes} + {half_panel}]"
+                    ]
+                    $body
+                );
+            }
+        }
+    };
+}
+
 impl Call {
-    /// # Safety
-    /// The unit is configured, and what the steps reach may be read and written.
-    #[inline(always)]
-    unsafe fn bf16(self) {
-        // SAFETY: as the caller says.
-        unsafe {
-            over_k!(
-                self, TILE_STEP * 4, STEP_BYTES,
-                "tileloadd tmm4, [{a} + {row_bytes}]"
-                "tileloadd tmm6, [{b} + {panel_bytes}]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel}]"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-            );
-        }
-    }
+    products!(
+        /// Pairs of bf16.
+        bf16, bf16_on, TILE_STEP * 4, STEP_BYTES,
+        [
+            "tileloadd tmm4, [{a} + {row_bytes}]"
+            "tileloadd tmm6, [{b} + {panel_bytes}]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "prefetcht1 [{ahead}]"
+            "prefetcht1 [{ahead} + 64]"
+            "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel}]"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "prefetcht1 [{ahead} + 128]"
+            "prefetcht1 [{ahead} + 192]"
+            "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+        ]
+    );
 
-    /// # Safety
-    /// As [`Call::bf16`].
-    #[inline(always)]
-    unsafe fn u8i8(self) {
-        // SAFETY: as the caller says.
-        unsafe {
-            over_k!(
-                self, TILE_STEP * 4, STEP_BYTES,
-                "tileloadd tmm4, [{a} + {row_bytes}]"
-                "tileloadd tmm6, [{b} + {panel_bytes}]"
-                "tdpbusd tmm0, tmm4, tmm6"
-                "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel}]"
-                "tdpbusd tmm1, tmm4, tmm7"
-                "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
-                "tdpbusd tmm2, tmm5, tmm6"
-                "tdpbusd tmm3, tmm5, tmm7"
-            );
-        }
-    }
+    products!(
+        /// Quadruples of integers, unsigned in the rows and signed in the panel.
+        u8i8, u8i8_on, TILE_STEP * 4, STEP_BYTES,
+        [
+            "tileloadd tmm4, [{a} + {row_bytes}]"
+            "tileloadd tmm6, [{b} + {panel_bytes}]"
+            "tdpbusd tmm0, tmm4, tmm6"
+            "prefetcht1 [{ahead}]"
+            "prefetcht1 [{ahead} + 64]"
+            "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel}]"
+            "tdpbusd tmm1, tmm4, tmm7"
+            "prefetcht1 [{ahead} + 128]"
+            "prefetcht1 [{ahead} + 192]"
+            "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
+            "tdpbusd tmm2, tmm5, tmm6"
+            "tdpbusd tmm3, tmm5, tmm7"
+        ]
+    );
 
-    /// The products of pieces down to 2^-16 of the largest: with pieces a, b, c of 8 bits each, of a row and a panel in
-    /// this order aa, ca, ba; bb, ab; ac. The next piece is 64 bytes further in a row, and [`STEP_BYTES`] in a panel.
-    ///
-    /// # Safety
-    /// As [`Call::bf16`].
-    #[inline(always)]
-    unsafe fn pieces(self) {
-        // SAFETY: as the caller says.
-        unsafe {
-            over_k!(
-                self, PIECES * TILE_STEP * 4, PIECES * STEP_BYTES,
-                "tileloadd tmm6, [{b} + {panel_bytes}]"
-                "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel}]"
-                "tileloadd tmm4, [{a} + {row_bytes}]"
-                "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-                "tileloadd tmm4, [{a} + {row_bytes} + 128]"
-                "tileloadd tmm5, [{a} + {row_bytes} + {half_rows} + 128]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-                "tileloadd tmm4, [{a} + {row_bytes} + 64]"
-                "tileloadd tmm5, [{a} + {row_bytes} + {half_rows} + 64]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-                "tileloadd tmm6, [{b} + {panel_bytes} + 2048]"
-                "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel} + 2048]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-                "tileloadd tmm4, [{a} + {row_bytes}]"
-                "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-                "tileloadd tmm6, [{b} + {panel_bytes} + 4096]"
-                "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel} + 4096]"
-                "tdpbf16ps tmm0, tmm4, tmm6"
-                "tdpbf16ps tmm1, tmm4, tmm7"
-                "tdpbf16ps tmm2, tmm5, tmm6"
-                "tdpbf16ps tmm3, tmm5, tmm7"
-            );
-        }
-    }
+    products!(
+        /// The products of pieces down to 2^-16 of the largest: with pieces a, b, c of 8 bits each, of a row and a panel
+        /// in this order aa, ca, ba; bb, ab; ac. The next piece is 64 bytes further in a row, and [`STEP_BYTES`] in a
+        /// panel.
+        pieces, pieces_on, PIECES * TILE_STEP * 4, PIECES * STEP_BYTES,
+        [
+            "tileloadd tmm6, [{b} + {panel_bytes}]"
+            "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel}]"
+            "tileloadd tmm4, [{a} + {row_bytes}]"
+            "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            "prefetcht1 [{ahead}]"
+            "prefetcht1 [{ahead} + 64]"
+            "prefetcht1 [{ahead} + 128]"
+            "prefetcht1 [{ahead} + 192]"
+            "tileloadd tmm4, [{a} + {row_bytes} + 128]"
+            "tileloadd tmm5, [{a} + {row_bytes} + {half_rows} + 128]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            "tileloadd tmm4, [{a} + {row_bytes} + 64]"
+            "tileloadd tmm5, [{a} + {row_bytes} + {half_rows} + 64]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            "tileloadd tmm6, [{b} + {panel_bytes} + 2048]"
+            "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel} + 2048]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            "tileloadd tmm4, [{a} + {row_bytes}]"
+            "tileloadd tmm5, [{a} + {row_bytes} + {half_rows}]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            "tileloadd tmm6, [{b} + {panel_bytes} + 4096]"
+            "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel} + 4096]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+        ]
+    );
 }

@@ -49,6 +49,9 @@ pub struct Scratch {
     hidden: Vec<BlockRow>,
     /// The same as numbers.
     hidden_values: Vec<f32>,
+    /// Sums that are not whole yet.
+    #[cfg(target_arch = "x86_64")]
+    partial: Vec<crate::amx::Sums>,
 }
 
 impl Scratch {
@@ -62,6 +65,17 @@ impl Scratch {
         (self.words.capacity() + self.hidden.capacity()) * size_of::<BlockRow>()
             + self.scales.capacity() * size_of::<RowScale>()
             + self.hidden_values.capacity() * size_of::<f32>()
+            + self.partial_bytes()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn partial_bytes(&self) -> usize {
+        self.partial.capacity() * size_of::<crate::amx::Sums>()
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn partial_bytes(&self) -> usize {
+        0
     }
 }
 

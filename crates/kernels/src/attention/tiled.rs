@@ -2,7 +2,7 @@
 
 use super::{Head, Scratch, Varlen, mask, score_stride};
 use crate::act::exp2_coarse;
-use crate::amx::{ROWS, Sums, TileUnit};
+use crate::amx::{AddTo, ROWS, Sums, TileRows, TileSums, TileUnit};
 use crate::isa::Amx;
 use crate::simd::{CACHE_LINE_FLOATS, DotKernel, Dots, Simd};
 use crate::tile::{BlockRow, K_BLOCK, Numbers, PANEL, PanelRow, TILE_STEP};
@@ -206,7 +206,8 @@ fn weigh_at_once<S: Simd, D: Dots<S>>(
     let factor = s.splat(head.scale);
     let (mut sums, mut scores) = ([[0.0; CACHE_LINE_FLOATS]; ROWS], Sums::ZERO);
     for (panel_no, panel) in scratch.keys.chunks_exact(shape.feature_words).enumerate() {
-        unit.multiply(Numbers::Bf16, &scratch.queries, ROWS, 0, panel, scores.0.as_flattened_mut(), PANEL);
+        let rows = TileRows::alone(&scratch.queries);
+        unit.multiply(Numbers::Bf16, rows, panel, scores.place(AddTo::Zero), &[]);
         let keys = panel_no * PANEL..shape.len.min((panel_no + 1) * PANEL);
         if keys.len() < PANEL {
             for scores in &mut scores.0 {
@@ -273,12 +274,12 @@ fn average<S: Simd>(
     out: &mut [f32],
 ) {
     let blocks = blocks_of(head, &queries);
-    let weights = &scratch.weights[blocks.start * ROWS..];
+    let weights = TileRows::alone(&scratch.weights[blocks.start * ROWS..]);
     let words = blocks.start * K_BLOCK..shape.token_words.min(blocks.end * K_BLOCK);
     let mut sums = Sums::ZERO;
     for (panel_no, panel) in scratch.values.chunks_exact(shape.token_words).enumerate() {
         let panel = &panel[words.clone()];
-        unit.multiply(Numbers::Bf16, weights, ROWS, 0, panel, sums.0.as_flattened_mut(), PANEL);
+        unit.multiply(Numbers::Bf16, weights, panel, sums.place(AddTo::Zero), &[]);
         let features = panel_no * PANEL..head.size.min((panel_no + 1) * PANEL);
         for ((query, sums), &factor) in queries.clone().zip(&sums.0).zip(factors) {
             let out = &mut out[query * head.width + head.first..][features.clone()];
@@ -295,7 +296,9 @@ fn score(unit: &TileUnit, keys: &Range<usize>, shape: Shape, scratch: &mut Scrat
     let Scratch { keys: panels, queries, scores, .. } = scratch;
     for panel_no in keys.start / PANEL..keys.end.div_ceil(PANEL) {
         let panel = &panels[panel_no * shape.feature_words..][..shape.feature_words];
-        unit.multiply(Numbers::Bf16, queries, ROWS, 0, panel, &mut scores[panel_no * PANEL..], shape.stride);
+        let sums =
+            TileSums { values: &mut scores[panel_no * PANEL..], stride: shape.stride, add_to: AddTo::Zero };
+        unit.multiply(Numbers::Bf16, TileRows::alone(queries), panel, sums, &[]);
     }
 }
 

@@ -3,21 +3,25 @@
 use super::rows::{Mode, RowScale};
 use super::{Block, FeedForward, Linear, PackedWeight, Scratch, add};
 use crate::act::{self, Accuracy, Activation, coarse_gelu_erf};
-use crate::amx::{ROWS, Sums, TileUnit};
+use crate::amx::{AHEAD_BYTES, AddTo, ROWS, Sums, TileRows, TileUnit};
 use crate::isa::Amx;
 use crate::simd::{DotKernel, Dots, Simd};
 use crate::tile::{Bf16, BlockRow, K_BLOCK, Numbers, PANEL, PanelRow, Pieces, TILE_STEP, U8I8};
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
-/// Packed rows that share one reading of the weights stay in the second-level cache beside them. Every processor with
-/// tiles has 2 MiB of it.
-const ROW_BLOCK_BYTES: usize = 768 << 10;
+/// Words of `k` that are multiplied at a time: of 32 rows and of a panel they are 24 KiB each, so that the rows stay in a
+/// first-level cache of 48 KiB. A whole number of steps of every format.
+const CHUNK_WORDS: usize = K_BLOCK / 2;
 
-/// Panels that stay in that cache beside the rows of a block while every 32 rows meet all of them.
-const PANEL_BLOCK_BYTES: usize = 384 << 10;
+/// Panels that every 32 rows meet before the next words or panels. Their words, their sums and the rows of a block stay in
+/// a second-level cache of 2 MiB, which every processor with tiles has.
+const BLOCK_PANELS: usize = 8;
 
-/// Rows of a block, whatever their width.
-const ROW_BLOCK: RangeInclusive<usize> = 2 * ROWS..=16 * ROWS;
+/// Parts in which the words of a panel are loaded ahead, one while 32 rows meet another panel.
+const SHARES: usize = TILE_STEP * size_of::<PanelRow>() / AHEAD_BYTES;
+
+/// Rows that share one reading of the weights.
+const ROW_BLOCK: usize = 8 * ROWS;
 
 /// A linear layer whose products the tile unit computes.
 pub(super) struct Tiled<'a> {
@@ -50,20 +54,19 @@ impl Tiled<'_> {
     fn multiply<S: Simd, M: Mode<S>>(self, s: S, mode: M) {
         let Tiled { unit, numbers, layer: Linear { x, weight, epilogue, scratch, out } } = self;
         let (n, k) = (weight.out_features(), weight.in_features());
-        let block_rows = block_rows(weight.height());
-        let mut residual = epilogue.residual.map(|residual| residual.chunks(block_rows * n));
-        for (x, out) in x.chunks(block_rows * k).zip(out.chunks_mut(block_rows * n)) {
+        let mut residual = epilogue.residual.map(|residual| residual.chunks(ROW_BLOCK * n));
+        for (x, out) in x.chunks(ROW_BLOCK * k).zip(out.chunks_mut(ROW_BLOCK * n)) {
             let stride = pack_block(s, mode, weight, x, scratch);
             let residual = residual.as_mut().and_then(Iterator::next);
-            let Scratch { words, scales, .. } = &*scratch;
+            let Scratch { words, scales, partial, .. } = &mut *scratch;
             let end = Ending { weight, bias: epilogue.bias, scales, residual };
             let rows = RowsOf { words, stride, count: out.len() / n };
             products(
-                s,
                 &unit,
                 numbers,
                 rows,
                 weight,
+                partial,
                 #[inline(always)]
                 |rows, columns, sums| {
                     let place = Place { rows, columns, n };
@@ -104,23 +107,22 @@ impl DotKernel for TiledFeedForward<'_> {
         let FeedForward { up, up_bias, activation, down, down_bias, residual } = layers;
         let (mode, numbers) = (Bf16(dots), Numbers::Bf16);
         let (n, k) = (down.out_features(), up.in_features());
-        let block_rows = block_rows(down.height());
-        let mut residual = residual.map(|residual| residual.chunks(block_rows * n));
-        for (x, out) in x.chunks(block_rows * k).zip(out.chunks_mut(block_rows * n)) {
+        let mut residual = residual.map(|residual| residual.chunks(ROW_BLOCK * n));
+        for (x, out) in x.chunks(ROW_BLOCK * k).zip(out.chunks_mut(ROW_BLOCK * n)) {
             let stride = pack_block(s, mode, up, x, scratch);
             let count = out.len() / n;
             let hidden = down.height().div_ceil(K_BLOCK) * stride;
             if scratch.hidden.len() < hidden {
                 scratch.hidden.resize(hidden, BlockRow::ZERO);
             }
-            let Scratch { words, scales, hidden, .. } = &mut *scratch;
+            let Scratch { words, scales, hidden, partial, .. } = &mut *scratch;
             let end = Ending { weight: up, bias: up_bias, scales, residual: None };
             products(
-                s,
                 &unit,
                 numbers,
                 RowsOf { words, stride, count },
                 up,
+                partial,
                 #[inline(always)]
                 |rows, columns, sums| {
                     // Packed rows have no width of an output.
@@ -130,11 +132,11 @@ impl DotKernel for TiledFeedForward<'_> {
             let residual = residual.as_mut().and_then(Iterator::next);
             let end = Ending { weight: down, bias: down_bias, scales, residual };
             products(
-                s,
                 &unit,
                 numbers,
                 RowsOf { words: hidden, stride, count },
                 down,
+                partial,
                 #[inline(always)]
                 |rows, columns, sums| {
                     Place { rows, columns, n }.finish(s, mode, end, Activation::Identity, sums, out);
@@ -142,12 +144,6 @@ impl DotKernel for TiledFeedForward<'_> {
             );
         }
     }
-}
-
-/// Rows of a block of rows of so many words.
-fn block_rows(row_words: usize) -> usize {
-    let fit = ROW_BLOCK_BYTES / (row_words * size_of::<u32>()) / ROWS * ROWS;
-    fit.clamp(*ROW_BLOCK.start(), *ROW_BLOCK.end())
 }
 
 /// Packs rows for the products with a weight, and returns the room for rows in each block of words.
@@ -194,41 +190,86 @@ struct RowsOf<'a> {
 }
 
 /// Calls `finish` with the sums of every 32 rows and every 32 outputs: which rows, which outputs, and their sums.
+///
+/// [`BLOCK_PANELS`] panels at a time, and of them [`CHUNK_WORDS`] words of `k` at a time: 32 rows stay in the first-level
+/// cache while they meet these panels, which come from the second. Sums that are not whole wait in `partial`.
 #[inline(always)]
-fn products<S: Simd>(
-    s: S,
+fn products(
     unit: &TileUnit,
     numbers: Numbers,
     rows: RowsOf<'_>,
     weight: &PackedWeight,
+    partial: &mut Vec<Sums>,
     mut finish: impl FnMut(Range<usize>, Range<usize>, &mut Sums),
 ) {
     let (n, row_words) = (weight.out_features(), weight.height());
-    let block_panels = (PANEL_BLOCK_BYTES / (row_words * size_of::<PanelRow>())).max(1);
-    let mut sums = Sums::ZERO;
-    let mut panels = weight.panels();
-    for first_panel in (0..n.div_ceil(PANEL)).step_by(block_panels) {
-        let (these, next) = panels.split_at(panels.len().min(block_panels * row_words));
-        let mut ahead = next[..next.len().min(these.len())].chunks(these.len().div_ceil(rows.stride / ROWS));
-        panels = next;
-        for first in (0..rows.count).step_by(ROWS) {
-            prefetch(s, ahead.next().unwrap_or(&[]));
-            for (i, panel) in these.chunks_exact(row_words).enumerate() {
-                let to = sums.0.as_flattened_mut();
-                unit.multiply(numbers, rows.words, rows.stride, first, panel, to, PANEL);
-                let start = (first_panel + i) * PANEL;
-                finish(first..rows.count.min(first + ROWS), start..n.min(start + PANEL), &mut sums);
+    let groups = rows.count.div_ceil(ROWS);
+    let is_whole = row_words <= CHUNK_WORDS;
+    let waiting = if is_whole { 1 } else { groups * BLOCK_PANELS };
+    if partial.len() < waiting {
+        partial.resize(waiting, Sums::ZERO);
+    }
+    let mut chunks = Chunks { weight, panel: 0, word: 0 }.peekable();
+    while let Some(chunk) = chunks.next() {
+        for group in 0..groups {
+            let first = group * ROWS;
+            let tile =
+                TileRows { words: rows.words, stride: rows.stride, first, from_word: chunk.words.start };
+            for (i, panel) in chunk.panels.chunks_exact(row_words).enumerate() {
+                let sums = &mut partial[if is_whole { 0 } else { group * BLOCK_PANELS + i }];
+                let add_to = if chunk.words.start == 0 { AddTo::Zero } else { AddTo::Values };
+                let ahead = chunks.peek().map_or(&[][..], |next| next.share(i, group));
+                unit.multiply(numbers, tile, &panel[chunk.words.clone()], sums.place(add_to), ahead);
+                if chunk.words.end == row_words {
+                    let start = (chunk.first_panel + i) * PANEL;
+                    finish(first..rows.count.min(first + ROWS), start..n.min(start + PANEL), sums);
+                }
             }
         }
     }
 }
 
-/// Starts loading panels into the second-level cache.
-#[inline(always)]
-fn prefetch<S: Simd>(s: S, panels: &[PanelRow]) {
-    for row in panels {
-        s.prefetch(&row.0[0]);
-        s.prefetch(&row.0[PANEL / 2]);
+/// Some words of some panels.
+struct Chunk<'a> {
+    /// Whole, all of their words.
+    panels: &'a [PanelRow],
+    first_panel: usize,
+    /// Words of a panel.
+    height: usize,
+    words: Range<usize>,
+}
+
+impl<'a> Chunk<'a> {
+    /// The part of panel `i` that is loaded while a group of 32 rows meets another one.
+    #[inline(always)]
+    fn share(&self, i: usize, group: usize) -> &'a [PanelRow] {
+        let rows = self.words.len() / SHARES;
+        let start = i * self.height + self.words.start + group % SHARES * rows;
+        self.panels.get(start..start + rows).unwrap_or(&[])
+    }
+}
+
+/// The chunks of a weight: of [`BLOCK_PANELS`] panels all words, then of the next ones.
+struct Chunks<'a> {
+    weight: &'a PackedWeight,
+    panel: usize,
+    word: usize,
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = Chunk<'a>;
+
+    fn next(&mut self) -> Option<Chunk<'a>> {
+        let height = self.weight.height();
+        let panels = self.weight.panels().get(self.panel * height..).filter(|panels| !panels.is_empty())?;
+        let panels = &panels[..panels.len().min(BLOCK_PANELS * height)];
+        let words = self.word..height.min(self.word + CHUNK_WORDS);
+        let chunk = Chunk { panels, first_panel: self.panel, height, words: words.clone() };
+        self.word = words.end;
+        if self.word == height {
+            (self.panel, self.word) = (self.panel + BLOCK_PANELS, 0);
+        }
+        Some(chunk)
     }
 }
 
