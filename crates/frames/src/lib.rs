@@ -123,7 +123,7 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlashAttention {
-    /// Where the device has it.
+    /// Where the device has it and it is faster: on cards, and on a processor where the scores would take much memory.
     Auto,
     /// Always.
     On,

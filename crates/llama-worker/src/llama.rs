@@ -92,6 +92,12 @@ impl Model {
         unsafe { sys::llama_model_n_embd(self.ptr()) }.unsigned_abs()
     }
 
+    /// Heads of queries in a layer.
+    pub(crate) fn heads(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { sys::llama_model_n_head(self.ptr()) }.unsigned_abs()
+    }
+
     pub(crate) fn context_train(self) -> u32 {
         // SAFETY: the model is never freed.
         unsafe { sys::llama_model_n_ctx_train(self.ptr()) }.unsigned_abs()
