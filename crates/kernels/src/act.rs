@@ -177,7 +177,7 @@ pub(crate) fn exp2_times_254<S: Simd>(s: S, x: S::V) -> S::V {
     scaled_exp2(s, x, &POLYNOMIAL)
 }
 
-/// `2^x` within 8e-5 of its value for x in -126..=0; exactly 0 below -126.5; NaN stays NaN. For weights that become
+/// `2^x` within 8e-5 of its value for x in -126..=127; exactly 0 below -126.5; NaN stays NaN. For weights that become
 /// bf16, of 4e-3.
 #[inline(always)]
 pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::V) -> S::V {
@@ -194,7 +194,7 @@ const fn scaled([a, b, c, d, e]: [f32; 5], by: f32) -> [f32; 5] {
     [a * by, b * by, c * by, d * by, e * by]
 }
 
-/// `2^x` for x <= 0, where the polynomial gives it for |x| <= 1/2.
+/// `2^x` for x < 127.5, where the polynomial gives it for |x| <= 1/2.
 #[inline(always)]
 fn scaled_exp2<S: Simd, const N: usize>(s: S, x: S::V, near: &[f32; N]) -> S::V {
     let x = s.max(s.splat(-127.0), x);

@@ -9,6 +9,7 @@
 )]
 
 use std::arch::asm;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use crate::isa::Amx;
@@ -64,6 +65,11 @@ impl Sums {
     }
 }
 
+thread_local! {
+    /// A second unit of a thread would be without a configuration once the first is dropped.
+    static IS_IN_USE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The tile unit of this thread, configured for as long as this lives.
 pub(crate) struct TileUnit {
     /// The configuration is the thread's.
@@ -82,7 +88,11 @@ struct Config {
 
 impl TileUnit {
     /// Every tile has 16 rows of 64 bytes.
+    ///
+    /// # Panics
+    /// When this thread has one already.
     pub(crate) fn configure(_proof: Amx) -> TileUnit {
+        assert!(!IS_IN_USE.replace(true), "the tile unit is in use");
         let mut config =
             Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         config.row_bytes[..8].fill(64);
@@ -118,7 +128,7 @@ impl TileUnit {
         assert!(stride >= PANEL && values.len() >= (ROWS - 1) * stride + PANEL, "room for the sums");
         let (block, word) = (rows.from_word / K_BLOCK, rows.from_word % K_BLOCK);
         let call = Call {
-            rows: rows.words[block * rows.stride + rows.first][word..].as_ptr(),
+            rows: rows.words[block * rows.stride + rows.first..].as_ptr().cast::<u32>().wrapping_add(word),
             // After a block of k, the same row of the next block.
             jump: (rows.stride * size_of::<BlockRow>()) as isize - (K_BLOCK * size_of::<u32>()) as isize,
             panel: panel.as_ptr(),
@@ -188,6 +198,7 @@ impl Drop for TileUnit {
     fn drop(&mut self) {
         // SAFETY: a `TileUnit` exists only where the unit may be used.
         unsafe { asm!("tilerelease", options(nomem, nostack)) }
+        IS_IN_USE.set(false);
     }
 }
 

@@ -89,7 +89,9 @@ pub fn varlen(isa: Isa, dtype: Dtype, qkv: &[f32], shape: Shape<'_>, scratch: &m
     match (isa, dtype) {
         (_, Dtype::F32) => isa.run(call),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Amx(proof), Dtype::Bf16 | Dtype::Int8) => isa.run_dots(tiled::Tiled::new(proof, call)),
+        (Isa::Amx(proof), Dtype::Bf16 | Dtype::Int8) => {
+            proof.base.enter_dots(tiled::Tiled::new(proof, call));
+        }
         (_, Dtype::Bf16 | Dtype::Int16 | Dtype::Int8) => isa.run_dots(call),
     }
 }

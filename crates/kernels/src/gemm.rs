@@ -103,7 +103,9 @@ pub fn linear(
     let call = Linear { x, weight, epilogue, scratch, out };
     match (isa, weight.tiles()) {
         #[cfg(target_arch = "x86_64")]
-        (Isa::Amx(proof), Some(numbers)) => return isa.run_dots(tiled::Tiled::new(proof, numbers, call)),
+        (Isa::Amx(proof), Some(numbers)) => {
+            return proof.base.enter_dots(tiled::Tiled::new(proof, numbers, call));
+        }
         (_, None) => {}
         (_, Some(numbers)) => panic!("{} has no products of {numbers:?}", isa.name()),
     }
@@ -151,10 +153,12 @@ pub fn feed_forward(
     assert_eq!(down.in_features(), hidden, "the second layer's inputs");
     assert_eq!(x.len(), rows * k, "x [{rows}, {k}]");
     assert_eq!(out.len(), rows * n, "out [{rows}, {n}]");
+    assert!(up_bias.is_none_or(|bias| bias.len() == hidden), "bias [{hidden}]");
+    assert!(down_bias.is_none_or(|bias| bias.len() == n), "bias [{n}]");
     assert!(residual.is_none_or(|r| r.len() == rows * n), "residual [{rows}, {n}]");
     #[cfg(target_arch = "x86_64")]
     if let (Isa::Amx(proof), Some(Numbers::Bf16), Some(Numbers::Bf16)) = (isa, up.tiles(), down.tiles()) {
-        return isa.run_dots(tiled::TiledFeedForward::new(proof, x, layers, scratch, out));
+        return proof.base.enter_dots(tiled::TiledFeedForward::new(proof, x, layers, scratch, out));
     }
     let block_rows = (HIDDEN_BYTES / (hidden * size_of::<f32>())).clamp(*ROW_BLOCK.start(), *ROW_BLOCK.end());
     let mut values = std::mem::take(&mut scratch.hidden_values);

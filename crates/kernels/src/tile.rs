@@ -28,6 +28,9 @@ pub(crate) const TILE_STEP: usize = 16;
 /// Pieces of 8 bits that an f32 is the sum of.
 pub(crate) const PIECES: usize = 3;
 
+/// The largest bf16.
+pub(crate) const BF16_MAX: f32 = f32::from_bits(0x7F7F_0000);
+
 /// What the words of rows and panels are in the tile unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Numbers {

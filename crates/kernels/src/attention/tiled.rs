@@ -151,7 +151,7 @@ fn pack_queries<S: Simd, D: Dots<S>>(
 }
 
 /// Powers of two up to this, and down to its inverse, are weights as they are: a sum of them stays far inside f32,
-/// and with it their products with values up to 2^13.
+/// and with it their products with values up to 2^13. Where all scores are near the lower end, values below 2^-36 are lost.
 const SCORE_MAX: f32 = 90.0;
 
 /// Sequences of more tokens, or values of a larger magnitude, could take the sums out of f32.

@@ -2,7 +2,7 @@
 
 use crate::dtype::Dtype;
 use crate::isa::Isa;
-use crate::tile::{Numbers, PANEL, PIECES, PanelRow, TILE_STEP};
+use crate::tile::{BF16_MAX, Numbers, PANEL, PIECES, PanelRow, TILE_STEP};
 use half::bf16;
 
 /// The weight of a linear layer, in the panels of 32 outputs that the product reads.
@@ -186,11 +186,14 @@ pub(crate) fn tile_numbers(isa: Isa, dtype: Dtype) -> Option<Numbers> {
     }
 }
 
-/// Two numbers as three pairs of bf16 whose sums they are, the largest first.
+/// Two numbers as three pairs of bf16 whose sums they are, the largest first. The sums are exact from 2^-102 on; below,
+/// the last pieces are smaller than what the tile unit takes for 0. What is no number becomes NaN.
 fn pieces(a: f32, b: f32) -> [u32; PIECES] {
     let mut rest = [a, b];
     [(); PIECES].map(|()| {
-        let rounded = rest.map(bf16::from_f32);
+        // The largest numbers would round to infinity.
+        let rounded =
+            rest.map(|x| bf16::from_f32(if x.is_finite() { x.clamp(-BF16_MAX, BF16_MAX) } else { x }));
         rest = [0, 1].map(|i| rest[i] - rounded[i].to_f32());
         pair(rounded.map(bf16::to_bits))
     })

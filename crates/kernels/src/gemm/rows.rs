@@ -3,7 +3,9 @@
 use super::PackedWeight;
 use crate::act::Accuracy;
 use crate::simd::{Dots, MAX_LANES, Simd};
-use crate::tile::{Bf16, BlockRow, F32, I16, K_BLOCK, PIECES, Pieces, TILE_STEP, U8I8, WidenedBf16};
+use crate::tile::{
+    BF16_MAX, Bf16, BlockRow, F32, I16, K_BLOCK, PIECES, Pieces, TILE_STEP, U8I8, WidenedBf16,
+};
 use std::ops::Range;
 
 /// Rows of f32 on their way into products and out of them.
@@ -192,7 +194,9 @@ impl<S: Simd> Mode<S> for Pieces {
             for at in (0..x.len()).step_by(S::LANES) {
                 let mut rest = s.load_up_to(&x[at..], 0.0);
                 for piece in 0..PIECES {
-                    let rounded = s.round_bf16(rest);
+                    // The largest numbers would round to infinity.
+                    let bounded = if piece == 0 { clamp_to_bf16(s, rest) } else { rest };
+                    let rounded = s.round_bf16(bounded);
                     rest = s.sub(rest, rounded);
                     s.store_bf16(rounded, &mut to[piece * TILE_STEP + at / 2..]);
                 }
@@ -207,6 +211,14 @@ impl<S: Simd> Mode<S> for Pieces {
     fn finish(self, s: S, acc: S::V, _: RowScale, bias: S::V) -> S::V {
         s.add(acc, bias)
     }
+}
+
+#[inline(always)]
+fn clamp_to_bf16<S: Simd>(s: S, x: S::V) -> S::V {
+    let most = s.splat(BF16_MAX);
+    let x = s.select_lt(x, most, x, most);
+    let least = s.splat(-BF16_MAX);
+    s.select_lt(least, x, x, least)
 }
 
 /// Scale and bias of a vector of outputs, and for rows with an origin the sum of its weights.

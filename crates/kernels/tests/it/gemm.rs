@@ -399,6 +399,16 @@ fn odd_rows_and_weights_come_out_right() {
     }
 }
 
+/// f32 as three bf16 rounded the largest numbers to infinity, and the rest to infinity minus infinity.
+#[test]
+fn the_largest_numbers_stay_numbers() {
+    let x = vec![f32::MAX, -f32::MAX, 3.396e38, -3.3895e38];
+    for weight in [[0.25, 0.5, 0.25, 0.125], [0.5, 0.5, 0.0, 0.0]] {
+        case_of(1, 1, 4, x.clone(), weight.to_vec()).check_dtype(Dtype::F32, PLAIN, &mut Scratch::new());
+        case_of(1, 1, 4, weight.to_vec(), x.clone()).check_dtype(Dtype::F32, PLAIN, &mut Scratch::new());
+    }
+}
+
 /// Small rows are rounded to a part of themselves, not to a part of 1.
 #[test]
 fn the_scale_of_a_row_follows_the_row() {
