@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A manuscript through `haul correct` and through the loop that it replaces: one call a paragraph, one after the other.
 
-    correct_loop.py --haul BINARY --model M.gguf [--words 15000] [--threads 2] [--rounds 3] [--seed 1] [--out FILE.json]
+    correct_loop.py --haul BINARY --model M.gguf [--words 15000] [--threads 2] [--rounds 3] [--seed 1] [--tiny DIR]
+                    [--out FILE.json]
 
-The manuscript is made by make_manuscript.py. The loop is the seed's: llama-cpp-python, the blocks of prose in order, a
+The manuscript is made by make_manuscript.py, with --tiny from sentences of the tiny model's own task. The loop is the seed's: llama-cpp-python, the blocks of prose in order, a
 call each, the answer taken as it comes. It gets the same model and the same turns as Haul (`Correct the text.`,
 greedy) and keeps what a prompt shares with the one before, as llama-cpp-python does by itself. The items of a list are
 a call each. It is given clean text: what it does to Markdown is not measured, since the seed's parser loses links,
@@ -33,7 +34,7 @@ MARK = re.compile(r"^(?:#+ |- |\d+\. |> )")
 
 def main():
     arguments = parse_arguments()
-    text = manuscript(arguments.words, arguments.seed)
+    text = manuscript(arguments.words, arguments.seed, arguments.tiny)
     words, paragraphs = len(text.split()), calls_of(text)
     log(f"{words} words, {len(paragraphs)} calls of the loop")
     model = load(arguments)
@@ -70,6 +71,7 @@ def parse_arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tiny", type=Path)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Writes a long Markdown manuscript with mistakes, in the tiny model's world, the same for the same seed.
 
-    make_manuscript.py --out FILE.md [--words 15000] [--seed 1]
+    make_manuscript.py --out FILE.md [--words 15000] [--seed 1] [--tiny DIR]
     make_manuscript.py --check BEFORE.md AFTER.md
 
 Front matter, headings, paragraphs of one to three sentences, emphasis, links, code in and between paragraphs,
 lists, quotes, tables, comments and rules. Sentences are made from parts of this file; half of them get a misspelling,
 a wrong verb, a word twice or a missing full stop. No paragraph and no item of a list stands there twice, so that nobody
 gains by remembering answers. Needs Python alone.
+
+With --tiny, the folder with the tiny model's generate.py, sentences are examples of its own task: those of this file are
+not of its world, and most of its answers to them are not to be believed.
 
 --check says whether everything but words of prose is as it was: blocks in their number and order with the same
 whitespace between them; front matter, code, comments and rules byte for byte; of tables all but the words of cells; of
@@ -20,6 +23,8 @@ import random
 import re
 import sys
 from pathlib import Path
+
+from tiny import load_tasks
 
 PEOPLE = ["The committee", "The board", "The company", "The new manager", "The lender", "The borrower", "Our team",
           "The supplier", "The adviser", "The agent", "An independent expert", "The project company"]
@@ -63,19 +68,31 @@ def main():
     what.add_argument("--check", nargs=2, type=Path, metavar=("BEFORE", "AFTER"))
     parser.add_argument("--words", type=int, default=15_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tiny", type=Path)
     arguments = parser.parse_args()
     if arguments.check:
         before, after = (path.read_bytes().decode("utf-8") for path in arguments.check)
         wrong = differences(before, after)
         print("\n".join(wrong[:20]) if wrong else "everything but words of prose is as it was")
         return sys.exit(1 if wrong else 0)
-    text = manuscript(arguments.words, arguments.seed)
+    text = manuscript(arguments.words, arguments.seed, arguments.tiny)
     arguments.out.write_bytes(text.encode("utf-8"))
     print(f"{arguments.out}: {len(text.split())} words, {len(prose(text))} blocks of prose")
 
 
-def manuscript(words, seed):
-    rng = random.Random(seed)
+class Author(random.Random):
+    """Chance, and where sentences come from."""
+
+    def __init__(self, seed, tiny):
+        super().__init__(seed)
+        self.tasks = load_tasks(tiny) if tiny else None
+
+    def sentence(self):
+        return self.tasks.q_correct(self, nsent=1)[0] if self.tasks else sentence(self)
+
+
+def manuscript(words, seed, tiny=None):
+    rng = Author(seed, tiny)
     seen = set()
     blocks = [f"---\ntitle: Notes on a project\nseed: {seed}\ntags: [notes, draft]\n---", "# Notes on a project"]
     written, chapter = 0, 0
@@ -118,7 +135,7 @@ def sentence(rng):
 def unit(rng, seen, sentences):
     """Sentences that are not in the manuscript yet."""
     while True:
-        text = " ".join(marked(rng, sentence(rng)) for _ in range(sentences))
+        text = " ".join(marked(rng, rng.sentence()) for _ in range(sentences))
         if text not in seen:
             seen.add(text)
             return text
@@ -157,6 +174,8 @@ def misspelt(rng, word):
 def marked(rng, text):
     """The sentence with emphasis, a link or code in it, now and then."""
     words, kind = text.split(" "), rng.random()
+    if "*" in text or len(words) < 3:
+        return text
     at = rng.randrange(1, len(words) - 1)
     word = words[at]
     if kind < 0.08:

@@ -45,6 +45,8 @@ fn features() -> Vec<String> {
         ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
         ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
         ("avx512_fp16", is_x86_feature_detected!("avx512fp16")),
+        // The standard library does not ask for tiles yet; the kernels do.
+        ("amx", Isa::available().iter().any(|isa| matches!(isa, Isa::Amx(_)))),
     ];
     found.into_iter().filter(|(_, present)| *present).map(|(name, _)| name.to_owned()).collect()
 }
