@@ -103,7 +103,8 @@ impl TileUnit {
         TileUnit { of_this_thread: PhantomData }
     }
 
-    /// `rows . panel` to `sums`. Meanwhile `ahead` comes into the second-level cache, [`AHEAD_BYTES`] a step of `k`.
+    /// `rows . panel` to `sums`. Meanwhile `ahead` comes into the second-level cache, [`AHEAD_BYTES`] for each
+    /// [`TILE_STEP`] words.
     ///
     /// # Panics
     /// When there are not as many rows, words or sums as that, or the panel's height is no multiple of a step.
@@ -214,7 +215,7 @@ struct Call {
     sums: *mut f32,
     /// From a row of sums to the next.
     sum_bytes: usize,
-    /// What is loaded into the second-level cache meanwhile, [`AHEAD_BYTES`] a step.
+    /// What is loaded into the second-level cache meanwhile.
     ahead: *const PanelRow,
 }
 
@@ -229,7 +230,7 @@ const STEP_BYTES: usize = TILE_STEP * PANEL_BYTES;
 /// Bytes of the second half of a panel's row: 16 columns.
 const HALF_PANEL: usize = PANEL_BYTES / 2;
 
-/// Loaded ahead in each step: few enough that the products go on.
+/// Loaded ahead for each [`TILE_STEP`] words: few enough that the products go on.
 pub(crate) const AHEAD_BYTES: usize = 256;
 
 /// A loop over the steps of `k` with the sums in tiles 0 to 3, which `$begin` fills: `$body` reads the rows at `{a}` and
@@ -263,7 +264,7 @@ macro_rules! over_k {
             row_bytes = in(reg) ROW_BYTES,
             panel_bytes = in(reg) PANEL_BYTES,
             ahead = inout(reg) $call.ahead => _,
-            advance_ahead = const AHEAD_BYTES,
+            advance_ahead = const AHEAD_BYTES * $advance_b / STEP_BYTES,
             sums = in(reg) $call.sums,
             lower_sums = in(reg) $call.sums.wrapping_byte_add(ROWS / 2 * $call.sum_bytes),
             sum_bytes = in(reg) $call.sum_bytes,
@@ -373,7 +374,7 @@ impl Call {
             "tdpbf16ps tmm1, tmm4, tmm7"
             "tdpbf16ps tmm2, tmm5, tmm6"
             "tdpbf16ps tmm3, tmm5, tmm7"
-            "prefetcht1 [{ahead}]"
+            "prefetcht1 [{ahead} + 0]"
             "prefetcht1 [{ahead} + 64]"
             "prefetcht1 [{ahead} + 128]"
             "prefetcht1 [{ahead} + 192]"
@@ -383,12 +384,20 @@ impl Call {
             "tdpbf16ps tmm1, tmm4, tmm7"
             "tdpbf16ps tmm2, tmm5, tmm6"
             "tdpbf16ps tmm3, tmm5, tmm7"
+            "prefetcht1 [{ahead} + 256]"
+            "prefetcht1 [{ahead} + 320]"
+            "prefetcht1 [{ahead} + 384]"
+            "prefetcht1 [{ahead} + 448]"
             "tileloadd tmm4, [{a} + {row_bytes} + 64]"
             "tileloadd tmm5, [{a} + {row_bytes} + {half_rows} + 64]"
             "tdpbf16ps tmm0, tmm4, tmm6"
             "tdpbf16ps tmm1, tmm4, tmm7"
             "tdpbf16ps tmm2, tmm5, tmm6"
             "tdpbf16ps tmm3, tmm5, tmm7"
+            "prefetcht1 [{ahead} + 512]"
+            "prefetcht1 [{ahead} + 576]"
+            "prefetcht1 [{ahead} + 640]"
+            "prefetcht1 [{ahead} + 704]"
             "tileloadd tmm6, [{b} + {panel_bytes} + 2048]"
             "tileloadd tmm7, [{b} + {panel_bytes} + {half_panel} + 2048]"
             "tdpbf16ps tmm0, tmm4, tmm6"
