@@ -840,6 +840,9 @@ pub(crate) struct CompareArgs {
     /// Measured runs of each speed
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) repetitions: u32,
+    /// Write what was done, where and how fast, as JSON, here too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) llm: LlmArgs,
 }

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
-use crate::fixtures::{Home, Needs, repository, text};
+use crate::fixtures::{Home, Live, Needs, repository, text};
+use crate::generate::{self, killed_when_kept};
 
 /// The tiny model's folder, where it and the worker are there.
 fn tiny_llm(test: &'static str) -> Option<PathBuf> {
@@ -62,8 +65,13 @@ fn home_of_its_own() -> Home {
     home
 }
 
+/// A file of a run's folder.
+fn left(home: &Home, folder: &str, name: &str) -> Value {
+    serde_json::from_slice(&fs::read(home.path(folder).join(name)).unwrap()).unwrap()
+}
+
 fn report(home: &Home, folder: &str) -> Value {
-    serde_json::from_slice(&fs::read(home.path(folder).join("report.json")).unwrap()).unwrap()
+    left(home, folder, "report.json")
 }
 
 fn file<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -262,6 +270,92 @@ fn an_encoder_gets_its_batch_tokens() {
         serde_json::from_slice(&fs::read(report["profile"].as_str().unwrap()).unwrap()).unwrap();
     assert_eq!(profile["best"], report["best"]);
     assert!(profile["device"].as_str().unwrap().ends_with(", f32"), "{profile:#}");
+}
+
+const CASE_COUNT: usize = 150;
+
+/// A run that was stopped or killed asks for no answer to a case twice. Speeds are measured anew.
+#[test]
+fn a_killed_comparison_keeps_the_answers_to_its_cases() {
+    if !Needs("compare").worker() {
+        return;
+    }
+    let cases: String = (0..CASE_COUNT)
+        .map(|number| {
+            let percent = number as f64 / 100.0;
+            format!(
+                "{{\"name\": \"{number}\", \"category\": \"fees\", \
+                 \"input\": \"Undrawn amuonts of the facility attarct a fee of {percent:.2}%.\", \
+                 \"expected\": \"Undrawn amounts of the facility attract a fee of {percent:.2}%.\"}}\n"
+            )
+        })
+        .collect();
+    let prepared = || {
+        let home = Home::empty();
+        home.write("cases.jsonl", &cases);
+        home.write("text.txt", "The results was better than expected.\n\nPlease sned the signed copy.\n");
+        home
+    };
+    let model = generate::tiny_llm();
+    let args = [
+        "compare",
+        text(&model),
+        "--text",
+        "text.txt",
+        "--cases",
+        "cases.jsonl",
+        "--out",
+        "out",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--repetitions",
+        "1",
+        "--json",
+    ];
+    let whole = prepared();
+    let expected = whole.ok(&args).json();
+    let home = prepared();
+    let mut hits = 0;
+    for kept_bytes in [30_000, 60_000] {
+        let mut child = home.haul(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        hits += usize::from(killed_when_kept(&mut child, &home.path("out/journal.sqlite"), kept_bytes));
+    }
+    assert!(hits > 0, "every run ended before its kill");
+    // Ctrl-C is not waited for until a file is done.
+    let mut live = Live::start(home.haul(&args).stdout(Stdio::piped()));
+    assert!(live.wait_for("task cases"), "there were no cases");
+    live.signal(Signal::INT);
+    let ran = live.finish();
+    assert_eq!(ran.code, 130, "{ran:#?}");
+    assert_eq!(ran.json()["files"], json!([]));
+    let receipt = left(&home, "out", "receipt.json");
+    assert_eq!((&receipt["state"], &receipt["items"]["ok"]), (&"interrupted".into(), &0.into()));
+    assert_eq!(left(&home, "out", "progress.json")["state"], "interrupted");
+
+    let found = home.ok(&args).json();
+    let answers = |report: &Value| -> Vec<Value> {
+        let cases = report["files"][0]["cases"]["cases"].as_array().unwrap();
+        cases.iter().map(|case| case["answer"].clone()).collect()
+    };
+    assert_eq!(answers(&found), answers(&expected));
+    assert_eq!(found["files"][0]["cases"]["passed"], expected["files"][0]["cases"]["passed"]);
+    let receipt = left(&home, "out", "receipt.json");
+    let calls = |name: &str| receipt["calls"][name].as_u64().unwrap();
+    let paragraphs = found["files"][0]["document"]["paragraphs"].as_u64().unwrap();
+    assert_eq!(calls("n") + calls("journalled"), 3 * CASE_COUNT as u64 + paragraphs, "{receipt:#}");
+    assert!(calls("journalled") > 0, "{receipt:#}");
+    let progress = left(&home, "out", "progress.json");
+    assert_eq!((&progress["state"], &progress["items_done"]), (&"finished".into(), &1.into()));
+
+    // Once more: no case is asked, and what is measured is measured.
+    let again = home.ok(&args).json();
+    let receipt = left(&home, "out", "receipt.json");
+    assert_eq!(receipt["calls"]["journalled"], 3 * CASE_COUNT as u64);
+    assert_eq!(again["files"][0]["cases"]["consistency"]["seconds"], Value::Null);
+    assert!(again["files"][0]["document"]["words_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(answers(&again), answers(&expected));
 }
 
 /// What is wrong with the cases is said before any model is loaded.
