@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DoctorArgs, settings: &Settings, output: &Output) -> Re
     let request = settings.device(&args.engine.device)?;
     let cpu = settings.cpu();
     let verdict = haul_machine::verdict::resolve(request, &cpu)?;
-    let machine = Machine { cpu, verdict };
+    let machine = Machine { request, cpu, verdict };
     let memory = memory::probe()?;
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     if output.json() {

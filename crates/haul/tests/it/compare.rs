@@ -190,9 +190,11 @@ fn a_model_against_itself_is_itself() {
 
 #[test]
 fn settings_are_tuned_and_kept_for_the_model() {
-    let Some(models) = tiny_llm("settings_are_tuned_and_kept_for_the_model") else { return };
+    if !Needs("settings_are_tuned_and_kept_for_the_model").worker() {
+        return;
+    }
     let home = home_of_its_own();
-    let model = models.join("tiny-q4_k_m.gguf");
+    let model = generate::tiny_llm();
     let report = home.json(&[
         "tune",
         "--model",
@@ -203,6 +205,8 @@ fn settings_are_tuned_and_kept_for_the_model() {
         "cpu",
         "--repetitions",
         "1",
+        "--receipt",
+        "r.json",
     ]);
     assert_eq!(report["schema"], "haul.tune/1");
     let rows = report["rows"].as_array().unwrap();
@@ -223,14 +227,50 @@ fn settings_are_tuned_and_kept_for_the_model() {
     {
         assert!(impossible.iter().any(|found| found.contains(why)), "{why}: {impossible:?}");
     }
-    // How many sequences are best is the machine's to say, and what else it does meanwhile.
-    assert!(report["best"]["n_seq_max"].as_u64().unwrap() >= 1, "{:#}", report["best"]);
+    // Which settings are best is this machine's to say, and what else it does meanwhile. What is kept is never slower than
+    // the defaults, measured in turns with them at the end.
+    let control = &rows[0]["load"];
+    assert_eq!(control["n_seq_max"], 16, "the defaults of generate: {control:#}");
     assert_eq!((&report["best"]["type_k"], &report["best"]["type_v"]), (&"f16".into(), &"f16".into()));
-    assert!(report["gain"].as_f64().unwrap() >= 1.0, "{:#}", report["gain"]);
+    assert_eq!(report["best"]["n_ctx"], control["n_ctx"]);
+    let seconds = |row: &Value| row["measured"]["call_seconds"].as_f64().unwrap();
+    let end = &rows[rows.len() - 4..];
+    let gain = report["gain"].as_f64().unwrap();
+    assert!(gain >= 1.0, "{gain}");
+    if &report["best"] == control {
+        assert_eq!(gain, 1.0);
+    } else {
+        assert!(report["withdrawn"].is_null(), "{:#}", report["withdrawn"]);
+        let of_end: Vec<_> = end.iter().map(|row| (&row["axis"], &row["load"])).collect();
+        let (control, best) = ((&"control".into(), control), (&"best".into(), &report["best"]));
+        assert_eq!(of_end, [control, best, best, control]);
+        let (control, best) =
+            (seconds(&end[0]).min(seconds(&end[3])), seconds(&end[1]).min(seconds(&end[2])));
+        assert!(best <= control && (control / best - gain).abs() < 1e-9, "{control} {best} {gain}");
+    }
     let profile: Value =
         serde_json::from_slice(&fs::read(report["profile"].as_str().unwrap()).unwrap()).unwrap();
     assert_eq!(profile["best"], report["best"]);
     assert!(profile["device"].as_str().unwrap().starts_with("cpu on "));
+    let progress = left(&home, "out", "progress.json");
+    assert_eq!((&progress["job"], &progress["state"]), (&"tune".into(), &"finished".into()));
+    assert!(progress["items_done"].as_u64().unwrap() >= rows.len() as u64, "{progress:#}");
+    assert!(progress["tokens"].as_u64().unwrap() > 0);
+    assert_eq!(left(&home, "out", "receipt.json"), left(&home, "", "r.json"));
+    // And is what the next command takes, unless a flag says otherwise.
+    let text = "{\"custom_id\": \"1\", \"method\": \"POST\", \"url\": \"/v1/completions\", \
+                \"body\": {\"model\": \"tiny\", \"prompt\": \"The results\", \"max_tokens\": 4}}\n";
+    let model = model.to_str().unwrap();
+    let generate = ["generate", "--model", model, "--device", "cpu", "--out", "a.jsonl", "--json"];
+    let ran = home.run_with(&generate, text);
+    assert!(ran.stderr.contains("settings by `haul tune`"), "{ran:#?}");
+    let load = &ran.json()["settings"]["load"];
+    for (ours, theirs) in [("threads", "threads"), ("n_batch", "n_batch"), ("n_ubatch", "n_ubatch")] {
+        assert_eq!(load[ours], report["best"][theirs], "{load:#}");
+    }
+    let flags = generate.iter().copied().chain(["--threads", "1", "--parallel", "3"]).collect::<Vec<_>>();
+    let load = &home.run_with(&flags, text).json()["settings"]["load"];
+    assert_eq!((&load["threads"], &load["n_seq_max"]), (&json!(1), &json!(4)));
     let page = fs::read_to_string(home.path("out/report.md")).unwrap();
     assert!(page.contains("GGML\\_CUDA\\_FORCE\\_MMQ") && page.contains("it does nothing"), "{page}");
 }
@@ -238,9 +278,11 @@ fn settings_are_tuned_and_kept_for_the_model() {
 /// The time is up after the first row: what was left out is listed, and the control is measured twice all the same.
 #[test]
 fn a_budget_is_kept_and_what_it_left_out_is_listed() {
-    let Some(models) = tiny_llm("a_budget_is_kept_and_what_it_left_out_is_listed") else { return };
+    if !Needs("a_budget_is_kept_and_what_it_left_out_is_listed").worker() {
+        return;
+    }
     let home = home_of_its_own();
-    let model = models.join("tiny-q4_k_m.gguf");
+    let model = generate::tiny_llm();
     let report = home.json(&[
         "tune",
         "--model",
@@ -260,16 +302,51 @@ fn a_budget_is_kept_and_what_it_left_out_is_listed() {
 }
 
 #[test]
-fn an_encoder_gets_its_batch_tokens() {
+fn an_encoder_gets_its_batch_tokens_and_keeps_them() {
     let home = home_of_its_own();
     let report = home.json(&["tune", "--model", "tiny", "--out", "out", "--dtype", "f32", "--threads", "1"]);
     let rows = report["rows"].as_array().unwrap();
     assert!(rows.len() > 4, "{report:#}");
     assert!(rows.iter().any(|row| row["batch_tokens"] == report["best"]["batch_tokens"]));
-    let profile: Value =
-        serde_json::from_slice(&fs::read(report["profile"].as_str().unwrap()).unwrap()).unwrap();
+    assert!(report["gain"].as_f64().unwrap() >= 1.0, "{report:#}");
+    assert_eq!(left(&home, "out", "progress.json")["state"], "finished");
+    let path = report["profile"].as_str().unwrap();
+    let mut profile: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     assert_eq!(profile["best"], report["best"]);
     assert!(profile["device"].as_str().unwrap().ends_with(", f32"), "{profile:#}");
+
+    // A number that nobody would take by default.
+    profile["best"]["batch_tokens"] = json!(96);
+    fs::write(path, profile.to_string()).unwrap();
+    let says = "batch tokens: 96, by `haul tune`";
+    let embed = |flags: &[&str]| {
+        let args = [&["embed", "--model", "tiny", "--out", "v.npy", "--json"], flags].concat();
+        let ran = home.run_with(&args, "the first\nthe second and longer text\n");
+        let document = ran.json();
+        let batch = (document["batch_tokens"].as_u64().unwrap(), document["batch_tokens_by"].clone());
+        (batch, ran.stderr.contains(says), fs::read(home.path("v.npy")).unwrap())
+    };
+    let (batch, is_said, vectors) = embed(&[]);
+    assert_eq!((batch, is_said), ((96, json!("tune")), true));
+    let (batch, is_said, with_flag) = embed(&["--batch-tokens", "64"]);
+    assert_eq!((batch, is_said), ((64, json!("user")), false));
+    assert!(vectors == with_flag, "batch tokens change no bit of a vector");
+    let (batch, is_said, _) = embed(&["--dtype", "bf16"]);
+    assert_eq!((batch, is_said), ((512, json!("default")), false));
+
+    home.write("texts/a.txt", "The first text of a folder. It has two sentences.");
+    let ingest = |flags: &[&str]| {
+        let args = [&["ingest", "texts", "--store", "lib.haul", "--model", "tiny", "--json"], flags].concat();
+        let ran = home.run(&args);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        let settings = ran.json()["settings"].clone();
+        assert_eq!(ran.stderr.contains(says), settings["batch_tokens_by"] == "tune", "{ran:#?}");
+        (settings["batch_tokens"].as_u64().unwrap(), settings["batch_tokens_by"].clone())
+    };
+    assert_eq!(ingest(&[]), (96, json!("tune")));
+    assert_eq!(ingest(&["--batch-tokens", "64"]), (64, json!("user")));
+    home.write("home/haul.toml", "batch_tokens = 128\n");
+    assert_eq!(ingest(&[]), (128, json!("user")));
 }
 
 const CASE_COUNT: usize = 150;
