@@ -148,6 +148,14 @@ impl Call {
     }
 }
 
+impl Answer {
+    /// Tokens that were computed for it: of the prompt what was not there already, and its own.
+    #[must_use]
+    pub fn computed_tokens(&self) -> u64 {
+        u64::from(self.prompt_tokens.saturating_sub(self.reused_tokens)) + u64::from(self.answer_tokens)
+    }
+}
+
 impl Prompt {
     /// A text that shares nothing.
     #[must_use]

@@ -298,6 +298,9 @@ impl Gguf {
     /// A type that no cache has, or that this model's heads do not fit.
     pub fn kv_bytes(&self, cells: u32, type_k: &str, type_v: &str) -> Result<u64, GgufError> {
         let one = |name: &str, width: u64, head_size: u32| {
+            if width == 0 {
+                return Ok(0);
+            }
             let (_, numbers, bytes) = KV_TYPES
                 .iter()
                 .find(|(known, ..)| *known == name)
@@ -517,15 +520,25 @@ impl Metadata {
 
     /// A number from 1 to `most`.
     fn number(&self, key: &str, most: u64) -> Result<Option<u32>, ParseError> {
+        match self.count(key, most)? {
+            Some(0) => Err(fault(key, &format!("0 is outside 1..={most}"))),
+            number => Ok(number),
+        }
+    }
+
+    /// A number from 0 to `most`.
+    fn count(&self, key: &str, most: u64) -> Result<Option<u32>, ParseError> {
         let number = match self.values.get(key) {
             None => return Ok(None),
             Some(Value::Unsigned(number)) => *number,
-            Some(Value::Signed(number)) => u64::try_from(*number).unwrap_or(0),
+            Some(Value::Signed(number)) => {
+                u64::try_from(*number).map_err(|_| fault(key, &format!("{number} is below 0")))?
+            }
             Some(other) => return Err(fault(key, &format!("{other:?} is no whole number"))),
         };
         match u32::try_from(number) {
-            Ok(number) if number > 0 && u64::from(number) <= most => Ok(Some(number)),
-            _ => Err(fault(key, &format!("{number} is outside 1..={most}"))),
+            Ok(number) if u64::from(number) <= most => Ok(Some(number)),
+            _ => Err(fault(key, &format!("{number} is above {most}"))),
         }
     }
 
@@ -547,7 +560,8 @@ impl Metadata {
             Some(Value::Array { count, sum }) => {
                 u32::try_from(sum / (*count).max(1)).unwrap_or(u32::MAX).max(1)
             }
-            _ => self.number(&heads_key, 1 << 16)?.unwrap_or(1),
+            // Models that keep a state and no cache, such as Mamba and RWKV, have none.
+            _ => self.count(&heads_key, 1 << 16)?.unwrap_or(1),
         };
         // By layer where they differ; heads that share none are as many as there are.
         let kv_heads_key = key("attention.head_count_kv");
@@ -556,11 +570,12 @@ impl Metadata {
             Some(Value::Array { count, .. }) => {
                 return Err(fault(&kv_heads_key, &format!("{count} numbers for {layers} layers")));
             }
+            Some(_) if heads == 0 => 0,
             Some(_) => u64::from(self.required(&kv_heads_key, 1 << 16)?) * u64::from(layers),
             None => u64::from(heads) * u64::from(layers),
         };
         let head_size = |name: &str| -> Result<u32, ParseError> {
-            Ok(self.number(&key(name), 1 << 16)?.unwrap_or((embedding / heads).max(1)))
+            Ok(self.number(&key(name), 1 << 16)?.unwrap_or((embedding / heads.max(1)).max(1)))
         };
         let head_size = (head_size("attention.key_length")?, head_size("attention.value_length")?);
         let vocabulary = match self.values.get(TOKENS) {

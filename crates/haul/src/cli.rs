@@ -110,7 +110,7 @@ pub(crate) struct ComputeArgs {
     /// Threads that compute [default: all usable cores]
     #[arg(long, env = "HAUL_THREADS", value_name = "N", hide_env_values = true)]
     pub(crate) threads: Option<usize>,
-    /// Tokens in one batch [default: 512, and at least one sequence]
+    /// Tokens in one batch, and at least one sequence [default: what `haul tune` found for the model, else 512]
     #[arg(long, env = "HAUL_BATCH_TOKENS", value_name = "N", hide_env_values = true)]
     pub(crate) batch_tokens: Option<usize>,
 }
@@ -500,14 +500,15 @@ pub(crate) struct EngineArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// Threads that compute [default: all usable cores]
+    /// Threads that compute [default: what `haul tune` found for the model, else all usable cores]
     #[arg(long, env = "HAUL_THREADS", value_name = "N", hide_env_values = true)]
     pub(crate) threads: Option<usize>,
     /// Cells of the KV cache, in tokens, for all calls together [default: what a quarter of the free memory holds, and no
     /// more than the calls can use]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) ctx: Option<u32>,
-    /// Calls that are answered together, or with a server at once [default: 16, on a card 32]
+    /// Calls that are answered together, or with a server at once [default: what `haul tune` found for the model, else
+    /// 16, on a card 32]
     #[arg(long, value_name = "N")]
     pub(crate) parallel: Option<u32>,
     /// Type of the K cache: f16, bf16, f32, q8_0, q5_0, q5_1, q4_0, q4_1 or iq4_nl [default: f16]
@@ -840,6 +841,9 @@ pub(crate) struct CompareArgs {
     /// Measured runs of each speed
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) repetitions: u32,
+    /// Write what was done, where and how fast, as JSON, here too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) llm: LlmArgs,
 }
@@ -872,6 +876,9 @@ pub(crate) struct TuneArgs {
     /// Measured runs of each speed
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) repetitions: u32,
+    /// Write what was done, where and how fast, as JSON, here too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) dtype: DtypeArg,
     #[command(flatten)]

@@ -30,6 +30,8 @@ use haul_encoder::embedder::{Embedder, LoadError, LoadOptions};
 use haul_encoder::model::Head;
 use haul_encoder::model_dir::ModelDir;
 use haul_jobs::models::{ModelRecord, Models};
+use haul_jobs::tune::encoder::profile_for;
+use haul_jobs::tune::profile::device_key;
 use haul_machine::cpu::Cpu;
 use haul_machine::dtype::{self, Dtype, DtypeRequest};
 use haul_machine::roof;
@@ -38,10 +40,11 @@ use haul_store::library::LibrarySettings;
 
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::settings::Settings;
+use crate::settings::{BatchBy, Compute, Settings};
 
 /// The machine, and the device that this run will use on it.
 pub(crate) struct Machine {
+    pub(crate) request: DeviceRequest,
     pub(crate) cpu: Cpu,
     pub(crate) verdict: Verdict,
 }
@@ -61,7 +64,7 @@ impl Machine {
         if settings.is_isa_forced() {
             output.note(&format!("instruction set: {}, because HAUL_ISA says so", cpu.isa.name()));
         }
-        Ok(Self { cpu, verdict })
+        Ok(Self { request, cpu, verdict })
     }
 
     /// Loads a model's weights onto the device.
@@ -73,6 +76,28 @@ impl Machine {
         threads: NonZeroUsize,
     ) -> Result<Embedder, LoadError> {
         Embedder::load_with(model, &CpuDevice::new(self.cpu.isa, dtype, threads), options)
+    }
+
+    /// The batch tokens that `haul tune` found for a model in a dtype on this device, unless the user says how many. They
+    /// change how fast vectors are computed, and no bit of them.
+    pub(crate) fn tuned(
+        &self,
+        compute: Compute,
+        model_sha256: &str,
+        dtype: Dtype,
+        settings: &Settings,
+        output: &Output,
+    ) -> Compute {
+        if compute.batch_by == BatchBy::User {
+            return compute;
+        }
+        let device = device_key(self.request, &self.cpu.name);
+        let Some(tuned) = profile_for(&settings.profiles(), model_sha256, &device, dtype) else {
+            return compute;
+        };
+        let batch_tokens = tuned.batch_tokens;
+        output.note(&format!("batch tokens: {batch_tokens}, by `haul tune`; --batch-tokens takes others"));
+        Compute { batch_tokens, batch_by: BatchBy::Tune, ..compute }
     }
 
     /// The dtype asked for. `auto` goes by the roofs of this machine and prints its one line.

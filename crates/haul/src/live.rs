@@ -33,7 +33,29 @@ pub(crate) fn watch<T, E>(
     stop: &Stop,
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<Watched<T>, E> {
-    let line = line(output);
+    reported(job, progress, file, (output, line(output)), stop, work)
+}
+
+/// Runs `work` while another thread writes how far it is; for work that says itself what it does, line by line.
+pub(crate) fn keep<T, E>(
+    job: &'static str,
+    progress: &Progress,
+    file: &Path,
+    output: &Output,
+    stop: &Stop,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    reported(job, progress, file, (output, no_line()), stop, work).map(|watched| watched.result)
+}
+
+fn reported<T, E>(
+    job: &'static str,
+    progress: &Progress,
+    file: &Path,
+    (output, line): (&Output, ProgressBar),
+    stop: &Stop,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<Watched<T>, E> {
     let (done, waiting) = closing_channel();
     let (result, reported) = thread::scope(|scope| {
         let bar = &line;
@@ -101,13 +123,17 @@ fn closing_channel() -> (std::sync::mpsc::SyncSender<()>, std::sync::mpsc::Recei
 
 fn line(output: &Output) -> ProgressBar {
     if !output.live() {
-        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        return no_line();
     }
     let line = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{wide_bar:.dim} {msg}") {
         line.set_style(style);
     }
     line
+}
+
+fn no_line() -> ProgressBar {
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
 }
 
 fn message(snapshot: &Snapshot) -> String {
@@ -119,7 +145,7 @@ fn message(snapshot: &Snapshot) -> String {
         (_, None) => "?".to_owned(),
     };
     format!(
-        "{}/{} files  {} tokens/s  {eta} left",
+        "{}/{} done  {} tokens/s  {eta} left",
         thousands(snapshot.items_done),
         thousands(snapshot.items_total),
         thousands(snapshot.tokens_per_s as u64),

@@ -9,7 +9,7 @@ use haul_machine::cpu::{self, Cpu, Isa};
 use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
 use haul_store::qdrant::Address;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, ReaderArgs, RunArgs, StoreArg};
 use crate::failure::Failure;
@@ -72,6 +72,19 @@ pub(crate) enum Place {
 pub(crate) struct Compute {
     pub(crate) threads: NonZeroUsize,
     pub(crate) batch_tokens: usize,
+    pub(crate) batch_by: BatchBy,
+}
+
+/// Who says how many tokens a batch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BatchBy {
+    /// A flag, the environment or `haul.toml`.
+    User,
+    /// `haul tune`, for this model and dtype on this device.
+    Tune,
+    /// Nobody.
+    Default,
 }
 
 impl Settings {
@@ -249,6 +262,11 @@ impl Settings {
         }
     }
 
+    /// Whether the user says how many threads compute, and what was tuned does not count.
+    pub(crate) fn names_threads(&self, flag: Option<usize>) -> bool {
+        flag.or(self.file.threads).is_some()
+    }
+
     /// Threads that compute.
     pub(crate) fn threads(&self, flag: Option<usize>, cpu: &Cpu) -> Result<NonZeroUsize, Failure> {
         let threads = flag.or(self.file.threads).unwrap_or(cpu.cores);
@@ -258,14 +276,16 @@ impl Settings {
     }
 
     pub(crate) fn compute(&self, args: &ComputeArgs, cpu: &Cpu) -> Result<Compute, Failure> {
-        let batch_tokens = args.batch_tokens.or(self.file.batch_tokens).unwrap_or(BATCH_TOKENS);
+        let asked = args.batch_tokens.or(self.file.batch_tokens);
+        let batch_tokens = asked.unwrap_or(BATCH_TOKENS);
+        let batch_by = if asked.is_some() { BatchBy::User } else { BatchBy::Default };
         let threads = self.threads(args.threads, cpu)?;
         if !(1..=BATCH_TOKENS_MAX).contains(&batch_tokens) {
             return Err(Failure::new(format!(
                 "--batch-tokens {batch_tokens} is outside 1..={BATCH_TOKENS_MAX}"
             )));
         }
-        Ok(Compute { threads, batch_tokens })
+        Ok(Compute { threads, batch_tokens, batch_by })
     }
 }
 

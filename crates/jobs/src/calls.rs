@@ -15,6 +15,8 @@ pub struct Asked {
     pub totals: Totals,
     /// Calls whose answers the journal had, or that are the same as another one of the run.
     pub journalled: u64,
+    /// Of which are the same as another one.
+    pub repeated: u64,
     /// Whether a stop was asked for before all had answers.
     pub interrupted: bool,
 }
@@ -81,6 +83,7 @@ pub fn answer(
     for (number, key) in keys.iter().enumerate() {
         if let Some(at) = known.get(key) {
             asked.journalled += 1;
+            asked.repeated += 1;
             open[*at].push(number);
             continue;
         }
@@ -180,7 +183,8 @@ mod tests {
         let run = answer("test", &mut third, &mut journal, &twice, &stop, |number, result| {
             seen.push((number, result.unwrap().text));
         });
-        assert_eq!(run.unwrap().journalled, 1);
+        let run = run.unwrap();
+        assert_eq!((run.journalled, run.repeated), (1, 1));
         assert_eq!(seen, [(0, "D".to_owned()), (1, "D".to_owned())]);
         // Another job, or another limit, is another question.
         assert_ne!(key("test", "m", &calls[0]).unwrap(), key("tests", "m", &calls[0]).unwrap());

@@ -3,6 +3,9 @@
 //!
 //! One file is loaded at a time, the base first. What the base says about the text is kept (the most likely tokens of
 //! each position), so that the others are compared without it.
+//!
+//! Answers to the task cases are in the journal, and a run that is started again does not ask for them again. Everything
+//! else is a measurement of this machine at this hour, and is made anew: speeds of two hours are not to be compared.
 
 pub mod bench_format;
 pub mod cases;
@@ -13,12 +16,15 @@ pub mod rule;
 use std::path::PathBuf;
 
 use haul_generate::call::Totals;
-use haul_generate::local::{Load, Loaded, Local, Score};
+use haul_generate::local::{Load, Loaded, Local, Score, Scored};
 use haul_generate::{GenerateError, Generator};
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::Stop;
 use serde::Serialize;
 
+use crate::calls::CallsError;
 use crate::proof::{self, Taken};
 use crate::speed::{self, Speed, Wanted};
 use crate::statistics::{Paired, Ratio};
@@ -72,6 +78,10 @@ pub struct Parts<'a> {
     pub cpu: &'a str,
     /// Hears what is being done.
     pub say: &'a dyn Fn(&str),
+    /// Where answers to task cases are kept.
+    pub journal: &'a mut Journal,
+    /// Counts files, and what their models compute.
+    pub progress: &'a Progress,
     /// Set when the run should end early.
     pub stop: &'a Stop,
 }
@@ -144,6 +154,9 @@ pub struct FileReport {
     /// Calls that were asked.
     #[serde(skip)]
     pub totals: Totals,
+    /// Calls whose answers the journal had.
+    #[serde(skip)]
+    pub journalled: u64,
 }
 
 /// A file against the base.
@@ -180,6 +193,9 @@ pub enum CompareError {
         /// Why.
         source: GenerateError,
     },
+    /// The journal.
+    #[error(transparent)]
+    Calls(CallsError),
     /// Too short to say anything.
     #[error("the text has {tokens} tokens; distributions are compared on at least 2")]
     TextTooShort {
@@ -195,9 +211,20 @@ impl CompareError {
         match self {
             Self::File { source, .. } => source.hint(),
             Self::TextTooShort { .. } => Some("give a text of a page or more with --text".to_owned()),
+            Self::Calls(error) => error.hint(),
             Self::Cases(_) => None,
         }
     }
+}
+
+/// A file's distributions beside the base's.
+enum Compared {
+    /// It is the base.
+    IsBase,
+    /// How far they are apart.
+    With(Option<Divergence>),
+    /// Why there is nothing to compare.
+    Not(String),
 }
 
 /// What the base leaves for the others.
@@ -212,16 +239,16 @@ struct Base {
 ///
 /// # Errors
 /// A file that cannot be loaded or asked, a text that is too short, cases that cannot be used.
-pub fn run(settings: &Settings, subjects: &[Subject], parts: &Parts<'_>) -> Result<Report, CompareError> {
+pub fn run(settings: &Settings, subjects: &[Subject], parts: &mut Parts<'_>) -> Result<Report, CompareError> {
     settings.cases.check()?;
+    parts.progress.expect(subjects.len() as u64, subjects.iter().map(|subject| subject.bytes).sum());
     let mut base = Base::default();
     let mut files: Vec<FileReport> = Vec::new();
     for (number, subject) in subjects.iter().enumerate() {
-        if parts.stop.requested() {
-            break;
-        }
-        let job = One { settings, parts, subject, is_base: number == 0 };
-        files.push(job.run(&mut base)?);
+        let mut job = One { settings, parts, subject, is_base: number == 0 };
+        let Some(file) = job.run(&mut base)? else { break };
+        files.push(file);
+        parts.progress.done(1, subject.bytes);
     }
     let against_base: Vec<Against> = match files.split_first() {
         Some((first, others)) => others.iter().map(|file| against(file, first)).collect(),
@@ -250,14 +277,14 @@ pub fn run(settings: &Settings, subjects: &[Subject], parts: &Parts<'_>) -> Resu
 }
 
 /// The work on one file.
-struct One<'a> {
+struct One<'a, 'b> {
     settings: &'a Settings,
-    parts: &'a Parts<'a>,
+    parts: &'a mut Parts<'b>,
     subject: &'a Subject,
     is_base: bool,
 }
 
-impl One<'_> {
+impl One<'_, '_> {
     fn failed(&self, source: GenerateError) -> CompareError {
         CompareError::File { name: self.subject.name.clone(), source }
     }
@@ -266,7 +293,11 @@ impl One<'_> {
         (self.parts.say)(&format!("{}: {what}", self.subject.name));
     }
 
-    fn run(&self, base: &mut Base) -> Result<FileReport, CompareError> {
+    /// `None` where a stop was asked for: half a file is nothing to compare.
+    fn run(&mut self, base: &mut Base) -> Result<Option<FileReport>, CompareError> {
+        if self.parts.stop.requested() {
+            return Ok(None);
+        }
         self.say("loading");
         let mut local = (self.parts.open)(self.subject).map_err(|error| self.failed(error))?;
         self.say("speed");
@@ -280,73 +311,90 @@ impl One<'_> {
         let speed = speed::measure(&mut local, wanted).map_err(|error| self.failed(error))?;
         let read_after = (self.parts.read_gb_per_s)();
         self.say("distributions on the text");
-        let (divergence, no_divergence) = match self.distributions(&mut local, base)? {
-            Ok(divergence) => (divergence, None),
-            Err(why) => (None, Some(why)),
-        };
-        let context_tokens = speed::usable_tokens(&local);
+        let Some(compared) = self.distributions(&mut local, base)? else { return Ok(None) };
         let mut report = self.facts(&local, speed, (read_before, read_after));
+        match compared {
+            Compared::IsBase => {}
+            Compared::With(divergence) => report.divergence = divergence,
+            Compared::Not(why) => report.no_divergence = Some(why),
+        }
+        Ok(if self.ask(local, base, &mut report)? { Some(report) } else { None })
+    }
+
+    /// Task cases and the long text; false where a stop was asked for.
+    fn ask(&mut self, local: Local, base: &mut Base, report: &mut FileReport) -> Result<bool, CompareError> {
+        let context_tokens = speed::usable_tokens(&local);
+        let place = place(self.settings.device, local.load());
         let mut generator = Generator::Local(Box::new(local));
         self.say("task cases");
-        let scored = cases::run(&self.settings.cases, &mut generator, context_tokens / ANSWER_SHARE)
-            .map_err(|error| self.failed(error))?;
-        if let Some((scores, totals)) = scored {
-            report.cases = Some(scores);
-            cases::add(&mut report.totals, totals);
-        }
+        let (progress, stop) = (self.parts.progress, self.parts.stop);
+        let journal = &mut *self.parts.journal;
+        let mut asking = cases::Asking { generator: &mut generator, journal, progress, stop };
+        let answer_tokens_max = context_tokens / ANSWER_SHARE;
+        let scored = cases::run(&self.settings.cases, &mut asking, &place, answer_tokens_max);
+        let Some((scores, asked)) = scored.map_err(|error| self.not_asked(error))? else { return Ok(false) };
+        report.cases = Some(scores);
+        report.totals.merge(&asked.totals);
+        report.journalled = asked.journalled;
         self.say("the text as a long document");
         let of_base = (!self.is_base).then_some(base.answers.as_slice());
         let system = &self.settings.cases.system;
-        let (document, answers) =
-            document::run(&self.settings.text, system, &mut generator, context_tokens, of_base)
-                .map_err(|error| self.failed(error))?;
-        cases::add(&mut report.totals, document.totals());
+        let mut parts = document::Parts { generator: &mut generator, progress, stop };
+        let corrected = document::run(&self.settings.text, system, &mut parts, context_tokens, of_base);
+        let Some((document, answers)) = corrected.map_err(|error| self.failed(error))? else {
+            return Ok(false);
+        };
+        report.totals.merge(&document.totals());
         report.document = document;
         if self.is_base {
             base.answers = answers;
         }
-        Ok(FileReport { divergence, no_divergence, ..report })
+        Ok(true)
     }
 
-    /// Of the base, what it says about the text; of another, how far that is from the base. The inner error is why
-    /// there is nothing to compare.
-    fn distributions(
-        &self,
-        local: &mut Local,
-        base: &mut Base,
-    ) -> Result<Result<Option<Divergence>, String>, CompareError> {
+    fn not_asked(&self, error: CallsError) -> CompareError {
+        match error {
+            CallsError::Generate(source) => self.failed(source),
+            other => CompareError::Calls(other),
+        }
+    }
+
+    /// Of the base, what it says about the text; of another, how far that is from the base. `None` where a stop was asked
+    /// for.
+    fn distributions(&self, local: &mut Local, base: &mut Base) -> Result<Option<Compared>, CompareError> {
         let tokenized = local.tokenize(&[&self.settings.text]).map_err(|error| self.failed(error))?;
         let ids = tokenized.into_iter().next().unwrap_or_default();
         if self.is_base {
-            *base = self.base(local, ids)?;
-            return Ok(Ok(None));
+            let Some(of_base) = self.base(local, ids)? else { return Ok(None) };
+            *base = of_base;
+            return Ok(Some(Compared::IsBase));
         }
         if ids != base.ids {
             let at = ids.iter().zip(&base.ids).take_while(|(this, base)| this == base).count();
-            return Ok(Err(format!(
+            return Ok(Some(Compared::Not(format!(
                 "its tokenizer is another one: {} tokens of the text, and the base has {}; they part at token {at}",
                 ids.len(),
                 base.ids.len()
-            )));
+            ))));
         }
         let room = speed::usable_tokens(local) as usize;
         if let Some(window) = base.windows.iter().find(|window| window.ids.len() > room) {
-            return Ok(Err(format!(
+            return Ok(Some(Compared::Not(format!(
                 "its context of {room} tokens is smaller than a window of {}",
                 window.ids.len()
-            )));
+            ))));
         }
         let mut divergences = Divergences::default();
         for window in &base.windows {
             let wanted = window.top.iter().map(|top| top.iter().map(|(id, _)| *id).collect()).collect();
             let score = Score { ids: window.ids.clone(), top_k: 1, wanted };
-            let scored = local.score(score).map_err(|error| self.failed(error))?;
+            let Some(scored) = self.score(local, score)? else { return Ok(None) };
             divergences.add(window, &scored);
         }
-        Ok(Ok(divergences.finish()))
+        Ok(Some(Compared::With(divergences.finish())))
     }
 
-    fn base(&self, local: &mut Local, ids: Vec<i32>) -> Result<Base, CompareError> {
+    fn base(&self, local: &mut Local, ids: Vec<i32>) -> Result<Option<Base>, CompareError> {
         let (before, text) = match ids.split_first() {
             Some((first, rest)) if local.loaded().adds_bos => (Some(*first), rest),
             _ => (None, ids.as_slice()),
@@ -359,10 +407,21 @@ impl One<'_> {
         }
         for window in &mut windows {
             let score = Score { ids: window.ids.clone(), top_k: TOP_K, wanted: vec![] };
-            let scored = local.score(score).map_err(|error| self.failed(error))?;
+            let Some(scored) = self.score(local, score)? else { return Ok(None) };
             (window.top, window.next) = (scored.top, scored.next);
         }
-        Ok(Base { ids, windows, answers: vec![] })
+        Ok(Some(Base { ids, windows, answers: vec![] }))
+    }
+
+    /// `None` where a stop was asked for.
+    fn score(&self, local: &mut Local, score: Score) -> Result<Option<Scored>, CompareError> {
+        if self.parts.stop.requested() {
+            return Ok(None);
+        }
+        let tokens = score.ids.len() as u64;
+        let scored = local.score(score).map_err(|error| self.failed(error))?;
+        self.parts.progress.computed(1, tokens);
+        Ok(Some(scored))
     }
 
     /// A report without what is asked of the model.
@@ -392,8 +451,24 @@ impl One<'_> {
             cpu_info: self.parts.cpu.to_owned(),
             backends: backends.join(","),
             totals: Totals::default(),
+            journalled: 0,
         }
     }
+}
+
+/// What answers depend on beside the file and the question: an answer from a card says nothing about the processor.
+fn place(device: DeviceRequest, load: &Load) -> String {
+    format!(
+        "{device} {:?}, {} threads, {} cells, batch {}/{}, {} sequences, kv {}/{}",
+        load.devices,
+        load.threads,
+        load.n_ctx,
+        load.n_batch,
+        load.n_ubatch,
+        load.n_seq_max,
+        load.type_k,
+        load.type_v
+    )
 }
 
 fn against(file: &FileReport, base: &FileReport) -> Against {
@@ -478,6 +553,7 @@ pub(crate) mod tests {
             cpu_info: "a processor".to_owned(),
             backends: "CPU".to_owned(),
             totals: Totals::default(),
+            journalled: 0,
         }
     }
 

@@ -65,6 +65,14 @@ pub fn measure(local: &mut Local, wanted: Wanted) -> Result<Speed, GenerateError
 }
 
 impl Speed {
+    /// Tokens of all measured runs.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        let (prefills, decodes) = (self.prefill_ns.len() as u64, self.decode_ns.len() as u64);
+        u64::from(self.prefill_tokens) * prefills
+            + u64::from(self.decode_tokens) * u64::from(self.sequences) * decodes
+    }
+
     /// From times.
     #[must_use]
     pub fn of(

@@ -1,27 +1,35 @@
 //! `tune`: the settings with which a model is fastest on this machine, found by measuring, one worker process for each.
 //!
-//! One setting is varied at a time, from the best so far. What cannot work is named before anything is measured. The
-//! first row, the control, is measured again at the end: how far its two times are apart is how much the machine changed
-//! meanwhile, and no difference smaller than that is one.
+//! Settings are judged by what many calls need: the seconds of this machine that each of them takes, its prompt read
+//! alone and its answer written beside as many others as there are sequences. How long a single call waits for its
+//! answer is not what is judged.
+//!
+//! One setting is varied at a time, from the best so far, which is measured again beside what may replace it: a row from a
+//! quiet moment says nothing against rows from a busy one. What seems better is measured a second time, in turn with what
+//! it would replace. What all this found is measured once more in turns with the defaults, and kept only where it is no
+//! slower ([`settle`]). What cannot work is named before anything is measured.
 
 pub mod axes;
 pub mod encoder;
 pub mod impossible;
 pub mod profile;
+pub mod settle;
 
 use std::time::{Duration, Instant};
 
 use haul_generate::GenerateError;
 use haul_generate::local::Local;
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
+use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::Stop;
 use serde::Serialize;
 
 use crate::proof;
 use crate::speed::{self, Speed, Wanted};
-use axes::{Axis, knee};
+use axes::{Axis, Cost, knee};
 use impossible::Shape;
 pub use profile::{Profile, ProfileError, TunedLoad, profile_for};
+use settle::{Settled, TURNS, Turn, settle};
 
 /// The call by which settings are judged: tokens of its prompt, and of its answer.
 pub const CALL_TOKENS: (u32, u32) = (512, 128);
@@ -29,8 +37,16 @@ pub const CALL_TOKENS: (u32, u32) = (512, 128);
 const PREFILL_TOKENS: u32 = 512;
 /// Tokens that each sequence decodes in a measurement.
 const DECODE_TOKENS: u32 = 32;
-/// Rows at most, the control's two among them.
+/// Rows at most, those of the control among them.
 pub const ROWS_MAX: usize = 64;
+/// Rows of a setting that seems better, and of what it would replace.
+const DUEL_ROWS: usize = 2;
+/// Values of one setting that are measured a second time: after a lucky row there is the one that it stood before.
+const DUELS_MAX: usize = 2;
+/// What the rows of the control are called.
+const CONTROL: &str = "control";
+/// What the rows at the end are called, of what was found.
+const FOUND: &str = "best";
 /// A KV type with which the model runs at less than this share of the control is computed somewhere else.
 const FALLBACK_SHARE: f64 = 0.5;
 /// A control that changed by more says that the machine had other work.
@@ -46,7 +62,7 @@ pub const COMPILED_IN: &[(&str, &str)] = &[
     (
         "GGML_CUDA_FORCE_CUBLAS",
         "chosen when the backend is compiled; as an environment variable it does nothing. To compare, build a second \
-         backend with it and name its folder",
+         backend with it, put it into the folder backends of a HAUL_HOME of its own, and tune with each",
     ),
 ];
 
@@ -55,8 +71,8 @@ pub const COMPILED_IN: &[(&str, &str)] = &[
 pub struct Settings {
     /// What the model is opened with by default: the control.
     pub control: TunedLoad,
-    /// Threads that this machine has.
-    pub cores: u32,
+    /// Threads at most.
+    pub threads_max: u32,
     /// No row is begun that would end after this.
     pub budget: Duration,
     /// Measured runs of each probe.
@@ -77,6 +93,8 @@ pub struct Parts<'a> {
     pub read_gb_per_s: f64,
     /// Hears what is being measured.
     pub say: &'a dyn Fn(&str),
+    /// Counts rows.
+    pub progress: &'a Progress,
     /// Set when the run should end early.
     pub stop: &'a Stop,
 }
@@ -96,12 +114,15 @@ pub struct Report {
     pub drift: Option<f64>,
     /// Whether the drift is so large that small differences say nothing.
     pub is_noisy: bool,
-    /// The best settings that change no answer's arithmetic but its order of sums.
+    /// The settings that are kept: the best that were found and that change no answer's arithmetic but its order of sums,
+    /// or the control.
     pub best: TunedLoad,
-    /// Seconds of a call with them, by their own row.
+    /// Seconds of a call with them, by the fastest of their rows at the end.
     pub best_seconds: f64,
-    /// How many times faster than the control at the start.
+    /// How many times as fast as the control, measured in turns with it at the end. It is 1 or more.
     pub gain: f64,
+    /// What the sweep found and is not kept, because it was slower than the control at the end.
+    pub withdrawn: Option<Withdrawn>,
     /// What people set and does nothing.
     pub compiled_in: &'static [(&'static str, &'static str)],
     /// Where the control ran.
@@ -130,7 +151,7 @@ pub struct Row {
 pub struct Measured {
     /// Prefill and decode.
     pub speed: Speed,
-    /// Seconds of one call's share of the machine: what settings are judged by.
+    /// Seconds of this machine for one of many calls: what settings are judged by.
     pub call_seconds: f64,
     /// Milliseconds that loading took.
     pub load_ms: u64,
@@ -151,6 +172,15 @@ pub struct Refused {
     pub load: TunedLoad,
     /// Why not.
     pub why: String,
+}
+
+/// What a sweep found and the measurement at the end did not bear out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Withdrawn {
+    /// The settings.
+    pub load: TunedLoad,
+    /// How many times as fast as the control, and so below 1; `None` where one of the two could not be measured.
+    pub gain: Option<f64>,
 }
 
 /// Nothing can be tuned.
@@ -187,25 +217,56 @@ impl TuneError {
 /// # Errors
 /// The default settings do not work. Other settings that fail are rows with their error.
 pub fn run(settings: &Settings, parts: &Parts<'_>) -> Result<Report, TuneError> {
-    let mut sweep = Sweep {
-        settings,
-        parts,
-        begun: Instant::now(),
-        rows: vec![],
-        impossible: vec![],
-        not_measured: vec![],
+    let begun = Instant::now();
+    let source = Source {
+        measure: &|load| measure(settings, parts, load),
+        elapsed: &|| begun.elapsed(),
+        say: parts.say,
+        progress: parts.progress,
+        stop: parts.stop,
     };
+    sweep(settings, &source)
+}
+
+/// Where measurements come from: a worker process for each, or a script.
+struct Source<'a> {
+    measure: &'a dyn Fn(&TunedLoad) -> Result<Probed, GenerateError>,
+    /// Since the sweep began.
+    elapsed: &'a dyn Fn() -> Duration,
+    say: &'a dyn Fn(&str),
+    progress: &'a Progress,
+    stop: &'a Stop,
+}
+
+/// What a process with its settings told.
+struct Probed {
+    /// Cells of its cache.
+    n_ctx: u32,
+    /// Tokens that the model was trained on at once.
+    n_ctx_train: u32,
+    /// `None` where the context is too small to measure anything in.
+    measured: Option<Measured>,
+}
+
+fn sweep(settings: &Settings, source: &Source<'_>) -> Result<Report, TuneError> {
+    let mut sweep = Sweep { settings, source, rows: vec![], impossible: vec![], not_measured: vec![] };
     let (first, shape) = sweep.control()?;
-    let mut best = (settings.control.clone(), first);
+    let mut found = Best { load: settings.control.clone(), cost: first };
     for axis in Axis::ALL {
-        if parts.stop.requested() {
+        if source.stop.requested() {
             break;
         }
-        best = sweep.axis(axis, best, &shape);
+        found = sweep.axis(axis, found, &shape);
     }
-    let last = if parts.stop.requested() { None } else { sweep.control_again() };
-    let (load, seconds) = best;
-    let drift = last.map(|last| last / first - 1.0);
+    let end = sweep.end(&found);
+    let drift = end.control.map(|last| last / first.seconds() - 1.0);
+    let (best, best_seconds, gain, withdrawn) = match end.settled {
+        Settled::Found { gain } => (found.load, end.found.unwrap_or(found.cost.seconds()), gain, None),
+        Settled::Defaults { gain } => {
+            let withdrawn = (found.load != settings.control).then_some(Withdrawn { load: found.load, gain });
+            (settings.control.clone(), end.control.unwrap_or(first.seconds()), 1.0, withdrawn)
+        }
+    };
     Ok(Report {
         call_tokens: CALL_TOKENS,
         placement: sweep.rows[0].measured.as_ref().map(|measured| measured.placement.clone()),
@@ -214,140 +275,193 @@ pub fn run(settings: &Settings, parts: &Parts<'_>) -> Result<Report, TuneError> 
         not_measured: sweep.not_measured,
         drift,
         is_noisy: drift.is_none_or(|drift| drift.abs() > DRIFT_MAX),
-        best: load,
-        best_seconds: seconds,
-        gain: first / seconds,
+        best,
+        best_seconds,
+        gain,
+        withdrawn,
         compiled_in: COMPILED_IN,
-        interrupted: parts.stop.requested(),
+        interrupted: source.stop.requested(),
     })
+}
+
+/// The best so far.
+struct Best {
+    load: TunedLoad,
+    /// By its last row.
+    cost: Cost,
+}
+
+/// The measurement at the end.
+struct End {
+    settled: Settled,
+    /// The fastest seconds of the control.
+    control: Option<f64>,
+    /// And of what was found.
+    found: Option<f64>,
 }
 
 struct Sweep<'a> {
     settings: &'a Settings,
-    parts: &'a Parts<'a>,
-    begun: Instant,
+    source: &'a Source<'a>,
     rows: Vec<Row>,
     impossible: Vec<Refused>,
     not_measured: Vec<Refused>,
 }
 
 impl Sweep<'_> {
-    /// The default: its seconds, and what it tells of the model.
-    fn control(&mut self) -> Result<(f64, Shape), TuneError> {
+    /// The default: what it costs, and what it tells of the model.
+    fn control(&mut self) -> Result<(Cost, Shape), TuneError> {
         let control = &self.settings.control;
-        (self.parts.say)(&format!("control: {}", control.line()));
-        let mut local = (self.parts.open)(control).map_err(|source| TuneError::Control { source })?;
-        let measured = self.measure(&mut local, control).map_err(|source| TuneError::Control { source })?;
+        (self.source.say)(&format!("{CONTROL}: {}", control.line()));
+        self.source.progress.expect(1, 0);
+        let probed = (self.source.measure)(control).map_err(|source| TuneError::Control { source })?;
         let no_time = TuneError::NoTime { n_ctx: control.n_ctx };
-        let measured = measured.ok_or(no_time)?;
-        let cells = f64::from(local.loaded().n_ctx.max(1)) * impossible::bytes_of_pair(control);
+        let Some(measured) = probed.measured else { return Err(no_time) };
+        let Some(cost) = Cost::of(&measured.speed) else { return Err(no_time) };
+        let cells = f64::from(probed.n_ctx.max(1)) * impossible::bytes_of_pair(control);
         let shape = Shape {
-            n_ctx_train: local.loaded().n_ctx_train,
+            n_ctx_train: probed.n_ctx_train,
             head_sizes: self.settings.head_sizes,
             kv_bytes_per_cell: (measured.kv_bytes > 0).then(|| measured.kv_bytes as f64 / cells),
             room_bytes: self.settings.room_bytes,
         };
-        let seconds = measured.call_seconds;
-        self.keep("control", control.clone(), Ok(Some(measured)));
-        Ok((seconds, shape))
-    }
-
-    fn control_again(&mut self) -> Option<f64> {
-        let control = self.settings.control.clone();
-        self.row("control", &control)
+        self.keep(CONTROL, control.clone(), Ok(Some(measured)));
+        Ok((cost, shape))
     }
 
     /// Varies one setting from the best so far, and gives the new best.
-    fn axis(&mut self, axis: Axis, best: (TunedLoad, f64), shape: &Shape) -> (TunedLoad, f64) {
-        let mut wanted: Vec<TunedLoad> = Vec::new();
-        for load in axis.values(&best.0, self.settings.cores) {
-            match impossible::why(&load, shape) {
-                Some(why) => self.refuse(axis.name(), load, why),
-                None => wanted.push(load),
-            }
-        }
-        let mut results = vec![best.clone()];
-        for load in wanted.into_iter().filter(|load| *load != best.0) {
-            if self.parts.stop.requested() {
-                break;
-            }
-            if let Some(why) = self.out_of_time() {
-                self.not_measured.push(Refused { axis: axis.name(), load, why });
-                continue;
-            }
-            if let Some(seconds) = self.row(axis.name(), &load) {
-                results.push((load, seconds));
-            }
-        }
-        self.mark_fallbacks(axis, &best.0);
-        // What changes the numbers of the cache changes answers; that is a choice, and not this job's.
-        if axis == Axis::KvType {
+    fn axis(&mut self, axis: Axis, best: Best, shape: &Shape) -> Best {
+        let wanted = self.possible(axis, &best.load, shape);
+        if wanted.is_empty() {
             return best;
         }
-        let sized: Vec<(u64, f64)> =
-            results.iter().map(|(load, seconds)| (axis.size(load), *seconds)).collect();
-        results.swap_remove(knee(&sized))
+        let is_fresh = self.rows.last().is_some_and(|row| row.load == best.load);
+        let again = (!is_fresh).then(|| best.load.clone());
+        self.source.progress.expect(wanted.len() as u64 + u64::from(!is_fresh), 0);
+        let mut measured: Vec<(TunedLoad, Cost)> =
+            if is_fresh { vec![(best.load.clone(), best.cost)] } else { vec![] };
+        for load in again.into_iter().chain(wanted) {
+            if self.source.stop.requested() {
+                break;
+            }
+            match self.out_of_time(1) {
+                Some(_) if load == best.load => self.source.progress.skipped(1, 0),
+                Some(why) => {
+                    self.source.progress.skipped(1, 0);
+                    self.not_measured.push(Refused { axis: axis.name(), load, why });
+                }
+                None => measured.extend(self.row(axis.name(), &load).map(|cost| (load, cost))),
+            }
+        }
+        self.mark_fallbacks(axis, &best.load);
+        // Rows without the best so far beside them say nothing about it.
+        let is_beside = measured.first().is_some_and(|(load, _)| *load == best.load);
+        if !axis.is_taken() || !is_beside {
+            return best;
+        }
+        for _ in 0..DUELS_MAX {
+            let costs: Vec<Cost> = measured.iter().map(|(_, cost)| *cost).collect();
+            let sized: Vec<(u64, f64)> = measured
+                .iter()
+                .zip(axis.seconds(&costs))
+                .map(|((load, _), seconds)| (axis.size(load), seconds))
+                .collect();
+            let (seems_best, _) = measured.remove(knee(&sized));
+            if seems_best == best.load {
+                break;
+            }
+            if let Some(cost) = self.duel(axis, &best.load, &seems_best) {
+                return Best { load: seems_best, cost };
+            }
+        }
+        best
+    }
+
+    /// The values of a setting that can work, less the one that there is.
+    fn possible(&mut self, axis: Axis, from: &TunedLoad, shape: &Shape) -> Vec<TunedLoad> {
+        let mut possible = Vec::new();
+        for load in axis.values(from, self.settings.threads_max) {
+            match impossible::why(&load, shape) {
+                _ if load == *from => {}
+                Some(why) => self.refuse(axis.name(), load, why),
+                None => possible.push(load),
+            }
+        }
+        possible
+    }
+
+    /// Measures what seems better a second time, right after what it would replace; what it costs, if it is no slower.
+    fn duel(&mut self, axis: Axis, best: &TunedLoad, seems_better: &TunedLoad) -> Option<Cost> {
+        if self.source.stop.requested() {
+            return None;
+        }
+        if let Some(why) = self.out_of_time(DUEL_ROWS) {
+            let why = format!("{why}: it seemed better, and was not measured a second time");
+            self.not_measured.push(Refused { axis: axis.name(), load: seems_better.clone(), why });
+            return None;
+        }
+        self.source.progress.expect(DUEL_ROWS as u64, 0);
+        let before = self.row(axis.name(), best)?;
+        if self.source.stop.requested() {
+            return None;
+        }
+        let now = self.row(axis.name(), seems_better)?;
+        let seconds = axis.seconds(&[before, now]);
+        (seconds[1] <= seconds[0]).then_some(now)
+    }
+
+    /// Measures what was found in turns with the control; where that is the control itself, just how far it drifted.
+    fn end(&mut self, found: &Best) -> End {
+        let control = self.settings.control.clone();
+        let is_control = found.load == control;
+        let turns = if is_control { &[Turn::Defaults][..] } else { &TURNS };
+        self.source.progress.expect(turns.len() as u64, 0);
+        let (mut of_control, mut of_found) = (vec![], vec![]);
+        for turn in turns {
+            if self.source.stop.requested() {
+                break;
+            }
+            let seconds = match turn {
+                Turn::Defaults => self.row(CONTROL, &control).map(|cost| of_control.push(cost.seconds())),
+                Turn::Found => self.row(FOUND, &found.load).map(|cost| of_found.push(cost.seconds())),
+            };
+            if seconds.is_none() {
+                break;
+            }
+        }
+        let fastest = |seconds: &[f64]| seconds.iter().copied().min_by(f64::total_cmp);
+        let settled = if is_control { Settled::Found { gain: 1.0 } } else { settle(&of_control, &of_found) };
+        End { settled, control: fastest(&of_control), found: fastest(&of_found) }
     }
 
     fn refuse(&mut self, axis: &'static str, load: TunedLoad, why: String) {
         let refused = Refused { axis, load, why };
         if !self.impossible.contains(&refused) {
-            (self.parts.say)(&format!("{axis}: {} cannot work: {}", refused.load.line(), refused.why));
+            (self.source.say)(&format!("{axis}: {} cannot work: {}", refused.load.line(), refused.why));
             self.impossible.push(refused);
         }
     }
 
-    /// Time is kept for the control's second row: all rows are thought to take as long as the longest so far.
-    fn out_of_time(&self) -> Option<String> {
-        if self.rows.len() + 1 >= ROWS_MAX {
+    /// Whether there is no time for so many rows, and for those at the end. All rows are thought to take as long as those
+    /// so far took on average.
+    fn out_of_time(&self, rows: usize) -> Option<String> {
+        let wanted = rows + TURNS.len();
+        if self.rows.len() + wanted > ROWS_MAX {
             return Some(format!("{ROWS_MAX} rows are enough"));
         }
-        let spent = self.begun.elapsed();
-        let row = spent / u32::try_from(self.rows.len().max(1)).unwrap_or(u32::MAX);
-        let is_over = spent + 2 * row > self.settings.budget;
-        is_over.then(|| {
-            format!("{:.0} s of {:.0} s were spent", spent.as_secs_f64(), self.settings.budget.as_secs_f64())
-        })
+        let (spent, budget) = ((self.source.elapsed)().as_secs_f64(), self.settings.budget.as_secs_f64());
+        let row = spent / self.rows.len().max(1) as f64;
+        let is_over = spent + wanted as f64 * row > budget;
+        is_over.then(|| format!("{spent:.0} s of {budget:.0} s were spent"))
     }
 
-    /// Measures a configuration in a process of its own; its seconds, where it worked.
-    fn row(&mut self, axis: &'static str, load: &TunedLoad) -> Option<f64> {
-        (self.parts.say)(&format!("{axis}: {}", load.line()));
-        let measured = (self.parts.open)(load).and_then(|mut local| self.measure(&mut local, load));
-        let seconds = measured.as_ref().ok().and_then(Option::as_ref).map(|measured| measured.call_seconds);
+    /// Measures a configuration; what it costs, where it worked.
+    fn row(&mut self, axis: &'static str, load: &TunedLoad) -> Option<Cost> {
+        (self.source.say)(&format!("{axis}: {}", load.line()));
+        let measured = (self.source.measure)(load).map(|probed| probed.measured);
+        let cost = measured.as_ref().ok().and_then(Option::as_ref).and_then(|it| Cost::of(&it.speed));
         self.keep(axis, load.clone(), measured);
-        seconds
-    }
-
-    fn measure(&self, local: &mut Local, load: &TunedLoad) -> Result<Option<Measured>, GenerateError> {
-        let wanted = Wanted {
-            prefill_tokens: PREFILL_TOKENS,
-            decode_tokens: DECODE_TOKENS,
-            sequences: load.n_seq_max,
-            repetitions: self.settings.repetitions,
-        };
-        let speed = speed::measure(local, wanted)?;
-        let rate = speed.decode_tokens_per_s.as_ref().map(|rates| rates.mean);
-        // Sequences that decode together read the weights once for all of them.
-        let one = rate.map(|rate| rate / f64::from(speed.sequences));
-        let (hello, loaded) = (local.hello(), local.loaded());
-        let taken = proof::taken(hello, loaded);
-        let placement = proof::placement(
-            self.settings.device,
-            hello,
-            local.load(),
-            loaded,
-            one,
-            self.parts.read_gb_per_s,
-        );
-        Ok(call_seconds(&speed).map(|call_seconds| Measured {
-            call_seconds,
-            load_ms: loaded.load_ms + loaded.context_ms,
-            rss_bytes: taken.rss_bytes,
-            kv_bytes: taken.kv_bytes,
-            placement,
-            speed,
-        }))
+        cost
     }
 
     fn keep(
@@ -361,6 +475,9 @@ impl Sweep<'_> {
             Ok(None) => (None, Some("its context is too small to measure anything in".to_owned())),
             Err(error) => (None, Some(error.to_string())),
         };
+        let tokens = measured.as_ref().map_or(0, |measured| measured.speed.tokens());
+        self.source.progress.computed(0, tokens);
+        self.source.progress.done(1, 0);
         self.rows.push(Row { axis, load, measured, error, falls_back: None });
     }
 
@@ -379,11 +496,31 @@ impl Sweep<'_> {
     }
 }
 
-/// Seconds of a call's own tokens at these rates; rates of decode are of all sequences together.
-fn call_seconds(speed: &Speed) -> Option<f64> {
-    let prefill = speed.prefill_tokens_per_s.as_ref().filter(|rates| rates.mean > 0.0)?;
-    let decode = speed.decode_tokens_per_s.as_ref().filter(|rates| rates.mean > 0.0)?;
-    Some(f64::from(CALL_TOKENS.0) / prefill.mean + f64::from(CALL_TOKENS.1) / decode.mean)
+/// Measures settings in a process of their own.
+fn measure(settings: &Settings, parts: &Parts<'_>, load: &TunedLoad) -> Result<Probed, GenerateError> {
+    let mut local = (parts.open)(load)?;
+    let wanted = Wanted {
+        prefill_tokens: PREFILL_TOKENS,
+        decode_tokens: DECODE_TOKENS,
+        sequences: load.n_seq_max,
+        repetitions: settings.repetitions,
+    };
+    let speed = speed::measure(&mut local, wanted)?;
+    let rate = speed.decode_tokens_per_s.as_ref().map(|rates| rates.mean);
+    // Sequences that decode together read the weights once for all of them.
+    let one = rate.map(|rate| rate / f64::from(speed.sequences));
+    let (hello, loaded) = (local.hello(), local.loaded());
+    let taken = proof::taken(hello, loaded);
+    let placement = proof::placement(settings.device, hello, local.load(), loaded, one, parts.read_gb_per_s);
+    let measured = Cost::of(&speed).map(|cost| Measured {
+        call_seconds: cost.seconds(),
+        load_ms: loaded.load_ms + loaded.context_ms,
+        rss_bytes: taken.rss_bytes,
+        kv_bytes: taken.kv_bytes,
+        placement,
+        speed,
+    });
+    Ok(Probed { n_ctx: loaded.n_ctx, n_ctx_train: loaded.n_ctx_train, measured })
 }
 
 /// What an operation that left the device shows as: no log line, but a rate that collapses.
@@ -412,75 +549,4 @@ impl Report {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use haul_generate::local::FlashAttention;
-
-    use super::*;
-
-    pub(crate) fn control() -> TunedLoad {
-        TunedLoad {
-            n_ctx: 2048,
-            n_batch: 2048,
-            n_ubatch: 512,
-            n_seq_max: 1,
-            threads: 2,
-            type_k: "f16".to_owned(),
-            type_v: "f16".to_owned(),
-            flash_attention: FlashAttention::Auto,
-        }
-    }
-
-    fn speed(prefill_s: f64, decode_s: f64) -> Speed {
-        Speed::of(512, 32, 1, vec![(prefill_s * 1e9) as u64], vec![(decode_s * 1e9) as u64])
-    }
-
-    #[test]
-    fn a_call_is_its_prompt_and_its_answer() {
-        let seconds = call_seconds(&speed(1.0, 0.25)).unwrap();
-        assert!((seconds - 2.0).abs() < 1e-9, "{seconds}");
-        assert_eq!(call_seconds(&Speed::of(512, 0, 1, vec![1], vec![])), None);
-    }
-
-    /// 1,511 -> 197 tokens/s was what a mixed cache did to a card; the log said nothing.
-    #[test]
-    fn a_rate_that_collapses_is_named() {
-        let control = speed(0.34, 0.3);
-        assert_eq!(falls_back(&speed(0.6, 0.5), &control), None);
-        let found = falls_back(&speed(2.6, 0.5), &control).unwrap();
-        assert!(found.starts_with("prefill runs at 13 % of the control"), "{found}");
-        let found = falls_back(&speed(0.34, 3.0), &control).unwrap();
-        assert!(found.starts_with("decode runs at 10 % of the control"), "{found}");
-    }
-
-    #[test]
-    fn a_model_that_does_not_open_cannot_be_tuned_and_says_why() {
-        let stop = Stop::default();
-        let missing = || {
-            let patience = haul_generate::local::Patience::default();
-            Local::open(haul_generate::local::LocalSettings {
-                worker: "there/is/none".into(),
-                backends: vec![],
-                device: DeviceRequest::Cpu,
-                load: crate::proof::tests::load(&[]),
-                template: None,
-                identity: String::new(),
-                name: "a".to_owned(),
-                patience,
-            })
-        };
-        let open = |_: &TunedLoad| missing();
-        let parts = Parts { open: &open, read_gb_per_s: 50.0, say: &|_| {}, stop: &stop };
-        let settings = Settings {
-            control: control(),
-            cores: 2,
-            budget: Duration::from_secs(60),
-            repetitions: 1,
-            device: DeviceRequest::Cpu,
-            room_bytes: None,
-            head_sizes: None,
-        };
-        let error = run(&settings, &parts).unwrap_err();
-        assert!(error.to_string().contains("there/is/none: there is no haul-llama"), "{error}");
-        assert!(error.hint().is_some());
-    }
-}
+pub(crate) mod tests;

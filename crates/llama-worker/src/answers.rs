@@ -1,7 +1,8 @@
 //! Calls answered together.
 //!
 //! Sequence 0 is the trunk: the tokens that the calls of the present group begin with, computed once. Each call gets a
-//! sequence of its own that begins with the trunk's cells ([`Engine::share`]), reads the rest of its prompt, and writes.
+//! sequence of its own that begins with the trunk's cells ([`Engine::share`]), or with a copy of its state where a model
+//! keeps more than cells ([`Engine::snapshot`]), reads the rest of its prompt, and writes.
 //! Every step is one batch of everything that can go on: a token for each call that writes, then what is left of the
 //! trunk, then prompts. A call begins when the cells that it may need at most are free, so none ever runs out of them.
 
@@ -167,7 +168,11 @@ impl Desk {
         for (_, prompt) in calls {
             shared = shared.min(common(first, prompt)).min(prompt.len() - 1);
         }
-        first[..shared].to_vec()
+        // A copy needs room beside what it is a copy of.
+        let fits = |(call, prompt): &(frames::Call, Vec<Token>)| {
+            shared + cells_for(engine, prompt.len(), shared, call) <= engine.n_ctx() as usize
+        };
+        if calls.iter().all(fits) { first[..shared].to_vec() } else { vec![] }
     }
 
     /// One batch. Finished calls are handed to `say`.
@@ -214,11 +219,14 @@ impl Desk {
         loop {
             let Some(group) = self.groups.front_mut() else { return Ok(()) };
             if !group.is_planted {
-                group.is_planted = true;
                 let shared = group.shared.clone();
+                if !self.live.is_empty() && self.cells_planted(engine, &shared) > engine.n_ctx() as usize {
+                    return Ok(());
+                }
                 self.plant(engine, &shared);
             }
             let Some(group) = self.groups.front_mut() else { return Ok(()) };
+            group.is_planted = true;
             let shared = group.shared.len();
             if self.trunk.done < self.trunk.tokens.len() || self.live.len() >= engine.n_batch() {
                 return Ok(());
@@ -227,7 +235,7 @@ impl Desk {
                 self.groups.pop_front();
                 continue;
             };
-            let reserved = prompt.len() - shared + call.max_tokens as usize;
+            let reserved = cells_for(engine, prompt.len(), shared, call);
             if self.free.is_empty() {
                 return Ok(());
             }
@@ -252,10 +260,26 @@ impl Desk {
         self.trunk.tokens.len() + held + live
     }
 
+    /// Cells that are used when the trunk begins with `shared`: calls that read what it gives up keep that.
+    fn cells_planted(&self, engine: &Engine, shared: &[Token]) -> usize {
+        let (tokens, common) = (self.trunk.tokens.len(), common(&self.trunk.tokens, shared));
+        let (trunk, given_up) = match common == shared.len() && self.keeps(engine, common) {
+            true => (tokens, 0),
+            false if engine.recurrent => (shared.len(), 0),
+            false => (shared.len(), self.trunk.done.saturating_sub(common)),
+        };
+        self.cells_used() - tokens + trunk + given_up
+    }
+
+    /// Whether the trunk's first `common` tokens can stay where the next ones are others: a state goes back to nothing.
+    fn keeps(&self, engine: &Engine, common: usize) -> bool {
+        !engine.recurrent || common == self.trunk.tokens.len()
+    }
+
     /// Makes the trunk begin with `shared`. A longer trunk that begins with it stays, for groups to come.
     fn plant(&mut self, engine: &mut Engine, shared: &[Token]) {
         let common = common(&self.trunk.tokens, shared);
-        let keeps = if engine.recurrent { common == self.trunk.tokens.len() } else { true };
+        let keeps = self.keeps(engine, common);
         if common == shared.len() && keeps {
             return;
         }
@@ -275,7 +299,8 @@ impl Desk {
             engine.forget(TRUNK, 0);
             0
         };
-        if !self.live.is_empty() {
+        // Calls that began with a copy read nothing of it any more.
+        if !self.live.is_empty() && !engine.recurrent {
             let cells = self.trunk.done.saturating_sub(left);
             self.held.push(Held { cells, users: self.live.iter().map(|live| live.call.id).collect() });
         }
@@ -318,7 +343,7 @@ impl Desk {
             fed: shared,
             reused,
             consumed: 0,
-            reserved: prompt.len() - shared + call.max_tokens as usize,
+            reserved: cells_for(engine, prompt.len(), shared, &call),
             said: prompt.clone(),
             answer_tokens: 0,
             text: Vec::new(),
@@ -482,6 +507,13 @@ fn logprob(engine: &Engine, logits: &[f32], token: Token, alternatives: usize) -
 /// Sequences besides the trunk; one at least.
 fn sequences_of_calls(engine: &Engine) -> i32 {
     (engine.n_seq_max.cast_signed() - 1).max(1)
+}
+
+/// Cells that a call may need beside the trunk's. A model with a state begins with a copy of it, in which there may be
+/// cells: of what is copied nothing is shared.
+fn cells_for(engine: &Engine, prompt_tokens: usize, shared: usize, call: &frames::Call) -> usize {
+    let own = if engine.recurrent { prompt_tokens } else { prompt_tokens - shared };
+    own + call.max_tokens as usize
 }
 
 fn common(a: &[Token], b: &[Token]) -> usize {

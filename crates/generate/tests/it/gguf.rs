@@ -114,6 +114,23 @@ fn a_sound_file_is_read() {
     assert!(matches!(gguf.kv_bytes(10, "q3", "f16"), Err(GgufError::KvType { .. })));
 }
 
+/// Files of Mamba and RWKV say that they have no heads: they keep a state, and no cache.
+#[test]
+fn a_model_without_attention_has_no_cache() {
+    let bytes = Writer::new(1, 5)
+        .key("general.architecture", 8)
+        .text("mamba")
+        .number("mamba.block_count", 2)
+        .number("mamba.embedding_length", 64)
+        .number("mamba.attention.head_count", 0)
+        .number("mamba.context_length", 512)
+        .tensor("token_embd.weight", &[64, 4], 0, 0)
+        .data(1024);
+    let gguf = read(&bytes).unwrap();
+    assert_eq!(gguf.kv_width, (0, 0));
+    assert_eq!(gguf.kv_bytes(4096, "f16", "q8_0").unwrap(), 0);
+}
+
 #[test]
 fn every_cut_of_a_file_is_refused() {
     let whole = sound();

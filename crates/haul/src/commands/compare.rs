@@ -9,18 +9,21 @@ use haul_jobs::compare::cases::{Case, CaseSet};
 use haul_jobs::compare::{self, Parts, Report, Subject, bench_format};
 use haul_machine::clock;
 use haul_machine::verdict::{DeviceRequest, Placement};
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Calls, Items, Note, Receipt, RunState};
 use serde_json::{Value, json};
 
 use crate::cli::CompareArgs;
 use crate::commands::find;
-use crate::commands::gguf::{GgufFile, Measuring, Opener, read_gb_per_s};
+use crate::commands::gguf::{GgufFile, Measuring, Opener, nothing_measured, read_gb_per_s, write_receipt};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet;
 use crate::settings::Settings;
-use crate::{Exit, report, signals_unix};
+use crate::{Exit, live, report, signals_unix};
 
+const JOB: &str = "compare";
 /// Name and version of the report.
 const REPORT_SCHEMA: &str = "haul.compare/1";
 /// Cells of the context, without --ctx.
@@ -49,18 +52,24 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
         opener.open(&subject.name, &subject.identity, opener.load(&subject.path, n_ctx, SEQUENCES))
     };
     let cpu = settings.cpu();
-    let parts = Parts {
+    let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let progress = Progress::default();
+    let mut parts = Parts {
         open: &open,
         read_gb_per_s: &|| read_gb_per_s(settings),
         cpu: &cpu.name,
         say: &|line| output.note(line),
+        journal: &mut journal,
+        progress: &progress,
         stop: &stop,
     };
-    let found = compare::run(&job, &subjects, &parts)?;
+    let live = args.out.join("progress.json");
+    let found =
+        live::keep(JOB, &progress, &live, output, &stop, || compare::run(&job, &subjects, &mut parts))?;
     let made = clock::rfc3339_utc(started);
     let shown = shown(args, &job, n_ctx, opener.threads);
-    let receipt = receipt(&found, started, shown.clone());
-    write(args, &found, &made, &shown, receipt.as_ref())?;
+    let receipt = receipt(&found, started, shown.clone(), &subjects, job.device);
+    write(args, &found, &made, &shown, &receipt)?;
     say(&found, args, &shown, &made, output)?;
     Ok(exit(&found))
 }
@@ -162,23 +171,25 @@ fn write(
     found: &Report,
     made: &str,
     shown: &Value,
-    receipt: Option<&Receipt>,
+    receipt: &Receipt,
 ) -> Result<(), Failure> {
     sheet::write(&args.out, &document(found, shown, made)?, &report::compare::sheet(found, made))?;
     let rows = serde_json::to_string_pretty(&bench_format::json(&found.files))
         .map_err(|error| Failure::new(format!("cannot encode the speeds as JSON: {error}")))?;
     sheet::write_file(&args.out.join("llama-bench.json"), &rows)?;
     sheet::write_file(&args.out.join("llama-bench.md"), &bench_format::markdown(&found.files))?;
-    if let Some(receipt) = receipt {
-        receipt.write(&args.out.join("receipt.json"))?;
-    }
-    Ok(())
+    write_receipt(receipt, &args.out, args.receipt.as_deref())
 }
 
-/// None where nothing was finished.
-fn receipt(found: &Report, started: SystemTime, settings: Value) -> Option<Receipt> {
-    let base = found.files.first()?;
-    let mut device = base.placement.clone();
+fn receipt(
+    found: &Report,
+    started: SystemTime,
+    settings: Value,
+    subjects: &[Subject],
+    asked: DeviceRequest,
+) -> Receipt {
+    let of_base = found.files.first().map(|base| base.placement.clone());
+    let mut device = of_base.unwrap_or_else(|| nothing_measured(asked));
     let places = found.against_base.iter().filter_map(|against| {
         Some(Note { item: against.name.clone(), says: against.not_comparable.clone()? })
     });
@@ -189,31 +200,36 @@ fn receipt(found: &Report, started: SystemTime, settings: Value) -> Option<Recei
     notes.extend(found.files.iter().filter_map(|file| {
         Some(Note { item: file.subject.name.clone(), says: file.no_divergence.clone()? })
     }));
-    let totals = found.files.iter().map(|file| file.totals);
-    let calls = totals.fold(
-        Calls::default(),
-        |calls, Totals { calls: n, prefill_tokens, decode_tokens, reused_prefix_tokens, .. }| Calls {
-            n: calls.n + n,
-            prefill_tokens: calls.prefill_tokens + prefill_tokens,
-            decode_tokens: calls.decode_tokens + decode_tokens,
-            reused_prefix_tokens: calls.reused_prefix_tokens + reused_prefix_tokens,
-            ..calls
-        },
-    );
-    let ok = found.files.len() as u64;
+    let mut totals = Totals::default();
+    found.files.iter().for_each(|file| totals.merge(&file.totals));
+    let calls = Calls {
+        n: totals.calls,
+        prefill_tokens: totals.prefill_tokens,
+        decode_tokens: totals.decode_tokens,
+        reused_prefix_tokens: totals.reused_prefix_tokens,
+        journalled: found.files.iter().map(|file| file.journalled).sum(),
+        retries: totals.retries,
+        ..Calls::default()
+    };
+    let (total, ok) = (subjects.len() as u64, found.files.len() as u64);
+    let by_verdict = [("ok", ok), ("not_measured", total - ok)];
     let on_devices = |file: &compare::FileReport| {
         file.memory.devices.iter().map(|device| device.model_bytes + device.context_bytes).sum::<u64>()
     };
     let measuring = Measuring {
-        job: "compare",
+        job: JOB,
         started,
         settings,
         device,
         unit: "file",
         items: Items {
-            total: ok,
+            total,
             ok,
-            by_verdict: BTreeMap::from([("ok".to_owned(), ok)]),
+            by_verdict: by_verdict
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
             ..Items::default()
         },
         calls: Some(calls),
@@ -222,7 +238,7 @@ fn receipt(found: &Report, started: SystemTime, settings: Value) -> Option<Recei
         notes,
         state: if found.interrupted { RunState::Interrupted } else { RunState::Finished },
     };
-    Some(measuring.receipt())
+    measuring.receipt()
 }
 
 fn say(
@@ -236,7 +252,11 @@ fn say(
         return output.json_document(&document(found, shown, made)?);
     }
     let recommendation = &found.recommendation;
-    let mut text = format!("take {}: {}\n", recommendation.take, recommendation.why);
+    let mut text = if found.interrupted {
+        "stopped; the same command asks no case again that was answered\n".to_owned()
+    } else {
+        format!("take {}: {}\n", recommendation.take, recommendation.why)
+    };
     for line in &recommendation.files {
         text += &format!("  {line}\n");
     }

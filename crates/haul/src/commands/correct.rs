@@ -64,6 +64,8 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
     };
     if outcome.asked.interrupted {
         output.note("stopped; the same command goes on from here");
+        let run = calls::Run { seconds: clock.elapsed().as_secs_f64(), ..run };
+        write_receipt(args, &run.receipt(&opened, items(&outcome), failures(&outcome)))?;
         return Ok(Exit::Interrupted);
     }
     let written = write(&manuscript, &mut outcome, &target)?;
@@ -163,12 +165,13 @@ fn name(passage: &Corrected) -> &'static str {
     }
 }
 
-/// A passage that keeps words because the answer was not to be believed is not ok: somebody has to look at it.
+/// A passage that keeps words because the answer was not to be believed is not ok: somebody has to look at it. Nor is one
+/// that a stop came before.
 fn items(outcome: &Outcome) -> Items {
     let mut items = Items { total: outcome.passages.len() as u64, ..Items::default() };
     for passage in &outcome.passages {
         *items.by_verdict.entry(name(passage).to_owned()).or_default() += 1;
-        items.ok += u64::from(kept(passage).is_empty());
+        items.ok += u64::from(kept(passage).is_empty() && passage.status != Status::NotAsked);
     }
     items
 }
@@ -196,11 +199,12 @@ fn write_reports(args: &CorrectArgs, outcome: &Outcome, receipt: &Receipt) -> Re
         .map_err(|error| Failure::new(format!("cannot encode the changes as JSON: {error}")))?;
     written("diff.json", &document)?;
     written("diff.html", report::correction::page(&args.file, outcome, receipt).as_bytes())?;
+    write_receipt(args, receipt)
+}
+
+fn write_receipt(args: &CorrectArgs, receipt: &Receipt) -> Result<(), Failure> {
     receipt.write(&args.out.join("receipt.json"))?;
-    if let Some(path) = &args.receipt {
-        receipt.write(path)?;
-    }
-    Ok(())
+    args.receipt.as_ref().map_or(Ok(()), |path| Ok(receipt.write(path)?))
 }
 
 fn differences(outcome: &Outcome) -> Value {

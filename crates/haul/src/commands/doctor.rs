@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DoctorArgs, settings: &Settings, output: &Output) -> Re
     let request = settings.device(&args.engine.device)?;
     let cpu = settings.cpu();
     let verdict = haul_machine::verdict::resolve(request, &cpu)?;
-    let machine = Machine { cpu, verdict };
+    let machine = Machine { request, cpu, verdict };
     let memory = memory::probe()?;
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     if output.json() {
@@ -66,6 +66,8 @@ pub(crate) struct Diagnosis {
     pub(crate) cpu_tokens_per_s: Option<f64>,
     pub(crate) device: Verdict,
     pub(crate) is_as_asked: bool,
+    /// Cards that the NVIDIA driver knows, whether or not the engine can use them.
+    pub(crate) cards: Vec<nvidia::Card>,
     /// What follows from it, in words.
     pub(crate) findings: Vec<String>,
 }
@@ -124,9 +126,10 @@ fn diagnose(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<D
         cpu_tokens_per_s: on_cpu,
         is_as_asked: proof::is_as_asked(request, &verdict),
         device: verdict,
+        cards: nvidia::cards(),
         findings: vec![],
     };
-    diagnosis.findings = findings(&diagnosis, request, &nvidia::cards());
+    diagnosis.findings = findings(&diagnosis, request, &nvidia::in_the_machine());
     Ok(diagnosis)
 }
 
@@ -138,7 +141,7 @@ fn measure(local: &mut Local) -> Result<Speed, Failure> {
 }
 
 /// What a user has to know, each with its cause: empty when all is as it should be.
-fn findings(diagnosis: &Diagnosis, request: DeviceRequest, cards: &[nvidia::Card]) -> Vec<String> {
+fn findings(diagnosis: &Diagnosis, request: DeviceRequest, on_the_bus: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let hello = &diagnosis.engine;
     let has_gpu = hello.devices.iter().any(|d| matches!(d.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu));
@@ -148,11 +151,16 @@ fn findings(diagnosis: &Diagnosis, request: DeviceRequest, cards: &[nvidia::Card
         }
     }
     // Who asked for the processor has a reason.
-    if let (Some(card), false, true) = (cards.first(), has_gpu, request != DeviceRequest::Cpu) {
-        found.push(format!(
+    let is_unused = !has_gpu && request != DeviceRequest::Cpu;
+    match (diagnosis.cards.first(), on_the_bus.first()) {
+        (Some(card), _) if is_unused => found.push(format!(
             "the NVIDIA driver ({}) sees {}, and the engine has no backend for it: `./dev backend cuda` builds one",
             card.driver, card.name
-        ));
+        )),
+        (None, Some(address)) if is_unused => found.push(format!(
+            "a card of NVIDIA's is in the machine ({address}), and no driver of NVIDIA's is loaded for it"
+        )),
+        _ => {}
     }
     if !diagnosis.is_as_asked {
         found

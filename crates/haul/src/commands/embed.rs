@@ -41,11 +41,13 @@ pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Res
             Failure::new("no model is named").hint("give --model NAME; `haul model list` shows what is here")
         );
     };
-    let (model, _) = Models::open(&settings.models()).find(&name)?;
-    let job = job(args, &model, compute)?;
+    let (model, record) = Models::open(&settings.models()).find(&name)?;
+    let max_tokens = max_tokens(args, &model)?;
     let options = load_options(args, &model)?;
     let asked = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
     let dtype = machine.dtype(asked, settings, output)?;
+    let compute = machine.tuned(compute, &record.sha256, dtype, settings, output);
+    let job = job(args, &model, max_tokens, compute);
     let stop = signals_unix::stop_on_signals()?;
     let embedder = machine.load(&model, &options, dtype, compute.threads)?;
     let input = BufReader::new(Stdin::start(stop.clone()));
@@ -66,6 +68,7 @@ pub(crate) fn run(args: &EmbedArgs, settings: &Settings, output: &Output) -> Res
         output.json_document(&json!({
             "texts": outcome.texts, "dim": embedder.dim(), "dtype": dtype.name(), "tokens": outcome.tokens, "seconds": seconds,
             "truncated": outcome.truncated, "device": machine.verdict,
+            "batch_tokens": compute.batch_tokens, "batch_tokens_by": compute.batch_by,
         }))?;
     }
     Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Ok })
@@ -99,7 +102,7 @@ fn load_options(args: &EmbedArgs, model: &ModelDir) -> Result<LoadOptions, Failu
     Ok(LoadOptions { heads, dim: Some(dim_of(args.dim, model)?) })
 }
 
-fn job(args: &EmbedArgs, model: &ModelDir, compute: Compute) -> Result<embed::Settings, Failure> {
+fn max_tokens(args: &EmbedArgs, model: &ModelDir) -> Result<usize, Failure> {
     let smallest = model.tokenizer.special_tokens() + 1;
     let max_tokens = args.max_tokens.unwrap_or(model.max_tokens);
     if !(smallest..=model.max_tokens).contains(&max_tokens) {
@@ -108,17 +111,21 @@ fn job(args: &EmbedArgs, model: &ModelDir, compute: Compute) -> Result<embed::Se
             model.max_tokens, model.name
         )));
     }
+    Ok(max_tokens)
+}
+
+fn job(args: &EmbedArgs, model: &ModelDir, max_tokens: usize, compute: Compute) -> embed::Settings {
     let prompt = match args.role {
         Some(RoleArg::Query) => model.prompts.query(),
         Some(RoleArg::Document) => model.prompts.document(),
         None => model.prompts.default_prompt(),
     };
-    Ok(embed::Settings {
+    embed::Settings {
         max_tokens,
         prompt: prompt.to_owned(),
         batch: BatchLimits { tokens: compute.batch_tokens, items: compute.batch_tokens },
         compute_threads: compute.threads.get(),
-    })
+    }
 }
 
 /// What is printed for one text.

@@ -9,8 +9,8 @@ use haul_generate::gguf::Gguf;
 use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
 use haul_generate::proof::{self, Observed, Speed};
 use haul_generate::remote::ServerAddress;
-use haul_jobs::tune;
 use haul_jobs::tune::profile::device_key;
+use haul_jobs::tune::{self, TunedLoad};
 use haul_machine::memory;
 use haul_machine::roof::Roofs;
 use haul_machine::verdict::{DeviceRequest, Verdict};
@@ -71,6 +71,9 @@ pub(crate) fn open(args: &EngineArgs, settings: &Settings, output: &Output) -> R
     }
     let request = settings.device(&args.device)?;
     let file = find(name, settings, output)?;
+    if tuned(&file, request, settings).is_some() {
+        output.note("settings by `haul tune`, where no flag says otherwise; the receipt has them");
+    }
     let local = Local::open(local_settings(&file, args, settings)?)?;
     let verdict = verdict(request, &local, None, None);
     if request == DeviceRequest::Auto {
@@ -198,12 +201,11 @@ fn load(
     settings: &Settings,
 ) -> Result<Load, Failure> {
     let cpu = settings.cpu();
-    let tuned = tune::profile_for(&settings.profiles(), &file.sha256, &device_key(device, &cpu.name));
+    let tuned = tuned(file, device, settings);
     let type_of = |flag: &Option<String>| flag.clone().unwrap_or_else(|| F16.to_owned());
     let (type_k, type_v) = (type_of(&args.cache_type_k), type_of(&args.cache_type_v));
-    let usual =
-        if matches!(device, DeviceRequest::Cpu | DeviceRequest::Auto) { PARALLEL_CPU } else { PARALLEL_GPU };
-    let parallel = parallel(args.parallel.or(tuned.as_ref().map(|tuned| tuned.n_seq_max)).unwrap_or(usual))?;
+    let usual = tuned.as_ref().map_or_else(|| usual_parallel(device), |tuned| tuned.n_seq_max);
+    let parallel = parallel(args.parallel.unwrap_or(usual))?;
     let available = memory::probe()?.available_bytes;
     let n_ctx = match args.ctx {
         Some(0) => return Err(Failure::new("--ctx 0: a cache has cells")),
@@ -211,9 +213,9 @@ fn load(
         None => cells(&file.gguf, parallel, &type_k, &type_v, available)?,
     };
     file.gguf.fits(available, n_ctx, &type_k, &type_v)?;
-    let threads = match (args.threads, &tuned) {
-        (None, Some(tuned)) => tuned.threads,
-        (flag, _) => u32::try_from(settings.threads(flag, &cpu)?.get()).unwrap_or(u32::MAX),
+    let threads = match &tuned {
+        Some(tuned) if !settings.names_threads(args.threads) => tuned.threads,
+        _ => u32::try_from(settings.threads(args.threads, &cpu)?.get()).unwrap_or(u32::MAX),
     };
     Ok(Load {
         model: file.path.clone(),
@@ -230,6 +232,16 @@ fn load(
         flash_attention: tuned.as_ref().map_or(FlashAttention::Auto, |tuned| tuned.flash_attention),
         mmap: true,
     })
+}
+
+/// What `haul tune` found for a file on a device, if it was tuned.
+fn tuned(file: &GgufFile, device: DeviceRequest, settings: &Settings) -> Option<TunedLoad> {
+    tune::profile_for(&settings.profiles(), &file.sha256, &device_key(device, &settings.cpu().name))
+}
+
+/// Calls that are answered together where nobody says how many.
+pub(crate) fn usual_parallel(device: DeviceRequest) -> u32 {
+    if matches!(device, DeviceRequest::Cpu | DeviceRequest::Auto) { PARALLEL_CPU } else { PARALLEL_GPU }
 }
 
 /// Calls that are answered together, within bounds.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use haul_generate::GenerateError;
 use haul_generate::gguf::Gguf;
 use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
-use haul_machine::verdict::{DeviceRequest, Verdict};
+use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
 use haul_machine::{clock, memory};
 use haul_pipeline::receipt::{
     CacheUse, Calls, Items, MemoryUse, Note, Rate, Receipt, RunState, SCHEMA, Truncated, Work,
@@ -103,6 +103,25 @@ impl GgufFile {
 /// Bytes per second of main memory now, in 10^9.
 pub(crate) fn read_gb_per_s(settings: &Settings) -> f64 {
     haul_machine::roof::measure_read_now(&settings.cpu())
+}
+
+/// The verdict of a run that measured nothing.
+pub(crate) fn nothing_measured(requested: DeviceRequest) -> Verdict {
+    Verdict {
+        requested: requested.to_string(),
+        used: String::new(),
+        name: String::new(),
+        isa: String::new(),
+        verdict: Placement::Unknown,
+        witnesses: vec![],
+        fallback_from: None,
+    }
+}
+
+/// Writes a receipt into the folder of a run, and where the user wants it too.
+pub(crate) fn write_receipt(receipt: &Receipt, out: &Path, too: Option<&Path>) -> Result<(), Failure> {
+    receipt.write(&out.join("receipt.json"))?;
+    too.map_or(Ok(()), |path| Ok(receipt.write(path)?))
 }
 
 /// What a receipt of a measuring job is made of.

@@ -90,6 +90,7 @@ fn run_into(
     let address = collection.as_ref().map(|collection| collection.address().clone());
     let opened = open(args, settings, (&store, collection), &machine, output)?;
     let Opened { mut library, publisher, model, record, dtype } = opened;
+    let compute = machine.tuned(compute, &record.sha256, dtype, settings, output);
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     let run_folder = run_folder(&store)?;
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
@@ -591,6 +592,7 @@ impl Run<'_> {
             "selection": select::shown(&self.args.select),
             "threads": self.compute.threads,
             "batch_tokens": self.compute.batch_tokens,
+            "batch_tokens_by": self.compute.batch_by,
             "memory_bytes": self.memory_bytes,
             "limits": Limits::DEFAULT,
             "pdf_reader": self.readers.as_ref().map(Readers::pdf_identity),

@@ -13,19 +13,22 @@ use haul_machine::dtype::{Dtype, DtypeRequest};
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
 use haul_machine::{clock, memory};
 use haul_pipeline::batch::BatchLimits;
+use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as NotOk, Items, Note, Receipt, RunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{ComputeArgs, TuneArgs};
-use crate::commands::gguf::{GgufFile, Measuring, Opener, read_gb_per_s};
+use crate::commands::generator::usual_parallel;
+use crate::commands::gguf::{GgufFile, Measuring, Opener, nothing_measured, read_gb_per_s, write_receipt};
 use crate::commands::{Machine, find};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet::{self, Sheet};
 use crate::settings::Settings;
-use crate::{Exit, report, signals_unix};
+use crate::{Exit, live, report, signals_unix};
 
+const JOB: &str = "tune";
 /// Name and version of the report.
 const REPORT_SCHEMA: &str = "haul.tune/1";
 /// Cells of the context, without --ctx.
@@ -44,11 +47,12 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
     let file = GgufFile::read(&find::path(&args.model, settings, output)?, settings)?;
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let stop = signals_unix::stop_on_signals()?;
-    let load = opener.load(&file.path, args.llm.ctx.unwrap_or(CONTEXT_TOKENS), 1);
-    let cpu = settings.cpu();
+    // The control is what `generate` and `correct` do without a profile.
+    let n_ctx = args.llm.ctx.unwrap_or(CONTEXT_TOKENS);
+    let load = opener.load(&file.path, n_ctx, usual_parallel(opener.device));
     let job = tune::Settings {
         control: TunedLoad::of(&load),
-        cores: u32::try_from(cpu.cores).unwrap_or(u32::MAX),
+        threads_max: opener.threads,
         budget: args.budget,
         repetitions: args.repetitions,
         device: opener.device,
@@ -61,21 +65,33 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
         tuned.apply(&mut load);
         opener.open(&name, &file.sha256, load)
     };
+    let progress = Progress::default();
     let parts = Parts {
         open: &open,
         read_gb_per_s: read_gb_per_s(settings),
         say: &|line| output.note(line),
+        progress: &progress,
         stop: &stop,
     };
-    let found = tune::run(&job, &parts)?;
+    let live = args.out.join("progress.json");
+    let found = live::keep(JOB, &progress, &live, output, &stop, || tune::run(&job, &parts))?;
     let kept = if found.interrupted { None } else { Some(keep(&found, &file, &opener, settings)?) };
     let made = clock::rfc3339_utc(started);
     let page = report::tune::sheet(&found, &name, kept.as_deref(), &made);
     let shown = json!({ "model": args.model, "sha256": file.sha256, "budget_s": args.budget.as_secs_f64(),
                         "repetitions": args.repetitions, "device": opener.device.to_string(), "control": job.control });
     let document = document(&found, &shown, &made, kept.as_deref())?;
-    write(&args.out, &document, &page, &receipt(&found, started, shown))?;
-    let line = format!("{:.2}x the default with {}", found.gain, found.best.line());
+    write(args, &document, &page, &receipt(&found, started, shown, opener.device))?;
+    let line = match &found.withdrawn {
+        None => format!("{:.2}x the default with {}", found.gain, found.best.line()),
+        Some(_) if found.interrupted => "stopped; nothing is kept".to_owned(),
+        Some(withdrawn) => format!(
+            "the defaults are kept: {}\n{} {}",
+            found.best.line(),
+            withdrawn.load.line(),
+            report::tune::beside_the_defaults(withdrawn.gain)
+        ),
+    };
     say(&line, &args.out, &document, output)?;
     Ok(exit(&found, opener.device))
 }
@@ -118,7 +134,10 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
         compute_threads: compute.threads.get(),
     };
     let job = encoder::Settings { streaming, budget: args.budget };
-    let found = encoder::run(&job, &encoder::Parts { model: &model, embedder: &loaded, stop: &stop })?;
+    let progress = Progress::default();
+    let parts = encoder::Parts { model: &model, embedder: &loaded, progress: &progress, stop: &stop };
+    let live = args.out.join("progress.json");
+    let found = live::keep(JOB, &progress, &live, output, &stop, || encoder::run(&job, &parts))?;
     let kept = if stop.requested() {
         None
     } else {
@@ -138,8 +157,17 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
     let rows = found.rows.len() as u64;
     let state = if stop.requested() { RunState::Interrupted } else { RunState::Finished };
     let receipt = measuring(started, shown, machine.verdict, (rows, vec![]), vec![], state).receipt();
-    write(&args.out, &document, &page, &receipt)?;
-    let line = format!("{:.2}x the default with {} tokens in a batch", found.gain, found.best.batch_tokens);
+    write(args, &document, &page, &receipt)?;
+    let line = match &found.withdrawn {
+        None => format!("{:.2}x the default with {} tokens in a batch", found.gain, found.best.batch_tokens),
+        Some(_) if stop.requested() => "stopped; nothing is kept".to_owned(),
+        Some(withdrawn) => format!(
+            "the default is kept, {} tokens in a batch\n{} {}",
+            found.best.batch_tokens,
+            withdrawn.batch_tokens,
+            report::tune::beside_the_defaults(withdrawn.gain)
+        ),
+    };
     say(&line, &args.out, &document, output)?;
     Ok(if stop.requested() { Exit::Interrupted } else { Exit::Ok })
 }
@@ -165,12 +193,12 @@ fn document(
     Ok(document)
 }
 
-fn write(out: &Path, document: &Value, page: &Sheet, receipt: &Receipt) -> Result<(), Failure> {
-    sheet::write(out, document, page)?;
-    Ok(receipt.write(&out.join("receipt.json"))?)
+fn write(args: &TuneArgs, document: &Value, page: &Sheet, receipt: &Receipt) -> Result<(), Failure> {
+    sheet::write(&args.out, document, page)?;
+    write_receipt(receipt, &args.out, args.receipt.as_deref())
 }
 
-fn receipt(found: &Report, started: SystemTime, settings: Value) -> Receipt {
+fn receipt(found: &Report, started: SystemTime, settings: Value, asked: DeviceRequest) -> Receipt {
     let failures = found.rows.iter().filter_map(|row| {
         let why = row.error.clone()?;
         Some(NotOk { item: format!("{}: {}", row.axis, row.load.line()), verdict: "failed".to_owned(), why })
@@ -180,16 +208,7 @@ fn receipt(found: &Report, started: SystemTime, settings: Value) -> Receipt {
         Some(Note { item: format!("{}: {}", row.axis, row.load.line()), says: row.falls_back.clone()? })
     });
     let notes = notes.collect();
-    let unknown = || Verdict {
-        requested: String::new(),
-        used: String::new(),
-        name: String::new(),
-        isa: String::new(),
-        verdict: Placement::Unknown,
-        witnesses: vec![],
-        fallback_from: None,
-    };
-    let device = found.placement.clone().unwrap_or_else(unknown);
+    let device = found.placement.clone().unwrap_or_else(|| nothing_measured(asked));
     let state = if found.interrupted { RunState::Interrupted } else { RunState::Finished };
     let rows = found.rows.len() as u64;
     measuring(started, settings, device, (rows, failures), notes, state).receipt()
@@ -208,7 +227,7 @@ fn measuring(
     let by_verdict: BTreeMap<String, u64> =
         verdicts.iter().filter(|(_, n)| *n > 0).map(|(name, n)| ((*name).to_owned(), *n)).collect();
     Measuring {
-        job: "tune",
+        job: JOB,
         started,
         settings,
         device,

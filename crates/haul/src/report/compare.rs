@@ -194,14 +194,17 @@ fn cases(sheet: &mut Sheet, report: &Report) {
         rows[0].extend(["-".to_owned(), "-".to_owned(), "-".to_owned()]);
     }
     for (file, scores) in scored() {
-        let seconds = &scores.consistency.seconds;
+        let seconds = scores.consistency.seconds.as_ref();
         rows.push(vec![
             file.subject.name.clone(),
             format!("{}/{}", scores.passed.hits, scores.passed.of),
             share(&scores.passed, 0),
             paired(&file.subject.name).map_or_else(|| "-".to_owned(), difference),
             format!("{}/{}", scores.consistency.identical.hits, scores.consistency.identical.of),
-            format!("{:.2} ± {:.2} s", seconds.mean, seconds.sd),
+            seconds.map_or_else(
+                || "asked before".to_owned(),
+                |seconds| format!("{:.2} ± {:.2} s", seconds.mean, seconds.sd),
+            ),
         ]);
     }
     let names = ["file", "passed", "share (95 %)", "less the base", "same 3 times", "all cases"];

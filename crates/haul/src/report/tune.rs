@@ -8,6 +8,12 @@ use super::compare::verdict;
 use super::sheet::{Part, Sheet};
 use crate::summary::{bytes, thousands};
 
+/// How a best is found.
+const JUDGED: &str = "Each setting is judged by the fastest of its runs, beside the best so far measured again, and what \
+                      seems better is measured a second time right after what it would replace. Of values within 3 % of \
+                      the fastest the smallest is taken, and none that is slower than what it replaces. Types of the KV \
+                      cache change answers, and its size goes by the calls: both are measured, and neither is taken.";
+
 pub(crate) fn sheet(report: &Report, name: &str, profile: Option<&str>, made: &str) -> Sheet {
     let drift =
         report.drift.map_or_else(|| "not measured".to_owned(), |drift| format!("{:+.1} %", 100.0 * drift));
@@ -25,11 +31,14 @@ pub(crate) fn sheet(report: &Report, name: &str, profile: Option<&str>, made: &s
     let mut best = vec![
         Part::Text(report.best.line()),
         Part::Text(format!(
-            "A call of {prompt} tokens of prompt and {answer} of answer takes {:.3} s of this machine with them. Of \
-             values within 3 % of the best, the smallest is taken. Types of the KV cache change answers: they are \
-             measured, and never taken by themselves.",
+            "With them, one of many calls takes {:.3} s of this machine: {prompt} tokens of prompt, read by itself, and \
+             its part of the answers of {answer} tokens that all sequences write together. That is what is made small: \
+             the time for a batch of calls, as generate and correct ask them, and not the time until a single answer. \
+             Answers are measured from an empty cache; long prompts make them slower.",
             report.best_seconds
         )),
+        Part::Text(JUDGED.to_owned()),
+        Part::Text(at_the_end(report)),
     ];
     if report.is_noisy {
         best.push(Part::Text(
@@ -39,7 +48,7 @@ pub(crate) fn sheet(report: &Report, name: &str, profile: Option<&str>, made: &s
         ));
     }
     best.push(Part::Text(match profile {
-        Some(path) => format!("Kept in {path}; this model is opened with it from now on."),
+        Some(path) => format!("Kept in {path}; generate and correct open this model with it from now on."),
         None => "Not kept, because the run was stopped.".to_owned(),
     }));
     sheet.section("Best", best);
@@ -49,6 +58,34 @@ pub(crate) fn sheet(report: &Report, name: &str, profile: Option<&str>, made: &s
     let compiled = report.compiled_in.iter().map(|(name, why)| format!("{name}: {why}")).collect();
     sheet.section("What does nothing at run time", vec![Part::List(compiled)]);
     sheet
+}
+
+/// What the last measurement says, which alone decides what is kept.
+fn at_the_end(report: &Report) -> String {
+    match &report.withdrawn {
+        None if report.rows.first().is_some_and(|control| control.load == report.best) => {
+            "Nothing was faster than the defaults.".to_owned()
+        }
+        None => format!(
+            "Measured in turns with the defaults at the end, they are {:.2} times as fast.",
+            report.gain
+        ),
+        Some(withdrawn) => format!(
+            "These are the defaults. What the rows say is better, {}, {}.",
+            withdrawn.load.line(),
+            beside_the_defaults(withdrawn.gain)
+        ),
+    }
+}
+
+/// Why what seemed better is not kept.
+pub(crate) fn beside_the_defaults(gain: Option<f64>) -> String {
+    match gain {
+        Some(gain) => {
+            format!("was {gain:.2} times as fast as the defaults, measured in turns with them at the end")
+        }
+        None => "could not be measured beside the defaults at the end".to_owned(),
+    }
 }
 
 fn rows(sheet: &mut Sheet, report: &Report) {
@@ -114,13 +151,14 @@ pub(crate) fn encoder_sheet(report: &EncoderReport, name: &str, profile: Option<
         ]
     });
     let kept = match profile {
-        Some(path) => format!("Kept in {path}."),
+        Some(path) => format!("Kept in {path}; ingest and embed use it from now on."),
         None => "Not kept, because the run was stopped.".to_owned(),
     };
     let say = format!(
-        "{} texts of very different lengths; budgets take turns. Of those within 3 % of the best, the smallest is \
-         taken.{}",
+        "{} texts of very different lengths; budgets take turns, and are judged by their fastest pass. Of those within \
+         3 % of the fastest the smallest is taken, if it is no slower than the default. {}{}",
         thousands(report.texts),
+        encoder_at_the_end(report),
         if report.cut_short { " Ended before all passes were made." } else { "" }
     );
     sheet.section(
@@ -132,4 +170,20 @@ pub(crate) fn encoder_sheet(report: &EncoderReport, name: &str, profile: Option<
         ],
     );
     sheet
+}
+
+fn encoder_at_the_end(report: &EncoderReport) -> String {
+    match &report.withdrawn {
+        None if report.best.batch_tokens == report.control => {
+            "Nothing was faster than the default.".to_owned()
+        }
+        None => {
+            format!("Measured in turns with the default at the end, it is {:.2} times as fast.", report.gain)
+        }
+        Some(withdrawn) => format!(
+            "The default is kept: {} tokens {}.",
+            thousands(withdrawn.batch_tokens as u64),
+            beside_the_defaults(withdrawn.gain)
+        ),
+    }
 }

@@ -52,6 +52,14 @@ pub(crate) fn diagnosis(found: &Diagnosis) -> String {
         .map(|d| format!("{} ({}, {})", d.name, d.description, d.backend))
         .collect();
     line!(text, "devices     {}", wrapped(&devices.join("; "), INDENT).trim_start());
+    for card in &found.cards {
+        let slices = match card.slices {
+            0 => String::new(),
+            count => format!(", split into {count} slices (MIG), each with its part of memory and bandwidth"),
+        };
+        line!(text, "card        {}, driver {}{slices}", card.name, card.driver);
+    }
+    line!(text, "kernels     {}", wrapped(&found.engine.features, INDENT).trim_start());
     for backend in found.engine.backends.iter().filter(|backend| backend.refused.is_none()) {
         let name =
             backend.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
-use crate::fixtures::{Home, Needs, repository, text};
+use crate::fixtures::{Home, Live, Needs, repository, text};
+use crate::generate::{self, killed_when_kept};
 
 /// The tiny model's folder, where it and the worker are there.
 fn tiny_llm(test: &'static str) -> Option<PathBuf> {
@@ -62,8 +65,13 @@ fn home_of_its_own() -> Home {
     home
 }
 
+/// A file of a run's folder.
+fn left(home: &Home, folder: &str, name: &str) -> Value {
+    serde_json::from_slice(&fs::read(home.path(folder).join(name)).unwrap()).unwrap()
+}
+
 fn report(home: &Home, folder: &str) -> Value {
-    serde_json::from_slice(&fs::read(home.path(folder).join("report.json")).unwrap()).unwrap()
+    left(home, folder, "report.json")
 }
 
 fn file<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -182,9 +190,11 @@ fn a_model_against_itself_is_itself() {
 
 #[test]
 fn settings_are_tuned_and_kept_for_the_model() {
-    let Some(models) = tiny_llm("settings_are_tuned_and_kept_for_the_model") else { return };
+    if !Needs("settings_are_tuned_and_kept_for_the_model").worker() {
+        return;
+    }
     let home = home_of_its_own();
-    let model = models.join("tiny-q4_k_m.gguf");
+    let model = generate::tiny_llm();
     let report = home.json(&[
         "tune",
         "--model",
@@ -195,6 +205,8 @@ fn settings_are_tuned_and_kept_for_the_model() {
         "cpu",
         "--repetitions",
         "1",
+        "--receipt",
+        "r.json",
     ]);
     assert_eq!(report["schema"], "haul.tune/1");
     let rows = report["rows"].as_array().unwrap();
@@ -215,14 +227,50 @@ fn settings_are_tuned_and_kept_for_the_model() {
     {
         assert!(impossible.iter().any(|found| found.contains(why)), "{why}: {impossible:?}");
     }
-    // How many sequences are best is the machine's to say, and what else it does meanwhile.
-    assert!(report["best"]["n_seq_max"].as_u64().unwrap() >= 1, "{:#}", report["best"]);
+    // Which settings are best is this machine's to say, and what else it does meanwhile. What is kept is never slower than
+    // the defaults, measured in turns with them at the end.
+    let control = &rows[0]["load"];
+    assert_eq!(control["n_seq_max"], 16, "the defaults of generate: {control:#}");
     assert_eq!((&report["best"]["type_k"], &report["best"]["type_v"]), (&"f16".into(), &"f16".into()));
-    assert!(report["gain"].as_f64().unwrap() >= 1.0, "{:#}", report["gain"]);
+    assert_eq!(report["best"]["n_ctx"], control["n_ctx"]);
+    let seconds = |row: &Value| row["measured"]["call_seconds"].as_f64().unwrap();
+    let end = &rows[rows.len() - 4..];
+    let gain = report["gain"].as_f64().unwrap();
+    assert!(gain >= 1.0, "{gain}");
+    if &report["best"] == control {
+        assert_eq!(gain, 1.0);
+    } else {
+        assert!(report["withdrawn"].is_null(), "{:#}", report["withdrawn"]);
+        let of_end: Vec<_> = end.iter().map(|row| (&row["axis"], &row["load"])).collect();
+        let (control, best) = ((&"control".into(), control), (&"best".into(), &report["best"]));
+        assert_eq!(of_end, [control, best, best, control]);
+        let (control, best) =
+            (seconds(&end[0]).min(seconds(&end[3])), seconds(&end[1]).min(seconds(&end[2])));
+        assert!(best <= control && (control / best - gain).abs() < 1e-9, "{control} {best} {gain}");
+    }
     let profile: Value =
         serde_json::from_slice(&fs::read(report["profile"].as_str().unwrap()).unwrap()).unwrap();
     assert_eq!(profile["best"], report["best"]);
     assert!(profile["device"].as_str().unwrap().starts_with("cpu on "));
+    let progress = left(&home, "out", "progress.json");
+    assert_eq!((&progress["job"], &progress["state"]), (&"tune".into(), &"finished".into()));
+    assert!(progress["items_done"].as_u64().unwrap() >= rows.len() as u64, "{progress:#}");
+    assert!(progress["tokens"].as_u64().unwrap() > 0);
+    assert_eq!(left(&home, "out", "receipt.json"), left(&home, "", "r.json"));
+    // And is what the next command takes, unless a flag says otherwise.
+    let text = "{\"custom_id\": \"1\", \"method\": \"POST\", \"url\": \"/v1/completions\", \
+                \"body\": {\"model\": \"tiny\", \"prompt\": \"The results\", \"max_tokens\": 4}}\n";
+    let model = model.to_str().unwrap();
+    let generate = ["generate", "--model", model, "--device", "cpu", "--out", "a.jsonl", "--json"];
+    let ran = home.run_with(&generate, text);
+    assert!(ran.stderr.contains("settings by `haul tune`"), "{ran:#?}");
+    let load = &ran.json()["settings"]["load"];
+    for (ours, theirs) in [("threads", "threads"), ("n_batch", "n_batch"), ("n_ubatch", "n_ubatch")] {
+        assert_eq!(load[ours], report["best"][theirs], "{load:#}");
+    }
+    let flags = generate.iter().copied().chain(["--threads", "1", "--parallel", "3"]).collect::<Vec<_>>();
+    let load = &home.run_with(&flags, text).json()["settings"]["load"];
+    assert_eq!((&load["threads"], &load["n_seq_max"]), (&json!(1), &json!(4)));
     let page = fs::read_to_string(home.path("out/report.md")).unwrap();
     assert!(page.contains("GGML\\_CUDA\\_FORCE\\_MMQ") && page.contains("it does nothing"), "{page}");
 }
@@ -230,9 +278,11 @@ fn settings_are_tuned_and_kept_for_the_model() {
 /// The time is up after the first row: what was left out is listed, and the control is measured twice all the same.
 #[test]
 fn a_budget_is_kept_and_what_it_left_out_is_listed() {
-    let Some(models) = tiny_llm("a_budget_is_kept_and_what_it_left_out_is_listed") else { return };
+    if !Needs("a_budget_is_kept_and_what_it_left_out_is_listed").worker() {
+        return;
+    }
     let home = home_of_its_own();
-    let model = models.join("tiny-q4_k_m.gguf");
+    let model = generate::tiny_llm();
     let report = home.json(&[
         "tune",
         "--model",
@@ -252,16 +302,137 @@ fn a_budget_is_kept_and_what_it_left_out_is_listed() {
 }
 
 #[test]
-fn an_encoder_gets_its_batch_tokens() {
+fn an_encoder_gets_its_batch_tokens_and_keeps_them() {
     let home = home_of_its_own();
     let report = home.json(&["tune", "--model", "tiny", "--out", "out", "--dtype", "f32", "--threads", "1"]);
     let rows = report["rows"].as_array().unwrap();
     assert!(rows.len() > 4, "{report:#}");
     assert!(rows.iter().any(|row| row["batch_tokens"] == report["best"]["batch_tokens"]));
-    let profile: Value =
-        serde_json::from_slice(&fs::read(report["profile"].as_str().unwrap()).unwrap()).unwrap();
+    assert!(report["gain"].as_f64().unwrap() >= 1.0, "{report:#}");
+    assert_eq!(left(&home, "out", "progress.json")["state"], "finished");
+    let path = report["profile"].as_str().unwrap();
+    let mut profile: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     assert_eq!(profile["best"], report["best"]);
     assert!(profile["device"].as_str().unwrap().ends_with(", f32"), "{profile:#}");
+
+    // A number that nobody would take by default.
+    profile["best"]["batch_tokens"] = json!(96);
+    fs::write(path, profile.to_string()).unwrap();
+    let says = "batch tokens: 96, by `haul tune`";
+    let embed = |flags: &[&str]| {
+        let args = [&["embed", "--model", "tiny", "--out", "v.npy", "--json"], flags].concat();
+        let ran = home.run_with(&args, "the first\nthe second and longer text\n");
+        let document = ran.json();
+        let batch = (document["batch_tokens"].as_u64().unwrap(), document["batch_tokens_by"].clone());
+        (batch, ran.stderr.contains(says), fs::read(home.path("v.npy")).unwrap())
+    };
+    let (batch, is_said, vectors) = embed(&[]);
+    assert_eq!((batch, is_said), ((96, json!("tune")), true));
+    let (batch, is_said, with_flag) = embed(&["--batch-tokens", "64"]);
+    assert_eq!((batch, is_said), ((64, json!("user")), false));
+    assert!(vectors == with_flag, "batch tokens change no bit of a vector");
+    let (batch, is_said, _) = embed(&["--dtype", "bf16"]);
+    assert_eq!((batch, is_said), ((512, json!("default")), false));
+
+    home.write("texts/a.txt", "The first text of a folder. It has two sentences.");
+    let ingest = |flags: &[&str]| {
+        let args = [&["ingest", "texts", "--store", "lib.haul", "--model", "tiny", "--json"], flags].concat();
+        let ran = home.run(&args);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        let settings = ran.json()["settings"].clone();
+        assert_eq!(ran.stderr.contains(says), settings["batch_tokens_by"] == "tune", "{ran:#?}");
+        (settings["batch_tokens"].as_u64().unwrap(), settings["batch_tokens_by"].clone())
+    };
+    assert_eq!(ingest(&[]), (96, json!("tune")));
+    assert_eq!(ingest(&["--batch-tokens", "64"]), (64, json!("user")));
+    home.write("home/haul.toml", "batch_tokens = 128\n");
+    assert_eq!(ingest(&[]), (128, json!("user")));
+}
+
+const CASE_COUNT: usize = 150;
+
+/// A run that was stopped or killed asks for no answer to a case twice. Speeds are measured anew.
+#[test]
+fn a_killed_comparison_keeps_the_answers_to_its_cases() {
+    if !Needs("compare").worker() {
+        return;
+    }
+    let cases: String = (0..CASE_COUNT)
+        .map(|number| {
+            let percent = number as f64 / 100.0;
+            format!(
+                "{{\"name\": \"{number}\", \"category\": \"fees\", \
+                 \"input\": \"Undrawn amuonts of the facility attarct a fee of {percent:.2}%.\", \
+                 \"expected\": \"Undrawn amounts of the facility attract a fee of {percent:.2}%.\"}}\n"
+            )
+        })
+        .collect();
+    let prepared = || {
+        let home = Home::empty();
+        home.write("cases.jsonl", &cases);
+        home.write("text.txt", "The results was better than expected.\n\nPlease sned the signed copy.\n");
+        home
+    };
+    let model = generate::tiny_llm();
+    let args = [
+        "compare",
+        text(&model),
+        "--text",
+        "text.txt",
+        "--cases",
+        "cases.jsonl",
+        "--out",
+        "out",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--repetitions",
+        "1",
+        "--json",
+    ];
+    let whole = prepared();
+    let expected = whole.ok(&args).json();
+    let home = prepared();
+    let mut hits = 0;
+    for kept_bytes in [30_000, 60_000] {
+        let mut child = home.haul(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        hits += usize::from(killed_when_kept(&mut child, &home.path("out/journal.sqlite"), kept_bytes));
+    }
+    assert!(hits > 0, "every run ended before its kill");
+    // Ctrl-C is not waited for until a file is done.
+    let mut live = Live::start(home.haul(&args).stdout(Stdio::piped()));
+    assert!(live.wait_for("task cases"), "there were no cases");
+    live.signal(Signal::INT);
+    let ran = live.finish();
+    assert_eq!(ran.code, 130, "{ran:#?}");
+    assert_eq!(ran.json()["files"], json!([]));
+    let receipt = left(&home, "out", "receipt.json");
+    assert_eq!((&receipt["state"], &receipt["items"]["ok"]), (&"interrupted".into(), &0.into()));
+    assert_eq!(left(&home, "out", "progress.json")["state"], "interrupted");
+
+    let found = home.ok(&args).json();
+    let answers = |report: &Value| -> Vec<Value> {
+        let cases = report["files"][0]["cases"]["cases"].as_array().unwrap();
+        cases.iter().map(|case| case["answer"].clone()).collect()
+    };
+    assert_eq!(answers(&found), answers(&expected));
+    assert_eq!(found["files"][0]["cases"]["passed"], expected["files"][0]["cases"]["passed"]);
+    let receipt = left(&home, "out", "receipt.json");
+    let calls = |name: &str| receipt["calls"][name].as_u64().unwrap();
+    let paragraphs = found["files"][0]["document"]["paragraphs"].as_u64().unwrap();
+    assert_eq!(calls("n") + calls("journalled"), 3 * CASE_COUNT as u64 + paragraphs, "{receipt:#}");
+    assert!(calls("journalled") > 0, "{receipt:#}");
+    let progress = left(&home, "out", "progress.json");
+    assert_eq!((&progress["state"], &progress["items_done"]), (&"finished".into(), &1.into()));
+
+    // Once more: no case is asked, and what is measured is measured.
+    let again = home.ok(&args).json();
+    let receipt = left(&home, "out", "receipt.json");
+    assert_eq!(receipt["calls"]["journalled"], 3 * CASE_COUNT as u64);
+    assert_eq!(again["files"][0]["cases"]["consistency"]["seconds"], Value::Null);
+    assert!(again["files"][0]["document"]["words_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(answers(&again), answers(&expected));
 }
 
 /// What is wrong with the cases is said before any model is loaded.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::fixtures::{Home, Needs, Ran, assert_ran, repository};
+use crate::random;
 
 pub(crate) fn tiny_llm() -> PathBuf {
     repository().join("assets/tiny-llm/tiny-q4_k_m.gguf")
@@ -86,6 +87,47 @@ fn requests_are_answered_in_order_and_asked_once() {
     let again = generate(&home, &[], &lines(&requests)).json();
     assert_eq!((&again["calls"]["n"], &again["calls"]["journalled"]), (&json!(0), &json!(39)));
     assert_eq!(responses(&home), answered);
+}
+
+/// A Mamba model of random numbers: calls begin with copies of a state, which must not change what they are answered.
+#[test]
+fn calls_of_a_model_with_a_state_are_answered_as_if_alone() {
+    if !Needs("generate").worker() {
+        return;
+    }
+    const BEGINNING: &str = "All of these calls begin with the same words, which are read once. ";
+    let home = Home::empty();
+    let model = home.path("mamba.gguf");
+    random::write(&model, random::Kind::Recurrent);
+    let requests: Vec<_> = ["One.", "Two, too?", "Three!", "The fourth: "]
+        .map(|end| {
+            let body = json!({"model": "m", "prompt": format!("{BEGINNING}{end}"), "max_tokens": 12});
+            json!({"custom_id": end, "method": "POST", "url": "/v1/completions", "body": body})
+        })
+        .into();
+    let ask = |requests: &[Value], out: &str| -> (Value, Vec<String>) {
+        let model = model.to_str().unwrap();
+        let args = ["generate", "--model", model, "--out", out, "--threads", "1", "--json"];
+        let ran = home.run_with(&args, lines(requests));
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        let text = fs::read_to_string(home.path(out)).unwrap();
+        let answer = |line: &str| {
+            let response: Value = serde_json::from_str(line).unwrap();
+            response["response"]["body"]["choices"][0]["text"].as_str().unwrap().to_owned()
+        };
+        (ran.json()["calls"].clone(), text.lines().map(answer).collect())
+    };
+    let (calls, together) = ask(&requests, "together.jsonl");
+    let shared = BEGINNING.len();
+    let all: usize = requests.iter().map(|r| r["body"]["prompt"].as_str().unwrap().len()).sum();
+    assert_eq!(calls["reused_prefix_tokens"], 3 * shared, "a token is a byte: {calls}");
+    assert_eq!(calls["prefill_tokens"], all - 3 * shared);
+    for (number, request) in requests.iter().enumerate() {
+        let (calls, alone) = ask(std::slice::from_ref(request), &format!("{number}.jsonl"));
+        assert_eq!(alone, [together[number].clone()]);
+        assert_eq!(calls["reused_prefix_tokens"], 0);
+    }
+    assert_ne!(together[0], together[1]);
 }
 
 #[test]

@@ -30,6 +30,9 @@ mod pdf;
 mod pdfs;
 mod qdrant;
 mod quality;
+#[expect(dead_code, reason = "the tests of `llama-worker`, whose models these are, use all of it")]
+#[path = "../../../llama-worker/tests/it/random.rs"]
+mod random;
 mod reembed;
 mod remote;
 mod scale;

@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use haul_generate::call::{Answer, Call, CallError, Finish, Prompt, Totals};
-use haul_generate::{GenerateError, Generator};
+use haul_generate::Generator;
+use haul_generate::call::{Answer, Call, CallError, Finish, Prompt};
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::stage::Stop;
 use serde::{Deserialize, Serialize};
 
+use crate::calls::{self, Asked, CallsError};
 use crate::statistics::{Paired, Share, Summary};
 
 /// The first turn where the cases give none.
@@ -200,8 +203,8 @@ pub struct Consistency {
     pub runs: usize,
     /// Cases with the same answer in all of them.
     pub identical: Share,
-    /// Seconds of each run over all cases.
-    pub seconds: Summary,
+    /// Seconds of each run over all cases; `None` where an earlier run of the command had asked some of them each time.
+    pub seconds: Option<Summary>,
 }
 
 /// One case.
@@ -219,7 +222,7 @@ pub struct Scored {
     pub changed: bool,
     /// Whether it was the same every time.
     pub identical: bool,
-    /// Milliseconds of the first answer.
+    /// Milliseconds of the first answer, when it was asked.
     pub ms: u64,
 }
 
@@ -231,42 +234,52 @@ impl Scored {
     }
 }
 
-/// Asks every case [`RUNS`] times, all together each time, and scores the first answers.
+/// What answers cases, and keeps their answers.
+pub(crate) struct Asking<'a> {
+    pub(crate) generator: &'a mut Generator,
+    pub(crate) journal: &'a mut Journal,
+    pub(crate) progress: &'a Progress,
+    pub(crate) stop: &'a Stop,
+}
+
+/// Asks every case [`RUNS`] times, all together each time, and scores the first answers. An answer that the journal has
+/// under `place`, which says how and where the model is loaded, is not asked again. `None` where a stop was asked for.
 ///
 /// # Errors
-/// Nothing answers any more.
+/// Nothing answers any more; the journal.
 pub(crate) fn run(
     set: &CaseSet,
-    generator: &mut Generator,
+    asking: &mut Asking<'_>,
+    place: &str,
     answer_tokens_max: u32,
-) -> Result<Option<(Scores, Totals)>, GenerateError> {
+) -> Result<Option<(Scores, Asked)>, CallsError> {
     let calls = set.calls(answer_tokens_max);
-    let mut totals = Totals::default();
+    let mut all = Asked::default();
     let mut rounds: Vec<Vec<Option<Result<Answer, CallError>>>> = Vec::with_capacity(RUNS);
     let mut seconds = Vec::with_capacity(RUNS);
-    for _ in 0..RUNS {
+    for round in 0..RUNS {
         let mut answers = vec![None; calls.len()];
+        let job = format!("compare, cases, round {round}, {place}");
         let started = Instant::now();
-        let of_run = generator.run(&calls, &mut |number, answer| {
+        let Asking { generator, journal, progress, stop } = asking;
+        let asked = calls::answer(&job, generator, journal, &calls, stop, |number, answer| {
+            progress.computed(1, answer.as_ref().map_or(0, Answer::computed_tokens));
             answers[number] = Some(answer);
-            ControlFlow::Continue(())
         })?;
-        seconds.push(started.elapsed().as_secs_f64());
-        add(&mut totals, of_run);
+        if asked.interrupted || stop.requested() {
+            return Ok(None);
+        }
+        // The time of what was asked before is of another hour.
+        if asked.journalled == asked.repeated {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        all.totals.merge(&asked.totals);
+        all.journalled += asked.journalled;
         rounds.push(answers);
     }
     let cases: Vec<Scored> =
         set.cases.iter().enumerate().map(|(number, case)| scored(case, &rounds, number)).collect();
-    Ok(scores(set, cases, seconds).map(|scores| (scores, totals)))
-}
-
-pub(crate) fn add(totals: &mut Totals, more: Totals) {
-    totals.calls += more.calls;
-    totals.failed += more.failed;
-    totals.prefill_tokens += more.prefill_tokens;
-    totals.reused_prefix_tokens += more.reused_prefix_tokens;
-    totals.decode_tokens += more.decode_tokens;
-    totals.retries += more.retries;
+    Ok(scores(set, cases, seconds).map(|scores| (scores, all)))
 }
 
 fn scored(case: &Case, rounds: &[Vec<Option<Result<Answer, CallError>>>], number: usize) -> Scored {
@@ -316,9 +329,9 @@ fn scores(set: &CaseSet, cases: Vec<Scored>, seconds: Vec<f64>) -> Option<Scores
         identity: share(&identity, None)?,
         by_category: names.into_iter().filter_map(category).collect(),
         consistency: Consistency {
-            runs: seconds.len(),
+            runs: RUNS,
             identical: share(&|number| cases[number].identical, None)?,
-            seconds: Summary::of(seconds)?,
+            seconds: Summary::of(seconds),
         },
         cases,
     })
@@ -454,7 +467,7 @@ mod tests {
         Case {
             name: name.to_owned(),
             category: "grammar".to_owned(),
-            input: "the cat are here".to_owned(),
+            input: format!("the cat are {name}"),
             expected: expected.map(str::to_owned),
             must: must.iter().map(|&text| text.to_owned()).collect(),
             must_not: must_not.iter().map(|&text| text.to_owned()).collect(),
@@ -539,7 +552,14 @@ mod tests {
         };
         let lines = [round("a cat"), round("a cat"), round("the cat")].into_iter().flatten();
         let mut generator = Generator::Fake(Fake::new(lines));
-        let (scores, totals) = run(&set, &mut generator, 100).unwrap().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("journal.sqlite")).unwrap();
+        let (progress, stop) = (Progress::default(), Stop::default());
+        let mut asking =
+            Asking { generator: &mut generator, journal: &mut journal, progress: &progress, stop: &stop };
+        let (scores, asked) = run(&set, &mut asking, "here", 100).unwrap().unwrap();
+        let totals = asked.totals;
+        assert_eq!(scores.consistency.seconds.as_ref().map(|seconds| seconds.samples.len()), Some(3));
         assert_eq!((scores.passed.hits, scores.passed.of), (2, 5));
         assert_eq!((scores.identity.hits, totals.calls, totals.failed), (3, 12, 3));
         let faults: Vec<String> = scores.cases.iter().map(|case| case.faults.join("; ")).collect();
@@ -550,5 +570,23 @@ mod tests {
         assert_eq!(scores.by_category["grammar"].passed.hits, 1);
         let paired = paired(&scores, &scores).unwrap();
         assert_eq!((paired.only_this, paired.only_other, paired.of), (0, 0, 5));
+
+        // Again: only what had no answer is asked, and no time is made up for what was.
+        let mut generator = Generator::Fake(Fake::new([refused(), refused(), Line::says("a cat")]));
+        let mut asking =
+            Asking { generator: &mut generator, journal: &mut journal, progress: &progress, stop: &stop };
+        let (again, asked) = run(&set, &mut asking, "here", 100).unwrap().unwrap();
+        assert_eq!((asked.totals.calls, asked.totals.failed, asked.journalled), (1, 2, 12));
+        assert_eq!(again.consistency.seconds, None);
+        assert_eq!(
+            (again.passed, again.consistency.identical),
+            (scores.passed, scores.consistency.identical)
+        );
+        // Answers from another place are other answers.
+        let mut generator = Generator::Fake(Fake::new((0..15).map(|_| Line::says("the cat"))));
+        let mut asking =
+            Asking { generator: &mut generator, journal: &mut journal, progress: &progress, stop: &stop };
+        let (_, asked) = run(&set, &mut asking, "there", 100).unwrap().unwrap();
+        assert_eq!((asked.totals.calls, asked.journalled), (15, 0));
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use haul_generate::call::{Answer, Call, CallError, Finish, Prompt, Totals};
 use haul_generate::{GenerateError, Generator};
+use haul_pipeline::progress::Progress;
+use haul_pipeline::stage::Stop;
 use serde::Serialize;
 
 /// Tokens of text that are corrected at most; the report says how much that is of the whole.
@@ -63,17 +65,27 @@ impl Document {
     }
 }
 
-/// Corrects a text. Also gives the answers, for what is compared with them.
+/// What a text is corrected with.
+pub(crate) struct Parts<'a> {
+    pub(crate) generator: &'a mut Generator,
+    pub(crate) progress: &'a Progress,
+    pub(crate) stop: &'a Stop,
+}
+
+/// Corrects a text. Also gives the answers, for what is compared with them; `None` where a stop was asked for.
+///
+/// It is asked anew each time, and all of it: words per second are what it is for.
 ///
 /// # Errors
 /// Nothing answers any more.
 pub(crate) fn run(
     text: &str,
     system: &str,
-    generator: &mut Generator,
+    parts: &mut Parts<'_>,
     context_tokens: u32,
     base: Option<&[Option<String>]>,
-) -> Result<(Document, Vec<Option<String>>), GenerateError> {
+) -> Result<Option<(Document, Vec<Option<String>>)>, GenerateError> {
+    let Parts { generator, progress, stop } = parts;
     let room = context_tokens.saturating_sub(AROUND_TOKENS + ANSWER_TOKENS_MORE) * 2 / 5;
     let all = pieces(text, generator, room.max(1))?;
     let mut tokens = 0;
@@ -93,10 +105,14 @@ pub(crate) fn run(
     let mut answers: Vec<Option<Result<Answer, CallError>>> = vec![None; calls.len()];
     let started = Instant::now();
     let totals = generator.run(&calls, &mut |number, answer| {
+        progress.computed(1, answer.as_ref().map_or(0, Answer::computed_tokens));
         answers[number] = Some(answer);
-        ControlFlow::Continue(())
+        if stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     let seconds = started.elapsed().as_secs_f64();
+    if stop.requested() {
+        return Ok(None);
+    }
     let pieces: Vec<&str> = taken.iter().map(|(piece, _)| piece.as_str()).collect();
     let mut document = counted(&pieces, &answers, totals, seconds);
     document.tokens = taken.iter().map(|(_, tokens)| u64::from(*tokens)).sum();
@@ -106,7 +122,7 @@ pub(crate) fn run(
     document.same_as_base = base.map(|base| {
         texts.iter().zip(base).filter(|(this, base)| this.is_some() && this == base).count() as u64
     });
-    Ok((document, texts))
+    Ok(Some((document, texts)))
 }
 
 fn counted(
@@ -234,10 +250,14 @@ mod tests {
         let text = "the first\n\ncut off\n\nlost\n\nas it is";
         let mut generator = Generator::Fake(Fake::by(answer));
         let base = ["The first.", "Cut off.", "Lost.", "as it is"].map(|text| Some(text.to_owned()));
-        let (document, answers) = run(text, "Correct.", &mut generator, 2048, Some(&base)).unwrap();
+        let (progress, stop) = (Progress::default(), Stop::default());
+        let mut parts = Parts { generator: &mut generator, progress: &progress, stop: &stop };
+        let (document, answers) = run(text, "Correct.", &mut parts, 2048, Some(&base)).unwrap().unwrap();
         assert_eq!((document.words, document.paragraphs, document.paragraphs_of_text), (8, 4, 4));
         assert_eq!((document.changed, document.cut, document.failed), (2, 1, 1));
         assert_eq!(document.same_as_base, Some(2));
         assert_eq!(answers[2], None);
+        stop.request();
+        assert_eq!(run(text, "Correct.", &mut parts, 2048, None).unwrap(), None);
     }
 }

@@ -2,7 +2,8 @@
 
 use haul_generate::local::FlashAttention;
 
-use super::TunedLoad;
+use super::{CALL_TOKENS, TunedLoad};
+use crate::speed::Speed;
 
 /// Measurements within this share of the best are as good as it.
 const KNEE: f64 = 1.03;
@@ -28,6 +29,15 @@ const SEQUENCES: &[u32] = &[1, 2, 4, 8, 16, 32, 64];
 /// Contexts in tokens.
 const CONTEXTS: &[u32] = &[2048, 4096, 8192, 16_384];
 
+/// Seconds of this machine for one of many calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// For reading its prompt.
+    pub prompt_s: f64,
+    /// For its part of what is written for all calls together.
+    pub answer_s: f64,
+}
+
 /// A setting that is varied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
@@ -43,6 +53,27 @@ pub enum Axis {
     Sequences,
     /// Cells of the cache.
     Context,
+}
+
+impl Cost {
+    /// By the fastest run of each probe: other work on the machine makes runs slower, and none faster.
+    #[must_use]
+    pub fn of(speed: &Speed) -> Option<Cost> {
+        let seconds = |times: &[u64], tokens: u32, wanted: u32| {
+            let fastest = times.iter().min().filter(|_| tokens > 0)?;
+            Some(*fastest as f64 / 1e9 * f64::from(wanted) / f64::from(tokens))
+        };
+        Some(Cost {
+            prompt_s: seconds(&speed.prefill_ns, speed.prefill_tokens, CALL_TOKENS.0)?,
+            answer_s: seconds(&speed.decode_ns, speed.decode_tokens * speed.sequences, CALL_TOKENS.1)?,
+        })
+    }
+
+    /// Of both.
+    #[must_use]
+    pub fn seconds(self) -> f64 {
+        self.prompt_s + self.answer_s
+    }
 }
 
 impl Axis {
@@ -65,7 +96,7 @@ impl Axis {
 
     /// `from` with each value of this setting.
     #[must_use]
-    pub fn values(self, from: &TunedLoad, cores: u32) -> Vec<TunedLoad> {
+    pub fn values(self, from: &TunedLoad, threads_max: u32) -> Vec<TunedLoad> {
         let with = |change: &dyn Fn(&mut TunedLoad)| {
             let mut load = from.clone();
             change(&mut load);
@@ -73,7 +104,7 @@ impl Axis {
         };
         match self {
             Axis::Threads => {
-                threads(cores).into_iter().map(|threads| with(&|load| load.threads = threads)).collect()
+                threads(threads_max).into_iter().map(|threads| with(&|load| load.threads = threads)).collect()
             }
             Axis::Batch => BATCHES
                 .iter()
@@ -123,38 +154,97 @@ impl Axis {
     }
 }
 
-/// 1, 2, 4, ... and all cores.
-fn threads(cores: u32) -> Vec<u32> {
-    let mut threads: Vec<u32> =
-        (0..).map(|shift| 1 << shift).take_while(|threads| *threads < cores).collect();
-    threads.push(cores.max(1));
+impl Axis {
+    /// Whether the best value is taken. Types of the cache change answers, which is a choice and not this job's; how many
+    /// cells there are goes by the calls that are asked.
+    #[must_use]
+    pub fn is_taken(self) -> bool {
+        !matches!(self, Axis::KvType | Axis::Context)
+    }
+
+    /// What values of this setting cost beside each other, in seconds. One prompt is read at a time, however many answers
+    /// are written: where sequences are varied, times of prompts differ by chance alone, and the fastest stands for all.
+    #[must_use]
+    pub fn seconds(self, costs: &[Cost]) -> Vec<f64> {
+        let fastest = costs.iter().map(|cost| cost.prompt_s).fold(f64::INFINITY, f64::min);
+        let prompt_s = |cost: &Cost| if self == Axis::Sequences { fastest } else { cost.prompt_s };
+        costs.iter().map(|cost| prompt_s(cost) + cost.answer_s).collect()
+    }
+}
+
+/// 1, 2, 4, ... and `most`.
+fn threads(most: u32) -> Vec<u32> {
+    let mut threads: Vec<u32> = (0..).map(|shift| 1 << shift).take_while(|threads| *threads < most).collect();
+    threads.push(most.max(1));
     threads
 }
 
-/// The place of the smallest measurement within 3 % of the best, of pairs of size and seconds; 0 of none.
+/// The place of the best of some measurements, pairs of size and seconds; the first of them is what is kept if nothing is
+/// better. Of those within 3 % of the fastest the smallest is taken, and none that was slower than the first: small steps
+/// down add up.
 #[must_use]
 pub fn knee(measured: &[(u64, f64)]) -> usize {
-    let best = measured.iter().map(|(_, seconds)| *seconds).fold(f64::INFINITY, f64::min);
-    let as_good = measured.iter().enumerate().filter(|(_, (_, seconds))| *seconds <= best * KNEE);
+    let fastest = measured.iter().map(|(_, seconds)| *seconds).fold(f64::INFINITY, f64::min);
+    let Some((_, first)) = measured.first() else { return 0 };
+    let is_as_good = |seconds: f64| seconds <= fastest * KNEE && seconds <= *first;
+    let as_good = measured.iter().enumerate().filter(|(_, (_, seconds))| is_as_good(*seconds));
     as_good.min_by_key(|(_, (size, _))| *size).map_or(0, |(at, _)| at)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::tune::tests::control;
 
     #[test]
-    fn the_knee_is_the_smallest_within_three_percent() {
+    fn the_knee_is_the_smallest_within_three_percent_and_no_slower_than_the_first() {
         for (measured, wanted) in [
             (vec![(128, 2.0), (256, 1.2), (512, 1.02), (1024, 1.0), (2048, 1.05)], 2),
             (vec![(128, 1.0), (256, 0.98), (512, 0.98)], 0),
             (vec![(512, 1.0)], 0),
-            (vec![(2048, 1.0), (512, 1.5), (1024, 1.01)], 2),
+            (vec![(2048, 1.0), (512, 1.5), (1024, 1.01)], 0),
+            (vec![(2048, 1.01), (512, 1.5), (1024, 1.01)], 2),
+            (vec![(2048, 1.2), (512, 1.02), (1024, 1.0)], 1),
             (vec![], 0),
         ] {
             assert_eq!(knee(&measured), wanted, "{measured:?}");
         }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_slower_replaces_what_there_was(
+            measured in prop::collection::vec((0_u64..64, 0.1_f64..10.0), 1..12),
+        ) {
+            let (size, seconds) = measured[knee(&measured)];
+            prop_assert!(seconds <= measured[0].1);
+            let fastest = measured.iter().map(|(_, seconds)| *seconds).fold(f64::INFINITY, f64::min);
+            prop_assert!(seconds <= fastest * KNEE);
+            for (other, of_other) in &measured {
+                prop_assert!(size <= *other || *of_other > fastest * KNEE || *of_other > measured[0].1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_is_its_prompt_and_its_part_of_the_answers() {
+        let second = 1_000_000_000;
+        let speed = Speed::of(256, 32, 2, vec![2 * second, second], vec![second, 4 * second]);
+        assert_eq!(Cost::of(&speed), Some(Cost { prompt_s: 2.0, answer_s: 2.0 }));
+        assert_eq!(Cost::of(&Speed::of(512, 0, 1, vec![1], vec![])), None);
+    }
+
+    /// Slow prompts beside many sequences are the machine's other work, and no reason to take fewer.
+    #[test]
+    fn sequences_are_judged_by_what_they_write() {
+        let costs = [(0.025, 0.064), (0.090, 0.016), (0.095, 0.0155)]
+            .map(|(prompt_s, answer_s)| Cost { prompt_s, answer_s });
+        let rounded =
+            |axis: Axis| axis.seconds(&costs).iter().map(|s| (s * 1e4).round() as u64).collect::<Vec<_>>();
+        assert_eq!(rounded(Axis::Sequences), [890, 410, 405]);
+        assert_eq!(rounded(Axis::Batch), [890, 1060, 1105]);
     }
 
     #[test]

@@ -71,6 +71,27 @@ fn more_calls_than_sequences_and_groups_of_many_kinds_are_all_answered() {
     assert_eq!((of_two.answer_tokens, of_two.finish), (2, Finish::Length), "{of_two:?}");
 }
 
+/// Three beginnings do not fit the cache beside the calls that begin with them: a group waits until there is room for its
+/// beginning, and not only for its calls.
+#[test]
+fn a_group_waits_for_room_for_its_beginning() {
+    let (mut worker, _) = Worker::loaded(Load { n_ctx: 512, ..load() });
+    let groups = ["region", "supplier", "committee"].map(|word| {
+        let calls = (0..6).map(|number| call(word.len() as u64 * 10 + number, &format!(" {number}."), 8));
+        Group { prefix: format!("The {word} of the results. ").repeat(20), calls: calls.collect() }
+    });
+    let Event::Tokens { ids } =
+        worker.ask(&Request::Tokenize { texts: groups.iter().map(|group| group.prefix.clone()).collect() })
+    else {
+        panic!("no tokens");
+    };
+    let beginnings: usize = ids.iter().map(Vec::len).sum();
+    assert!((300..512).contains(&beginnings), "{beginnings} tokens");
+    let answers = worker.answers(groups.into());
+    assert_eq!(answers.len(), 18);
+    assert!(answers.iter().all(|answer| answer.consumed_tokens == answer.prompt_tokens));
+}
+
 #[test]
 fn every_sequence_has_a_cache_of_its_own_where_none_is_shared() {
     let (mut worker, loaded) = Worker::loaded(Load { kv_unified: false, n_seq_max: 5, ..load() });

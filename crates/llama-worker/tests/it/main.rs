@@ -7,3 +7,5 @@ mod golden;
 mod local;
 mod measures;
 mod process;
+mod random;
+mod states;

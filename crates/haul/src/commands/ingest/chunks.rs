@@ -152,6 +152,7 @@ pub(super) fn preview(args: &IngestArgs, settings: &Settings, output: &Output) -
         (DtypeRequest::Auto, Some(stored)) => dtype_of(stored)?,
         (auto, None) => machine.dtype(auto, settings, output)?,
     };
+    let compute = machine.tuned(compute, &record.sha256, dtype, settings, output);
     let wanted = library_settings(args, &model, &record, dtype, stored)?;
     // Thresholds are compared whatever the library has.
     if let (Some(store), Some(stored), true) = (&store, stored, args.chunks.compare_thresholds.is_empty()) {

@@ -51,6 +51,9 @@ pub(crate) fn run(
     let run_folder = run_folder(store)?;
     let scratch = ScratchFolder::make(&run_folder)?;
     output.note("trying a sample of the files; Ctrl-C ends it");
+    let sha256 = &wanted.library.model_sha256;
+    let compute = machine.tuned(asked.compute, sha256, wanted.dtype, settings, output);
+    let asked = &Asked { compute, ..*asked };
     let (plan, about) = plan_in(&scratch.0, asked, machine, stages, &wanted, library.as_ref())?;
     if asked.stop.requested() {
         return Ok(Exit::Interrupted);
