@@ -1,15 +1,18 @@
 //! The journal: what was tried, how often, and what came of it, in one SQLite file with one owner.
 //!
-//! Results are grouped into one transaction, which the first write after [`GROUP_COMMIT`] or a flush closes: a job
-//! of a million calls does not wait a million times for the disk, and a kill loses the open group.
+//! Results are grouped into one transaction, so that a job of a million calls does not wait a million times for the
+//! disk. A thread of the journal's own closes it [`GROUP_COMMIT`] after its first write, whatever else happens: a job
+//! may wait minutes for the next result, and a kill then loses none that is older than that.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-/// A group of writes is closed by the first write this long after its first one.
-pub const GROUP_COMMIT: Duration = Duration::from_secs(1);
+/// A group of writes is closed this long after its first one, so that it is on the disk within a second.
+pub const GROUP_COMMIT: Duration = Duration::from_millis(500);
 const APPLICATION_ID: i32 = 0x4861_756a; // "Hauj"
 const SCHEMA_VERSION: i32 = 1;
 const SCHEMA: &str = "CREATE TABLE entries (
@@ -45,9 +48,24 @@ pub struct Entry {
 
 /// A journal that this process owns.
 pub struct Journal {
-    connection: Connection,
+    shared: Arc<Shared>,
     path: PathBuf,
+    closer: Option<JoinHandle<()>>,
+}
+
+/// What a journal shares with the thread that closes its groups.
+struct Shared {
+    group: Mutex<Group>,
+    /// A group was begun, or the journal ends.
+    changed: Condvar,
+}
+
+struct Group {
+    connection: Connection,
     open_since: Option<Instant>,
+    /// Why the thread could not close a group; the next write or flush says it.
+    fault: Option<rusqlite::Error>,
+    is_over: bool,
 }
 
 /// The journal could not be opened, read or written.
@@ -121,7 +139,11 @@ impl Journal {
             }
         }
         connection.execute_batch("COMMIT").map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), open_since: None })
+        let group = Group { connection, open_since: None, fault: None, is_over: false };
+        let shared = Arc::new(Shared { group: Mutex::new(group), changed: Condvar::new() });
+        let of_thread = Arc::clone(&shared);
+        let closer = thread::spawn(move || of_thread.close_groups());
+        Ok(Self { shared, path: path.to_owned(), closer: Some(closer) })
     }
 
     /// What is known of `key`.
@@ -129,7 +151,9 @@ impl Journal {
     /// # Errors
     /// When SQLite fails.
     pub fn get(&self, key: &JournalKey) -> Result<Option<Entry>, JournalError> {
-        self.connection
+        self.shared
+            .group()
+            .connection
             .prepare_cached("SELECT state, attempts, result, ms FROM entries WHERE key = ?1")
             .and_then(|mut statement| {
                 statement
@@ -190,10 +214,7 @@ impl Journal {
     /// # Errors
     /// When SQLite fails.
     pub fn flush(&mut self) -> Result<(), JournalError> {
-        if self.open_since.take().is_some() {
-            self.connection.execute_batch("COMMIT").map_err(|e| sqlite_error(&self.path, e))?;
-        }
-        Ok(())
+        self.shared.group().close().map_err(|source| sqlite_error(&self.path, source))
     }
 
     fn write<T>(
@@ -201,15 +222,70 @@ impl Journal {
         change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, JournalError> {
         let failed = |source| sqlite_error(&self.path, source);
-        if self.open_since.is_none() {
-            self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        let mut group = self.shared.group();
+        if let Some(fault) = group.fault.take() {
+            return Err(failed(fault));
         }
-        let since = *self.open_since.get_or_insert_with(Instant::now);
-        let value = change(&self.connection).map_err(failed)?;
-        if since.elapsed() >= GROUP_COMMIT {
-            self.flush()?;
+        if group.open_since.is_none() {
+            group.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+            group.open_since = Some(Instant::now());
+            self.shared.changed.notify_one();
         }
-        Ok(value)
+        change(&group.connection).map_err(failed)
+    }
+}
+
+/// What was written is kept, also by a run that ends with an error.
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let mut group = self.shared.group();
+        group.is_over = true;
+        if let Err(error) = group.close() {
+            tracing::warn!("the end of the journal {} is lost: {error}", self.path.display());
+        }
+        drop(group);
+        self.shared.changed.notify_one();
+        // The thread holds the connection, and with it the lock on the file.
+        if self.closer.take().is_some_and(|closer| closer.join().is_err()) {
+            tracing::warn!("the thread of the journal {} failed", self.path.display());
+        }
+    }
+}
+
+impl Shared {
+    fn group(&self) -> MutexGuard<'_, Group> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes each group when its time has come, until the journal ends.
+    fn close_groups(&self) {
+        let mut group = self.group();
+        while !group.is_over {
+            group = match group.open_since {
+                None => self.changed.wait(group).unwrap_or_else(PoisonError::into_inner),
+                Some(since) => {
+                    let left = GROUP_COMMIT.saturating_sub(since.elapsed());
+                    if left.is_zero() {
+                        group.fault = group.close().err();
+                        group
+                    } else {
+                        self.changed.wait_timeout(group, left).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                }
+            };
+        }
+    }
+}
+
+impl Group {
+    fn close(&mut self) -> rusqlite::Result<()> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        match self.open_since.take() {
+            Some(_) => self.connection.execute_batch("COMMIT"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -267,6 +343,31 @@ mod tests {
         assert_eq!(journal.get(&key(1)).unwrap(), Some(failed));
         assert_eq!(journal.get(&key(2)).unwrap().map(|entry| entry.state), Some(State::Begun));
         assert_eq!(journal.get(&key(3)).unwrap(), None);
+    }
+
+    /// The group was closed by the next write alone: the answers before a long wait were lost with a kill.
+    #[test]
+    fn a_group_is_closed_also_when_nothing_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.sqlite");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.finish(&key(1), State::Done, b"answer", 1).unwrap();
+        // A copy of the file alone has what is on the disk, as after a kill.
+        let is_kept = || {
+            let copy = dir.path().join("copy.sqlite");
+            std::fs::copy(&path, &copy).unwrap();
+            Journal::open(&copy).is_ok_and(|copy| copy.get(&key(1)).is_ok_and(|entry| entry.is_some()))
+        };
+        assert!(!is_kept());
+        let start = Instant::now();
+        while !is_kept() {
+            assert!(start.elapsed() < Duration::from_secs(1), "the group is still open");
+            thread::sleep(Duration::from_millis(10));
+        }
+        journal.finish(&key(2), State::Done, b"another", 1).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path).unwrap();
+        assert!([1, 2].iter().all(|n| journal.get(&key(*n)).unwrap().is_some()));
     }
 
     #[test]
