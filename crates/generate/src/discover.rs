@@ -146,7 +146,9 @@ impl Discovery {
     /// # Errors
     /// There is none, or more than one.
     pub fn named(&self, name: &str) -> Result<&Found, NameError> {
-        let stem = name.strip_suffix(".gguf").unwrap_or(name);
+        let is_suffix = |suffix: &&str| suffix.eq_ignore_ascii_case(EXTENSION);
+        let stem =
+            name.rsplit_once('.').filter(|(_, suffix)| is_suffix(suffix)).map_or(name, |(stem, _)| stem);
         let of_file: Vec<&Found> =
             self.found.iter().filter(|found| found.name.eq_ignore_ascii_case(stem)).collect();
         let matching = if of_file.is_empty() { self.in_folder(name) } else { of_file };
@@ -389,6 +391,7 @@ mod tests {
         let path = |name| discovery.named(name).map(|found| found.path.clone());
         assert_eq!(path("working"), Ok(root.path().join("work/.GRMR-V3-Q4B-GGUF/working.GGUF")));
         assert_eq!(path("VARIABLE.gguf"), Ok(root.path().join("elsewhere/variable.gguf")));
+        assert_eq!(path("VARIABLE.GGUF"), path("variable"));
         assert_eq!(path("alone"), path("some-file"));
         let paths = vec![models.join("ours.gguf"), root.path().join("me/.satcn/models/Ours.gguf")];
         assert_eq!(path("ours"), Err(NameError::Several { name: "ours".to_owned(), paths }));

@@ -905,6 +905,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("model", |model| model.value_name("M.gguf").help("A GGUF file or the name of one (`haul model list`)")))]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,

@@ -59,6 +59,9 @@ fn named(
 
 fn failure(error: NameError, settings: &Settings) -> Failure {
     let hint = match &error {
+        NameError::None { name, .. } if is_host_and_port(name) => {
+            format!("a server is --model http://{name}")
+        }
         NameError::None { known, .. } if !known.is_empty() => {
             let shown = known[..known.len().min(KNOWN_SHOWN_MAX)].join(", ");
             let more = if known.len() > KNOWN_SHOWN_MAX { ", ..." } else { "" };
@@ -70,6 +73,12 @@ fn failure(error: NameError, settings: &Settings) -> Failure {
         _ => "name one of them by its path".to_owned(),
     };
     Failure::new(error).hint(hint)
+}
+
+/// `HOST:PORT`, perhaps with a path or a model behind it: an address without its beginning.
+fn is_host_and_port(name: &str) -> bool {
+    let port = name.split_once(':').map(|(_, rest)| rest.split(['/', '#']).next().unwrap_or(rest));
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// What measures or rewrites a model needs its file.
