@@ -68,6 +68,17 @@ pub struct Answer {
     pub logprobs: Vec<TokenLogprob>,
 }
 
+/// Words of an error: what an engine or a server says, and quotes, may be long.
+pub(crate) const WORDS_CHARS_MAX: usize = 400;
+
+/// The beginning of a text that is longer than so many characters.
+pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// Why one call has no answer. The text is one line for a list of failures.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -169,6 +180,19 @@ impl Prompt {
         let system = system.map(|content| Message { role: "system".to_owned(), content: content.to_owned() });
         let user = Message { role: "user".to_owned(), content: format!("{shared}{rest}") };
         Prompt::Chat { messages: system.into_iter().chain([user]).collect(), shared_bytes: shared.len() }
+    }
+}
+
+impl CallError {
+    /// The same in other words, where it has any.
+    pub(crate) fn in_words(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Refused { why } => Self::Refused { why: change(&why) },
+            Self::NotOfSchema { why } => Self::NotOfSchema { why: change(&why) },
+            Self::Unusable { why } => Self::Unusable { why: change(&why) },
+            Self::GivenUp { attempts, why } => Self::GivenUp { attempts, why: change(&why) },
+            Self::TooLong { .. } | Self::Truncated { .. } => self,
+        }
     }
 }
 

@@ -98,6 +98,12 @@ pub enum GenerateError {
 }
 
 impl GenerateError {
+    /// Whether a stop was asked for, and nothing else is wrong.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Worker(WorkerError::Stopped) | Self::Server(ServerError::Stopped { .. }))
+    }
+
     /// The user's next step, where there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -112,7 +118,8 @@ impl GenerateError {
 
 impl Generator {
     /// Answers `calls`, each once, in the order that is fastest; `answered` gets every one as it comes and may end the run.
-    /// What was asked and not answered then is not counted.
+    /// So may the stop that a worker or server was opened with, also while nothing comes. What was asked and not answered
+    /// then is not counted.
     ///
     /// # Errors
     /// Nothing answers any more. What one call came to is its own result, and the others go on.

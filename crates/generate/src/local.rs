@@ -6,6 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use haul_frames::{self as frames, Event, Group, Request};
 pub use haul_frames::{
@@ -14,7 +16,7 @@ pub use haul_frames::{
 };
 use haul_machine::verdict::DeviceRequest;
 
-use crate::call::{Answer, Call, CallError, Finish, Prompt, Totals};
+use crate::call::{Answer, Call, CallError, Finish, Prompt, Totals, WORDS_CHARS_MAX, shortened};
 use crate::schedule::{Batch, batches};
 use crate::schema::Schema;
 use crate::template::Template;
@@ -56,6 +58,9 @@ pub struct Local {
     template: Result<Template, String>,
     next_id: u64,
     restarts: u32,
+    /// Whether the worker was ended with calls that nobody waits for; who asks next needs another one.
+    is_ended: bool,
+    stop: Arc<AtomicBool>,
 }
 
 impl Local {
@@ -63,8 +68,16 @@ impl Local {
     ///
     /// # Errors
     /// No worker, no such device, a model that the engine refuses, a template that is none.
-    pub fn open(mut settings: LocalSettings) -> Result<Self, GenerateError> {
-        let mut worker = Worker::start(&settings.worker, &settings.backends, settings.patience)?;
+    pub fn open(settings: LocalSettings) -> Result<Self, GenerateError> {
+        Self::open_until(Arc::default(), settings)
+    }
+
+    /// The same, and neither this nor anything that is asked later waits on once `stop` is set.
+    ///
+    /// # Errors
+    /// As for [`Local::open`], and where it is set.
+    pub fn open_until(stop: Arc<AtomicBool>, mut settings: LocalSettings) -> Result<Self, GenerateError> {
+        let mut worker = Worker::start(&settings.worker, &settings.backends, settings.patience, &stop)?;
         settings.load.devices = devices::select(settings.device, worker.hello())?;
         let loaded = load(&mut worker, &settings.load)?;
         // A model without a usable template still completes texts; it is a chat that needs one.
@@ -75,7 +88,7 @@ impl Local {
             }
             (None, None) => Err("the file has no chat template".to_owned()),
         };
-        Ok(Self { settings, worker, loaded, template, next_id: 0, restarts: 0 })
+        Ok(Self { settings, worker, loaded, template, next_id: 0, restarts: 0, is_ended: false, stop })
     }
 
     /// What the engine said of itself.
@@ -156,6 +169,7 @@ impl Local {
     }
 
     fn ask(&mut self, request: Request) -> Result<Event, GenerateError> {
+        self.revive()?;
         self.worker.ask(request);
         Ok(self.worker.wait()?)
     }
@@ -207,6 +221,27 @@ impl Local {
     }
 
     fn answer(&mut self, mut run: Run<'_, '_>, numbers: &[usize]) -> Result<Totals, GenerateError> {
+        match self.answer_all(&mut run, numbers) {
+            Ok(ControlFlow::Continue(())) => Ok(run.totals),
+            Ok(ControlFlow::Break(())) => {
+                // What is still being answered is nobody's any more.
+                self.end();
+                Ok(run.totals)
+            }
+            Err(error) if error.is_stop() => {
+                self.end();
+                Ok(run.totals)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn answer_all(
+        &mut self,
+        run: &mut Run<'_, '_>,
+        numbers: &[usize],
+    ) -> Result<ControlFlow<()>, GenerateError> {
+        self.revive()?;
         let mut restarts = 0;
         let prompts = run.prompts.clone();
         let prefixes = |numbers: &[usize]| -> Vec<Batch<'_>> {
@@ -224,14 +259,12 @@ impl Local {
                 self.worker.ask(Request::Group(group));
             }
             if run.sent.is_empty() {
-                return Ok(run.totals);
+                return Ok(ControlFlow::Continue(()));
             }
             match self.worker.wait() {
                 Ok(event) => {
                     if run.take(event)?.is_break() {
-                        // What is still being answered is nobody's any more.
-                        self.restart()?;
-                        return Ok(run.totals);
+                        return Ok(ControlFlow::Break(()));
                     }
                 }
                 Err(error) if error.is_of_the_process() && restarts < RESTARTS_MAX => {
@@ -250,9 +283,21 @@ impl Local {
         }
     }
 
+    fn end(&mut self) {
+        self.worker.kill();
+        self.is_ended = true;
+    }
+
+    /// A worker that was ended is started again by who needs it: a model is not loaded for a run that is over.
+    fn revive(&mut self) -> Result<(), GenerateError> {
+        if self.is_ended { self.restart() } else { Ok(()) }
+    }
+
     fn restart(&mut self) -> Result<(), GenerateError> {
-        self.worker = Worker::start(&self.settings.worker, &self.settings.backends, self.settings.patience)?;
+        let LocalSettings { worker, backends, patience, .. } = &self.settings;
+        self.worker = Worker::start(worker, backends, *patience, &self.stop)?;
         self.loaded = load(&mut self.worker, &self.settings.load)?;
+        self.is_ended = false;
         Ok(())
     }
 }
@@ -262,7 +307,7 @@ impl Local {
 /// # Errors
 /// No worker, or the engine refuses: an unknown kind, a file that is quantised already, a full disk.
 pub fn quantize(worker: &Path, backends: &[PathBuf], asked: Quantize) -> Result<u64, GenerateError> {
-    let mut worker = Worker::start(worker, backends, Patience::default())?;
+    let mut worker = Worker::start(worker, backends, Patience::default(), &Arc::default())?;
     worker.ask(Request::Quantize(asked));
     match worker.wait()? {
         Event::Quantized { bytes } => Ok(bytes),
@@ -359,7 +404,9 @@ fn checked(answer: frames::Answer, call: &Call) -> Result<Answer, CallError> {
     // A cut answer is no document, and says so itself.
     if let (Some(frames::Constraint::JsonSchema(schema)), Finish::Stop) = (&call.constraint, answer.finish) {
         let schema = Schema::parse(schema).map_err(|error| CallError::Refused { why: error.to_string() })?;
-        schema.check(&answer.text).map_err(|why| CallError::NotOfSchema { why })?;
+        schema
+            .check(&answer.text)
+            .map_err(|why| CallError::NotOfSchema { why: shortened(&why, WORDS_CHARS_MAX) })?;
     }
     Ok(Answer {
         text: answer.text,

@@ -2,20 +2,22 @@
 //!
 //! Calls are sent side by side, a bounded number at a time. Of calls that begin alike one goes ahead, and the others
 //! follow when it is answered: the server then has their common beginning in its prompt cache, which it has not where
-//! all of them come at once. Every fault is a verdict on its call after a bounded number of attempts; a server to
-//! which several calls in a row get no response at all ends the run, and what was answered stays answered.
+//! all of them come at once. While it says that it is busy fewer calls are in flight. Every fault is a verdict on its call
+//! after a bounded number of attempts, or a bounded wait; a server of which several calls in a row get no response at all,
+//! or nothing but that it is busy, ends the run, and what was answered stays answered.
 //!
 //! Where a server computes is not known, and never claimed: its verdict is `unknown`.
 
 mod address;
 mod client;
+mod pace;
 mod plan;
 mod wire;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
@@ -23,8 +25,7 @@ use haul_machine::verdict::{DeviceRequest, Placement, Verdict, Witness, WitnessK
 
 pub use address::{AddressError, ApiKey, KeyError, ServerAddress};
 
-use crate::call::{Answer, Call, CallError, Constraint, Finish, Totals};
-use crate::schema::Schema;
+use crate::call::{Answer, Call, CallError, Totals};
 use crate::{Answered, GenerateError, ModelFacts};
 use client::{Asked, Client, Fault};
 use plan::Plan;
@@ -32,6 +33,10 @@ use wire::{Dialect, Offered};
 
 /// After so many calls in a row to which nothing came back, the server counts as gone.
 const SILENT_CALLS_MAX: u32 = 3;
+/// After so many calls in a row that were given up because the server is busy, it is busy for all.
+const BUSY_CALLS_MAX: u32 = 3;
+/// A wait looks this often whether the run is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Models that an error lists.
 const MODELS_LISTED_MAX: usize = 8;
 /// What a verdict says of what no server tells.
@@ -45,6 +50,11 @@ pub struct Patience {
     /// From the beginning of a request to the end of its answer. Answers are not streamed, so this is all of its tokens,
     /// and the time in the server's own queue.
     pub answer: Duration,
+    /// For the list of its models, with which a server answers at once or not at all.
+    pub list: Duration,
+    /// How long one call waits, all in all, because the server says that it is busy, and how long all wait without an
+    /// answer to any.
+    pub busy: Duration,
     /// Before the second attempt; doubles with each.
     pub backoff_first: Duration,
 }
@@ -54,6 +64,8 @@ impl Default for Patience {
         Self {
             connect: Duration::from_secs(15),
             answer: Duration::from_secs(600),
+            list: Duration::from_secs(15),
+            busy: Duration::from_secs(600),
             backoff_first: Duration::from_millis(500),
         }
     }
@@ -70,6 +82,8 @@ pub struct RemoteSettings {
     pub parallel: usize,
     /// How long it may take.
     pub patience: Patience,
+    /// Set where the user wants to wait no longer.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// A server that answers calls.
@@ -79,6 +93,7 @@ pub struct Remote {
     model: String,
     context_tokens: Option<u32>,
     parallel: usize,
+    stop: Arc<AtomicBool>,
 }
 
 /// A server cannot be used, or no more.
@@ -103,6 +118,16 @@ pub enum ServerError {
         /// All that it offers.
         models: Vec<String>,
     },
+    /// It has others than the one that was named.
+    #[error("{address}: no model {model}; there are {}", listed(models))]
+    NoSuchModel {
+        /// The server.
+        address: String,
+        /// As it was named.
+        model: String,
+        /// All that it offers.
+        models: Vec<String>,
+    },
     /// It does not let us in.
     #[error("{address}: status {status}: {says}")]
     Unauthorized {
@@ -123,6 +148,22 @@ pub enum ServerError {
         /// What went wrong last.
         why: String,
     },
+    /// It says that it has no time, for longer than calls are kept waiting.
+    #[error("{address}: too busy for {calls} calls in a row: {why}")]
+    Busy {
+        /// The server.
+        address: String,
+        /// How many calls.
+        calls: u32,
+        /// In its words.
+        why: String,
+    },
+    /// The user did not want to wait for it any longer.
+    #[error("{address}: stopped while waiting for it")]
+    Stopped {
+        /// The server.
+        address: String,
+    },
 }
 
 fn listed(models: &[String]) -> String {
@@ -139,10 +180,15 @@ impl ServerError {
                 "is it running, and is this its address? A server without /v1/models is asked with #NAME behind its address"
             }
             Self::WhichModel { .. } => "name one behind the address: --model http://HOST:PORT#NAME",
+            Self::NoSuchModel { .. } => "name one of them behind the address: --model http://HOST:PORT#NAME",
             Self::Unauthorized { .. } => "set HAUL_API_KEY to the key that this server knows you by",
             Self::Gone { .. } => {
                 "what was answered is kept; the same command goes on when the server is back"
             }
+            Self::Busy { .. } => {
+                "what was answered is kept; the same command goes on later. A smaller --parallel asks less of it at once"
+            }
+            Self::Stopped { .. } => "the same command begins again",
         }
     }
 }
@@ -153,11 +199,11 @@ impl Remote {
     /// # Errors
     /// It does not answer, or it is not clear which model is meant.
     pub fn open(settings: RemoteSettings) -> Result<Self, ServerError> {
-        let RemoteSettings { address, key, parallel, patience } = settings;
-        let client = Client::new(&address, key, patience, parallel);
-        let Asked { result, attempts } = client.models();
+        let RemoteSettings { address, key, parallel, patience, stop } = settings;
+        let client = Arc::new(Client::new(&address, key, patience, parallel));
+        let Asked { result, attempts } = models(&client, &address, &stop)?;
         let offered = match (result, address.model()) {
-            (Ok(listing), _) => listing.data,
+            (Ok(offered), _) => offered,
             (Err(Fault::Unauthorized { status, says }), _) => {
                 return Err(ServerError::Unauthorized { address: address.to_string(), status, says });
             }
@@ -172,13 +218,20 @@ impl Remote {
             }
         };
         let (model, context_tokens) = chosen(&address, offered)?;
-        Ok(Self { client: Arc::new(client), address, model, context_tokens, parallel: parallel.max(1) })
+        Ok(Self { client, address, model, context_tokens, parallel: parallel.max(1), stop })
     }
 
     /// The model that answers, as the server calls it.
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// Models that answers named where it was not the one that was asked; some servers answer with another one than they
+    /// are asked for.
+    #[must_use]
+    pub fn other_models(&self) -> Vec<String> {
+        self.client.other_models()
     }
 
     /// Where the server is.
@@ -210,11 +263,14 @@ impl Remote {
             Dialect::JsonSchema => "json_schema",
             Dialect::JsonObject => "json_object",
         };
+        let others = self.other_models();
+        let others =
+            if others.is_empty() { String::new() } else { format!(", and names it {}", others.join(", ")) };
         let engine = Witness {
             kind: WitnessKind::Engine,
             says: UNKNOWN.to_owned(),
             detail: format!(
-                "the server {} answers with {}, schemas as {schemas}; it does not say on what",
+                "the server {} answers with {}{others}, schemas as {schemas}; it does not say on what",
                 self.address, self.model
             ),
         };
@@ -248,13 +304,19 @@ impl Remote {
                 self.send(number, &calls[number], Reply { number, asked: None, to: sender.clone() }, &over);
                 in_flight += 1;
             }
-            // This thread has a sender of its own, so the channel never closes.
-            let Some((number, asked)) = (in_flight > 0).then(|| replies.recv().ok()).flatten() else {
+            if in_flight == 0 {
                 return Ok(totals);
+            }
+            let (number, asked) = match replies.recv_timeout(LOOK_AGAIN) {
+                Ok(reply) => reply,
+                Err(RecvTimeoutError::Timeout) if self.stop.load(Ordering::Relaxed) => return Ok(totals),
+                Err(RecvTimeoutError::Timeout) => continue,
+                // This thread has a sender of its own, so the channel never closes.
+                Err(RecvTimeoutError::Disconnected) => return Ok(totals),
             };
             in_flight -= 1;
             plan.answered(number);
-            let Taken { result, retries, end } = self.taken(&calls[number], asked);
+            let Taken { result, retries, end } = self.taken(asked);
             totals.retries += retries;
             match &result {
                 Ok(answer) => totals.add(answer),
@@ -280,14 +342,14 @@ impl Remote {
     }
 
     /// What a call came to, and whether the run ends with it.
-    fn taken(&self, call: &Call, asked: Option<Asked<Answer>>) -> Taken {
+    fn taken(&self, asked: Option<Asked<Answer>>) -> Taken {
         let Some(Asked { result, attempts }) = asked else {
             let why = "the thread that asked for it failed".to_owned();
             return Taken { result: Err(CallError::GivenUp { attempts: 1, why }), retries: 0, end: None };
         };
         let address = || self.address.to_string();
         let (result, end) = match result {
-            Ok(answer) => (checked(answer, call), None),
+            Ok(answer) => (Ok(answer), None),
             Err(Fault::Call(error, _)) => (Err(error), None),
             Err(Fault::Unauthorized { status, says }) => {
                 let why = format!("status {status}: {says}");
@@ -295,13 +357,15 @@ impl Remote {
                 (Err(CallError::Refused { why }), Some(end))
             }
             Err(Fault::Passing(passing)) => {
-                let silent = self.client.silent_calls();
-                let is_gone = passing.is_silence() && silent >= SILENT_CALLS_MAX;
-                let end = is_gone.then(|| ServerError::Gone {
-                    address: address(),
-                    calls: silent,
-                    why: passing.why.clone(),
-                });
+                let (address, why) = (address(), passing.why.clone());
+                let (silent, busy) = (self.client.silent_calls(), self.client.busy_calls());
+                let end = if passing.is_silence() && silent >= SILENT_CALLS_MAX {
+                    Some(ServerError::Gone { address, calls: silent, why })
+                } else if passing.is_busy() && busy >= BUSY_CALLS_MAX {
+                    Some(ServerError::Busy { address, calls: busy, why })
+                } else {
+                    None
+                };
                 (Err(CallError::GivenUp { attempts, why: passing.why }), end)
             }
         };
@@ -354,26 +418,48 @@ fn said(fault: Fault) -> String {
     }
 }
 
-/// The model that is meant, and its context where the server says it.
-fn chosen(address: &ServerAddress, offered: Vec<Offered>) -> Result<(String, Option<u32>), ServerError> {
-    match (address.model(), &offered[..]) {
-        (Some(name), _) => {
-            let context = offered.iter().find(|model| model.id == name).and_then(|model| model.max_model_len);
-            Ok((name.to_owned(), context))
+/// The models of a server. They are asked for by another thread, for the user may want to wait no longer.
+fn models(
+    client: &Arc<Client>,
+    address: &ServerAddress,
+    stop: &Arc<AtomicBool>,
+) -> Result<Asked<Vec<Offered>>, ServerError> {
+    let (sender, reply) = mpsc::sync_channel(1);
+    let (asking, is_over) = (Arc::clone(client), Arc::clone(stop));
+    thread::spawn(move || {
+        if sender.send(asking.models(&is_over)).is_err() {
+            tracing::debug!("a list of models that nobody waits for any more");
         }
-        (None, [only]) => Ok((only.id.clone(), only.max_model_len)),
-        (None, _) => Err(ServerError::WhichModel {
-            address: address.to_string(),
-            models: offered.into_iter().map(|model| model.id).collect(),
-        }),
+    });
+    loop {
+        match reply.recv_timeout(LOOK_AGAIN) {
+            _ if stop.load(Ordering::Relaxed) => {
+                return Err(ServerError::Stopped { address: address.to_string() });
+            }
+            Ok(asked) => return Ok(asked),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                let why = "the thread that asked for it failed".to_owned();
+                return Err(ServerError::NoList { address: address.to_string(), attempts: 1, why });
+            }
+        }
     }
 }
 
-/// A server may ignore a schema; an answer is held against it all the same. A cut one says so itself.
-fn checked(answer: Answer, call: &Call) -> Result<Answer, CallError> {
-    if let (Some(Constraint::JsonSchema(schema)), Finish::Stop) = (&call.constraint, answer.finish) {
-        let schema = Schema::parse(schema).map_err(|error| CallError::Refused { why: error.to_string() })?;
-        schema.check(&answer.text).map_err(|why| CallError::NotOfSchema { why })?;
+/// The model that is meant, and its context where the server says it. A name is believed where nothing is listed.
+fn chosen(address: &ServerAddress, offered: Vec<Offered>) -> Result<(String, Option<u32>), ServerError> {
+    let names = |offered: Vec<Offered>| offered.into_iter().map(|model| model.id).collect();
+    match (address.model(), &offered[..]) {
+        (Some(name), []) => Ok((name.to_owned(), None)),
+        (Some(name), models) => match models.iter().find(|model| model.id == name) {
+            Some(model) => Ok((name.to_owned(), model.context_tokens)),
+            None => Err(ServerError::NoSuchModel {
+                address: address.to_string(),
+                model: name.to_owned(),
+                models: names(offered),
+            }),
+        },
+        (None, [only]) => Ok((only.id.clone(), only.context_tokens)),
+        (None, _) => Err(ServerError::WhichModel { address: address.to_string(), models: names(offered) }),
     }
-    Ok(answer)
 }

@@ -3,9 +3,6 @@
 
 use serde_json::Value;
 
-/// Characters of an answer that an error quotes.
-const QUOTED_CHARS: usize = 60;
-
 /// A JSON schema, compiled. References to other documents are not fetched; they are errors.
 pub struct Schema {
     validator: jsonschema::Validator,
@@ -33,21 +30,14 @@ impl Schema {
     /// Reads an answer.
     ///
     /// # Errors
-    /// What is wrong, in one line: no JSON, or where it differs from the schema.
+    /// What is wrong, in one line: no JSON, or where it differs from the schema. It quotes the answer, however long.
     pub fn check(&self, answer: &str) -> Result<Value, String> {
-        let value =
-            serde_json::from_str(answer).map_err(|error| format!("no JSON ({error}): {}", quoted(answer)))?;
+        let value = serde_json::from_str(answer).map_err(|error| format!("no JSON ({error}): {answer:?}"))?;
         match self.validator.validate(&value) {
             Ok(()) => Ok(value),
             Err(error) => Err(format!("at {:?}: {error}", error.instance_path().to_string())),
         }
     }
-}
-
-fn quoted(text: &str) -> String {
-    let start: String = text.chars().take(QUOTED_CHARS).collect();
-    let more = if start.len() < text.len() { "..." } else { "" };
-    format!("{start:?}{more}")
 }
 
 #[cfg(test)]

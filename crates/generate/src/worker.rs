@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     heard: Instant,
     /// The last count of steps, and since when it stands.
     steps: (u64, Instant),
+    /// Set where the user wants to wait no longer.
+    stop: Arc<AtomicBool>,
 }
 
 /// From the thread that reads.
@@ -116,6 +119,9 @@ pub enum WorkerError {
         /// What was waited for.
         wanted: &'static str,
     },
+    /// The user did not want to wait for it any longer.
+    #[error("stopped while waiting for haul-llama")]
+    Stopped,
 }
 
 fn shown(log: &[String]) -> String {
@@ -134,6 +140,7 @@ impl WorkerError {
             Self::Died { .. } => {
                 Some("a smaller --ctx or --parallel takes less memory; `haul doctor --model` says what fits")
             }
+            Self::Stopped => Some("the same command goes on from here"),
             Self::Start { .. } | Self::Hung { .. } | Self::Refused { .. } | Self::OutOfTurn { .. } => None,
         }
     }
@@ -150,6 +157,7 @@ impl Worker {
         executable: &Path,
         backends: &[PathBuf],
         patience: Patience,
+        stop: &Arc<AtomicBool>,
     ) -> Result<Self, WorkerError> {
         if !executable.exists() {
             return Err(WorkerError::Missing { path: executable.to_owned() });
@@ -185,6 +193,7 @@ impl Worker {
             patience,
             heard: now,
             steps: (0, now),
+            stop: Arc::clone(stop),
         };
         match worker.wait()? {
             Event::Hello(hello) if hello.protocol == PROTOCOL => worker.hello = hello,
@@ -207,11 +216,14 @@ impl Worker {
         }
     }
 
-    /// The next event that is no beat.
+    /// The next event that is no beat; none where the user wants to wait no longer.
     pub(crate) fn wait(&mut self) -> Result<Event, WorkerError> {
         loop {
             if let Some(event) = self.wait_for(LOOK_AGAIN)? {
                 return Ok(event);
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
             }
         }
     }
@@ -268,7 +280,8 @@ impl Worker {
         WorkerError::Died { how, log }
     }
 
-    fn kill(&mut self) {
+    /// Ends the process.
+    pub(crate) fn kill(&mut self) {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
             tracing::debug!("a worker that could not be ended: {error}");
         }

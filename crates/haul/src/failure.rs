@@ -85,6 +85,29 @@ impl From<PublishError> for Failure {
     }
 }
 
+/// What waits for a worker or a server may be interrupted.
+macro_rules! from_library_that_waits {
+    ($($error:ty;)*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                let exit = if error.is_stop() { Exit::Interrupted } else { Exit::CouldNotRun };
+                Failure { hint: error.hint(), error: error.into(), exit }
+            }
+        }
+    )*};
+}
+
+from_library_that_waits! {
+    haul_generate::GenerateError;
+    haul_jobs::correct::CorrectError;
+}
+
+impl From<haul_generate::remote::ServerError> for Failure {
+    fn from(error: haul_generate::remote::ServerError) -> Self {
+        haul_generate::GenerateError::from(error).into()
+    }
+}
+
 from_library! {
     haul_machine::verdict::DeviceError => |e| Some(e.hint().to_owned());
     haul_machine::memory::MemoryError => |_| None;
@@ -94,12 +117,9 @@ from_library! {
     haul_store::library::WriteError => |e| e.hint().map(str::to_owned);
     haul_store::library::MergeError => |e| e.hint().map(str::to_owned);
     haul_store::qdrant::AddressError => |e| Some(e.hint().to_owned());
-    haul_generate::GenerateError => |e| e.hint();
     haul_generate::gguf::GgufError => |e| e.hint();
     haul_generate::remote::AddressError => |e| Some(e.hint().to_owned());
-    haul_generate::remote::ServerError => |e| Some(e.hint().to_owned());
     haul_corpus::manuscript::ManuscriptError => |e| Some(e.hint().to_owned());
-    haul_jobs::correct::CorrectError => |e| e.hint();
     haul_jobs::correct::profile::ProfileError => |_| None;
     haul_jobs::correct::spelling::SpellError => |e| e.hint();
     haul_jobs::batch::BatchError => |e| e.hint();

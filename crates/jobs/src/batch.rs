@@ -129,9 +129,7 @@ pub fn run(
     progress.expect(calls.len() as u64, calls.len() as u64);
     let asked = calls::answer("generate", generator, journal, &calls, stop, |number, result| {
         if let Ok(answer) = &result {
-            let tokens =
-                answer.prompt_tokens - answer.reused_tokens.min(answer.prompt_tokens) + answer.answer_tokens;
-            progress.computed(1, u64::from(tokens));
+            progress.computed(1, answer.computed_tokens());
         }
         progress.done(1, 1);
         results[number] = Some(result);

@@ -125,6 +125,12 @@ pub enum CorrectError {
 }
 
 impl CorrectError {
+    /// Whether a stop was asked for, and nothing else is wrong.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Generate(error) if error.is_stop())
+    }
+
     /// The user's next step, where there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -349,7 +355,9 @@ fn taken(
 fn drifted(passages: &[Passage], pieces: &mut Vec<Piece>) -> Vec<Piece> {
     let mut again = Vec::new();
     pieces.retain(|piece| {
-        if !matches!(piece.result, Some(Err(Refusal::Drift(_)))) {
+        // A model that thinks aloud does so for a sentence too.
+        let may_be_better = |drift: &Drift| *drift != Drift::Thinks;
+        if !matches!(&piece.result, Some(Err(Refusal::Drift(drift))) if may_be_better(drift)) {
             return true;
         }
         let passage = &passages[piece.passage];
@@ -499,7 +507,7 @@ mod tests {
         let kept = |text: &str, verdict, why: &str| {
             vec![Kept { text: text.to_owned(), verdict, why: why.to_owned() }]
         };
-        let numbers = "numbers changed from [\"12\"] to [\"13\"]";
+        let numbers = "numbers changed from 12 to 13";
         assert_eq!(
             shown,
             [

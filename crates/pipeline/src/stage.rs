@@ -205,6 +205,12 @@ impl Stop {
         Self(flag)
     }
 
+    /// The flag itself, for what waits in a library that knows nothing of stages.
+    #[must_use]
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Asks all stages to finish what they hold and end.
     pub fn request(&self) {
         self.0.store(true, Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! Where a server is, which of its models is asked, and the key that it may want.
 
 use std::fmt;
+use std::ops::Range;
 
 use ureq::http::Uri;
 
@@ -158,10 +159,52 @@ impl ApiKey {
         format!("Bearer {}", self.0)
     }
 
-    /// A text without the key: servers quote what they refuse.
+    /// A text without the key: servers quote what they refuse. It is found also where it stands in JSON, in JSON inside
+    /// of JSON, or as Rust quotes it.
     pub(super) fn masked(&self, text: &str) -> String {
-        text.replace(&self.0, "[key]")
+        let key: Vec<char> = self.0.chars().filter(|c| *c != '\\').collect();
+        let text = text.replace(&self.0, MASK);
+        let plain = unescaped(&text);
+        let (mut masked, mut from, mut at) = (String::with_capacity(text.len()), 0, 0);
+        while let Some(window) = plain.get(at..at + key.len()).filter(|window| !window.is_empty()) {
+            if window.iter().map(|found| found.char).eq(key.iter().copied()) {
+                masked.push_str(&text[from..window[0].range.start]);
+                masked.push_str(MASK);
+                at += window.len();
+                from = plain[at - 1].range.end;
+            } else {
+                at += 1;
+            }
+        }
+        masked + &text[from..]
     }
+}
+
+/// What stands in place of a key.
+const MASK: &str = "[key]";
+
+/// A character, and where it stands with the backslashes before it.
+struct Plain {
+    char: char,
+    range: Range<usize>,
+}
+
+/// The characters of a text that stand for themselves, without backslashes and with `\u0022` resolved.
+fn unescaped(text: &str) -> Vec<Plain> {
+    let mut plain = Vec::with_capacity(text.len());
+    let (mut backslashes, mut at) = (None, 0);
+    while let Some(c) = text[at..].chars().next() {
+        let (start, mut end) = (backslashes.take().unwrap_or(at), at + c.len_utf8());
+        let code = text.get(end..end + 4).filter(|_| c == 'u' && start < at);
+        let resolved = code.and_then(|code| u32::from_str_radix(code, 16).ok()).and_then(char::from_u32);
+        end += if resolved.is_some() { 4 } else { 0 };
+        match resolved.unwrap_or(c) {
+            '\\' => backslashes = Some(start),
+            char => plain.push(Plain { char, range: start..end }),
+        }
+        at = end;
+    }
+    plain
 }
 
 impl fmt::Debug for ApiKey {
@@ -210,6 +253,20 @@ mod tests {
         let key = ApiKey::new("sk-secret").unwrap();
         assert_eq!(format!("{key:?}"), "ApiKey(..)");
         assert_eq!(key.masked("Incorrect API key: sk-secret."), "Incorrect API key: [key].");
+        let key = ApiKey::new(r#"sk-"k\e/y"#).unwrap();
+        for text in [
+            r#"sk-"k\e/y"#,
+            r#"sk-\"k\\e/y"#,
+            r#"sk-\\\"k\\\\e\/y"#,
+            r"sk-\u0022k\u005ce\u002fy",
+            r#""sk-\"k\\e/y""#,
+        ] {
+            let masked = key.masked(&format!("a\\b {text} c, {text}."));
+            assert!(masked.starts_with(r"a\b ") && masked.matches("[key]").count() == 2, "{masked}");
+            assert!(!masked.contains("sk-") && !masked.contains("/y"), "{masked}");
+        }
+        assert_eq!(key.masked("nothing of it: sk-"), "nothing of it: sk-");
+        assert_eq!(ApiKey::new(r"\\").unwrap().masked(r"a\\b"), "a[key]b");
         for text in ["", "a b", "a\nb", "é"] {
             assert!(!ApiKey::new(text).unwrap_err().to_string().contains("a b"), "{text:?}");
         }

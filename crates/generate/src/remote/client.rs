@@ -1,5 +1,6 @@
 //! One request after another until there is an answer, or it is clear that there will be none.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,45 +11,48 @@ use ureq::http::Response;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
 use ureq::{Agent, Body};
 
-use super::wire::{self, Dialect, Listing, Sent};
-use super::{ApiKey, Patience, ServerAddress};
-use crate::call::{Answer, Call, CallError};
+use super::pace::{self, Pace, Refused};
+use super::wire::{self, Dialect, Offered, Read as Taken, Unread};
+use super::{ApiKey, LOOK_AGAIN, Patience, ServerAddress};
+use crate::call::{Answer, Call, CallError, Constraint, Finish, WORDS_CHARS_MAX, shortened};
+use crate::schema::Schema;
 
-/// Requests for one answer.
+/// Requests for one answer, those that a busy server refuses not counted.
 const ATTEMPTS_MAX: u32 = 6;
 /// Of which so many may end by the clock: who had no answer in ten minutes, twice, has none in an hour.
 const TIMEOUTS_MAX: u32 = 2;
-/// Times that a server may say that it is busy, beside the attempts.
-const BUSY_MAX: u32 = 10;
-/// A server that wants to be left alone for longer has no answer today.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
-/// Waits between attempts double up to this.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A busy server is waited for no longer than this before anything is asked of it: it may be loading its model.
+const LIST_BUSY_MAX: Duration = Duration::from_secs(120);
 /// After so many calls in a row without a usable answer, the next have one attempt each until one succeeds.
 const TROUBLED_CALLS_MAX: u32 = 8;
 /// An answer of 4,096 tokens with 20 alternatives for each has 5 MiB.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// What an error quotes of a server.
-const SAID_CHARS_MAX: usize = 300;
+const QUOTED_CHARS_MAX: usize = 300;
+/// Of a text that is quoted, so much is looked at.
+const LOOKED_AT_BYTES_MAX: usize = 64 << 10;
+/// Names of other models that are kept for the receipt.
+const OTHER_MODELS_MAX: usize = 4;
 /// llama-cpp-python refuses with status 500, like everything else that goes wrong there: by this word it is told apart.
 const SCHEMA_FIELD: &str = "response_format";
-/// A wait looks this often whether the run is over.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A server, spoken with from many threads.
 pub(super) struct Client {
     agent: Agent,
     address: ServerAddress,
     key: Option<ApiKey>,
-    backoff_first: Duration,
+    patience: Patience,
+    pace: Pace,
     /// Whether the server wants [`Dialect::JsonObject`].
     wants_json_object: AtomicBool,
-    /// Nobody asks before this, because the server said so.
-    not_before: Mutex<Option<Instant>>,
     /// Calls in a row to which nothing came back at all.
     silent: AtomicU32,
+    /// Calls in a row that were given up because the server is busy.
+    busy: AtomicU32,
     /// Calls in a row without a usable answer.
     troubled: AtomicU32,
+    /// What answers call their model where it is not the one that was asked.
+    other_models: Mutex<BTreeSet<String>>,
 }
 
 /// What came of one call.
@@ -97,14 +101,21 @@ impl Passing {
     pub(super) fn is_silence(&self) -> bool {
         matches!(self.kind, Kind::Unreachable | Kind::Timeout)
     }
+
+    /// Whether the server has no time.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self.kind, Kind::Busy(_))
+    }
 }
 
-/// How often, and how, an attempt failed.
+/// How often, and how, the attempts at one call failed.
 #[derive(Default)]
 struct Failures {
     all: u32,
-    timeouts: u32,
     busy: u32,
+    timeouts: u32,
+    /// What it waited because the server is busy.
+    busy_waited: Duration,
 }
 
 impl Failures {
@@ -112,15 +123,22 @@ impl Failures {
     fn next(&mut self, kind: Kind, attempts_max: u32, backoff_first: Duration) -> Option<Duration> {
         self.all += 1;
         self.timeouts += u32::from(kind == Kind::Timeout);
-        self.busy += u32::from(matches!(kind, Kind::Busy(_)));
-        let others = self.all - self.busy;
-        if others >= attempts_max || self.timeouts >= TIMEOUTS_MAX || self.busy >= BUSY_MAX {
+        let counted = self.all - self.busy;
+        let is_enough = counted >= attempts_max || self.timeouts >= TIMEOUTS_MAX;
+        (!is_enough).then(|| pace::jittered(pace::backoff(backoff_first, counted)))
+    }
+
+    /// The wait that a busy server gets: its refusals are not counted, the time is.
+    fn next_of_busy(&mut self, refused: &Refused, busy_max: Duration) -> Option<Duration> {
+        self.all += 1;
+        self.busy += 1;
+        let wait = refused.wait?;
+        let waited = self.busy_waited.max(refused.unanswered).saturating_add(wait);
+        if waited > busy_max {
             return None;
         }
-        match kind {
-            Kind::Busy(Some(wait)) => Some(wait).filter(|wait| *wait <= RETRY_AFTER_MAX),
-            _ => Some(backoff_first.saturating_mul(1 << (self.all - 1).min(16)).min(BACKOFF_MAX)),
-        }
+        self.busy_waited += wait;
+        Some(wait)
     }
 }
 
@@ -149,11 +167,13 @@ impl Client {
             agent,
             address: address.clone(),
             key,
-            backoff_first: patience.backoff_first,
+            patience,
+            pace: Pace::new(connections, patience.backoff_first),
             wants_json_object: AtomicBool::new(false),
-            not_before: Mutex::new(None),
             silent: AtomicU32::new(0),
+            busy: AtomicU32::new(0),
             troubled: AtomicU32::new(0),
+            other_models: Mutex::new(BTreeSet::new()),
         }
     }
 
@@ -167,21 +187,33 @@ impl Client {
         self.silent.load(Ordering::Relaxed)
     }
 
+    /// Calls in a row that were given up because the server is busy.
+    pub(super) fn busy_calls(&self) -> u32 {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// What answers called their model, where it is not the one that was asked.
+    pub(super) fn other_models(&self) -> Vec<String> {
+        self.other_models.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// The models that the server offers.
-    pub(super) fn models(&self) -> Asked<Listing> {
-        self.persist(&AtomicBool::new(false), || {
+    pub(super) fn models(&self, is_over: &AtomicBool) -> Asked<Vec<Offered>> {
+        self.persist(self.patience.busy.min(LIST_BUSY_MAX), is_over, || {
             let request = self.agent.get(self.address.url(wire::MODELS));
+            let request = request.config().timeout_global(Some(self.patience.list)).build();
             let request = match &self.key {
                 Some(key) => request.header(AUTHORIZATION, key.header()),
                 None => request,
             };
             let body = self.body(request.call())?;
-            let listing: Listing = serde_json::from_slice(&body)
-                .map_err(|error| self.broken(&format!("no list of models ({error})"), &body))?;
-            if listing.is_sound() {
-                Ok(listing)
-            } else {
-                Err(self.broken("names of models that are none", &body))
+            let offered =
+                wire::models(&body).map_err(|unread| self.unread("list of models", unread, &body))?;
+            let has_key = |text: &str| self.key.as_ref().is_some_and(|key| key.masked(text) != text);
+            let is_sound = |model: &Offered| model.is_sound() && !has_key(&model.id);
+            match offered.iter().all(is_sound) {
+                true => Ok(offered),
+                false => Err(unusable("names of models that are none")),
             }
         })
     }
@@ -210,69 +242,90 @@ impl Client {
             Ok(sent) => sent,
             Err(error) => return Asked { result: Err(Fault::Call(error, None)), attempts: 0 },
         };
-        let asked = self.persist(is_over, || self.post(&sent));
-        let result = asked.result.and_then(|answer| answer.map_err(|error| Fault::Call(error, None)));
-        Asked { result, attempts: asked.attempts }
+        self.persist(self.patience.busy, is_over, || {
+            let read = self.post(sent.route, &sent.body.to_string())?;
+            self.compare_model(read.model, model);
+            checked(read.answer, call).map_err(|error| Fault::Call(error, None))
+        })
     }
 
-    fn post(&self, sent: &Sent) -> Result<Result<Answer, CallError>, Fault> {
+    fn post(&self, route: &str, body: &str) -> Result<Taken, Fault> {
         let start = Instant::now();
-        let request = self.agent.post(self.address.url(sent.route)).header(CONTENT_TYPE, "application/json");
+        let request = self.agent.post(self.address.url(route)).header(CONTENT_TYPE, "application/json");
         let request = match &self.key {
             Some(key) => request.header(AUTHORIZATION, key.header()),
             None => request,
         };
-        let body = self.body(request.send(sent.body.to_string()))?;
+        let body = self.body(request.send(body))?;
         let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        wire::answer(&body, ms).map_err(|error| self.broken(&format!("no answer in JSON ({error})"), &body))
+        wire::answer(&body, ms).map_err(|unread| self.unread("answer", unread, &body))
     }
 
-    /// Attempts until one is not [`Fault::Passing`], or it is enough.
-    fn persist<T>(&self, is_over: &AtomicBool, attempt: impl Fn() -> Result<T, Fault>) -> Asked<T> {
+    fn compare_model(&self, answered_by: Option<String>, asked: &str) {
+        let Some(other) = answered_by.filter(|name| name != asked) else { return };
+        let mut others = self.other_models.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.len() < OTHER_MODELS_MAX {
+            others.insert(self.words(&other));
+        }
+    }
+
+    /// Attempts until one is not [`Fault::Passing`], or it is enough. Every fault leaves the client here.
+    fn persist<T>(
+        &self,
+        busy_max: Duration,
+        is_over: &AtomicBool,
+        attempt: impl Fn() -> Result<T, Fault>,
+    ) -> Asked<T> {
         let is_troubled = self.troubled.load(Ordering::Relaxed) >= TROUBLED_CALLS_MAX;
         let attempts_max = if is_troubled { 1 } else { ATTEMPTS_MAX };
         let mut failures = Failures::default();
         loop {
-            self.wait_for_the_server(is_over);
-            let result = attempt();
-            let attempts = failures.all + 1;
+            let Some(turn) = self.pace.turn(is_over) else {
+                let result = Err(Passing::fault(Kind::Broken, "the run ended"));
+                return Asked { result, attempts: failures.all };
+            };
+            let result = attempt().map_err(|fault| self.in_words(fault));
             let passing = match result {
                 Err(Fault::Passing(passing)) => passing,
                 other => {
-                    self.silent.store(0, Ordering::Relaxed);
-                    self.troubled.store(0, Ordering::Relaxed);
-                    return Asked { result: other, attempts };
+                    turn.answered();
+                    for in_a_row in [&self.silent, &self.busy, &self.troubled] {
+                        in_a_row.store(0, Ordering::Relaxed);
+                    }
+                    return Asked { result: other, attempts: failures.all + 1 };
                 }
             };
             if !passing.is_silence() {
                 self.silent.store(0, Ordering::Relaxed);
             }
-            let wait = failures.next(passing.kind, attempts_max, self.backoff_first);
+            let wait = match passing.kind {
+                Kind::Busy(asked) => failures.next_of_busy(&turn.refused(asked), busy_max),
+                kind => {
+                    drop(turn);
+                    failures.next(kind, attempts_max, self.patience.backoff_first)
+                }
+            };
             let Some(wait) = wait.filter(|_| !is_over.load(Ordering::Relaxed)) else {
-                self.silent.fetch_add(u32::from(passing.is_silence()), Ordering::Relaxed);
-                self.troubled.fetch_add(1, Ordering::Relaxed);
-                return Asked { result: Err(Fault::Passing(passing)), attempts };
+                return self.given_up(passing, &failures);
             };
             tracing::warn!("{}: {}; trying again in {} ms", self.address, passing.why, wait.as_millis());
-            if let Kind::Busy(Some(_)) = passing.kind {
-                self.hold_all_for(wait);
-            } else {
+            if !passing.is_busy() {
                 sleep_until(Instant::now() + wait, is_over);
             }
         }
     }
 
-    /// What the server asked of one is asked of all.
-    fn hold_all_for(&self, wait: Duration) {
-        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        *not_before = (*not_before).max(Some(Instant::now() + wait));
-    }
-
-    fn wait_for_the_server(&self, is_over: &AtomicBool) {
-        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(until) = not_before {
-            sleep_until(until, is_over);
+    fn given_up<T>(&self, mut passing: Passing, failures: &Failures) -> Asked<T> {
+        self.silent.fetch_add(u32::from(passing.is_silence()), Ordering::Relaxed);
+        self.troubled.fetch_add(1, Ordering::Relaxed);
+        match passing.is_busy() {
+            true => self.busy.fetch_add(1, Ordering::Relaxed),
+            false => self.busy.swap(0, Ordering::Relaxed),
+        };
+        if !failures.busy_waited.is_zero() {
+            passing.why += &format!("; it was waited for {} s", failures.busy_waited.as_secs());
         }
+        Asked { result: Err(Fault::Passing(passing)), attempts: failures.all }
     }
 
     /// The whole body of a sound answer.
@@ -297,7 +350,7 @@ impl Client {
             return Err(self.refused(status, &response, &body));
         }
         match header(&response, &CONTENT_TYPE) {
-            Some(kind) if !kind.contains("json") => {
+            Some(kind) if !kind.to_ascii_lowercase().contains("json") => {
                 Err(self.broken(&format!("an answer of type {kind}, of application/json"), &body))
             }
             _ => Ok(body),
@@ -316,8 +369,12 @@ impl Client {
                 Fault::Call(CallError::Refused { why }, Some(status))
             }
             429 | 503 => {
-                let wait = header(response, &RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
-                Passing::fault(Kind::Busy(wait.map(Duration::from_secs)), why)
+                let asked = header(response, &RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
+                let why = match asked {
+                    Some(seconds) => format!("{why} (it asks to be left alone for {seconds} s)"),
+                    None => why,
+                };
+                Passing::fault(Kind::Busy(asked.map(Duration::from_secs)), why)
             }
             500 if says.contains(SCHEMA_FIELD) => Fault::Call(CallError::Refused { why }, Some(status)),
             408 | 425 | 500 | 502 | 504..=599 => Passing::fault(Kind::Broken, why),
@@ -325,20 +382,57 @@ impl Client {
         }
     }
 
-    fn broken(&self, why: &str, body: &[u8]) -> Fault {
-        let begins = self.quoted(&String::from_utf8_lossy(&body[..body.len().min(4 * SAID_CHARS_MAX)]));
-        Passing::fault(Kind::Broken, format!("{why}: {begins:?}"))
-    }
-
-    /// What a server says, in one line of bounded length and without the key.
-    fn quoted(&self, text: &str) -> String {
-        let masked = self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.masked(text));
-        let line = masked.split_whitespace().collect::<Vec<_>>().join(" ");
-        match line.char_indices().nth(SAID_CHARS_MAX) {
-            Some((end, _)) => format!("{}...", &line[..end]),
-            None => line,
+    fn unread(&self, what: &str, unread: Unread, body: &[u8]) -> Fault {
+        match unread {
+            Unread::NoJson(error) => self.broken(&format!("no {what} in JSON ({error})"), body),
+            Unread::Unusable(why) => unusable(&why),
         }
     }
+
+    fn broken(&self, why: &str, body: &[u8]) -> Fault {
+        let begins = &body[..body.len().min(LOOKED_AT_BYTES_MAX)];
+        let begins = self.quoted(&String::from_utf8_lossy(begins));
+        Passing::fault(Kind::Broken, format!("{why}: \"{begins}\""))
+    }
+
+    /// A fault in words that can be shown, logged and kept, whatever the server put into them.
+    fn in_words(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::Passing(Passing { why, kind }) => Passing::fault(kind, self.words(&why)),
+            Fault::Call(error, status) => Fault::Call(error.in_words(|why| self.words(why)), status),
+            Fault::Unauthorized { status, says } => Fault::Unauthorized { status, says: self.words(&says) },
+        }
+    }
+
+    fn words(&self, text: &str) -> String {
+        self.line(text, WORDS_CHARS_MAX)
+    }
+
+    fn quoted(&self, text: &str) -> String {
+        self.line(text, QUOTED_CHARS_MAX)
+    }
+
+    /// One line of bounded length without the key, and without what could steer a terminal.
+    fn line(&self, text: &str, chars_max: usize) -> String {
+        let text = &text[..text.floor_char_boundary(LOOKED_AT_BYTES_MAX)];
+        let masked = self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.masked(text));
+        let line = masked.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = line.replace(char::is_control, "\u{fffd}");
+        shortened(&line, chars_max)
+    }
+}
+
+fn unusable(why: &str) -> Fault {
+    Fault::Call(CallError::Unusable { why: why.to_owned() }, None)
+}
+
+/// A server may ignore a schema; an answer is held against it all the same. A cut one says so itself.
+fn checked(answer: Answer, call: &Call) -> Result<Answer, CallError> {
+    if let (Some(Constraint::JsonSchema(schema)), Finish::Stop) = (&call.constraint, answer.finish) {
+        let schema = Schema::parse(schema).map_err(|error| CallError::Refused { why: error.to_string() })?;
+        schema.check(&answer.text).map_err(|why| CallError::NotOfSchema { why })?;
+    }
+    Ok(answer)
 }
 
 fn header<'r>(response: &'r Response<Body>, name: &HeaderName) -> Option<&'r str> {
@@ -386,8 +480,11 @@ mod tests {
         let mut failures = Failures::default();
         let waits: Vec<_> =
             (0..ATTEMPTS_MAX).map(|_| failures.next(Kind::Broken, ATTEMPTS_MAX, first)).collect();
-        let ms = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(waits, [ms(500), ms(1000), ms(2000), ms(4000), ms(8000), None]);
+        for (wait, seconds) in waits.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0]) {
+            let wait = wait.unwrap().as_secs_f64();
+            assert!((seconds..=1.25 * seconds).contains(&wait), "{waits:?}");
+        }
+        assert_eq!(waits[5], None);
         let mut failures = Failures::default();
         assert!(failures.next(Kind::Timeout, ATTEMPTS_MAX, first).is_some());
         assert!(failures.next(Kind::Timeout, ATTEMPTS_MAX, first).is_none());
@@ -396,15 +493,17 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_server_is_waited_for_as_it_says_within_bounds() {
-        let first = Duration::from_millis(500);
+    fn a_busy_server_is_waited_for_by_the_clock_and_not_by_the_count() {
+        let (second, busy_max) = (Duration::from_secs(1), Duration::from_secs(600));
+        let refused = |unanswered| Refused { wait: Some(second), unanswered };
         let mut failures = Failures::default();
-        let wait = Duration::from_secs(7);
-        for _ in 1..BUSY_MAX {
-            assert_eq!(failures.next(Kind::Busy(Some(wait)), ATTEMPTS_MAX, first), Some(wait));
+        for _ in 0..600 {
+            assert_eq!(failures.next_of_busy(&refused(Duration::ZERO), busy_max), Some(second));
         }
-        assert_eq!(failures.next(Kind::Busy(Some(wait)), ATTEMPTS_MAX, first), None);
-        let long = Kind::Busy(Some(Duration::from_secs(3600)));
-        assert_eq!(Failures::default().next(long, ATTEMPTS_MAX, first), None);
+        assert_eq!(failures.next_of_busy(&refused(Duration::ZERO), busy_max), None);
+        // Nor is a call waited for when no other had an answer for so long.
+        assert_eq!(Failures::default().next_of_busy(&refused(busy_max), busy_max), None);
+        let too_long = Refused { wait: None, unanswered: Duration::ZERO };
+        assert_eq!(Failures::default().next_of_busy(&too_long, busy_max), None);
     }
 }

@@ -124,13 +124,20 @@ pub(super) fn beginning_bytes(prompt: &Prompt) -> usize {
     }
 }
 
-/// An answer with nothing checked but its shape.
+/// Some servers begin their documents with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// An answer with nothing checked but its shape. What it may leave out may also be null, or anything: counts of tokens are
+/// no reason to lose an answer.
 #[derive(Deserialize)]
 struct Completion {
+    model: Option<Value>,
+    choices: Option<Vec<Choice>>,
     #[serde(default)]
-    choices: Vec<Choice>,
-    usage: Option<Usage>,
-    timings: Option<Timings>,
+    usage: Value,
+    /// Of llama-server.
+    #[serde(default)]
+    timings: Value,
     error: Option<Value>,
 }
 
@@ -139,32 +146,13 @@ struct Choice {
     message: Option<Said>,
     text: Option<String>,
     finish_reason: Option<String>,
-    logprobs: Option<Logprobs>,
+    #[serde(default)]
+    logprobs: Value,
 }
 
 #[derive(Deserialize)]
 struct Said {
     content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: u32,
-    prompt_tokens_details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    cached_tokens: Option<u32>,
-}
-
-/// Of llama-server.
-#[derive(Deserialize)]
-struct Timings {
-    cache_n: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -179,8 +167,6 @@ enum Logprobs {
         #[serde(default)]
         top_logprobs: Option<Vec<Option<serde_json::Map<String, Value>>>>,
     },
-    /// Nothing that is known here: a server that does not offer them.
-    Other(Value),
 }
 
 #[derive(Deserialize)]
@@ -197,20 +183,45 @@ struct Alternative {
     logprob: f32,
 }
 
-/// Reads an answer. `Err` within is a verdict on the call; the outer one is no answer of these routes at all.
-pub(super) fn answer(bytes: &[u8], ms: u64) -> Result<Result<Answer, CallError>, serde_json::Error> {
-    let completion: Completion = serde_json::from_slice(bytes)?;
-    let unusable = |why: String| Ok(Err(CallError::Unusable { why }));
+/// An answer, and the model that it names.
+pub(super) struct Read {
+    pub(super) answer: Answer,
+    pub(super) model: Option<String>,
+}
+
+/// Why there is nothing in a body.
+pub(super) enum Unread {
+    /// It may be whole next time.
+    NoJson(serde_json::Error),
+    /// It is whole, and would be the same next time.
+    Unusable(String),
+}
+
+fn document(body: &[u8]) -> Result<Value, Unread> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    serde_json::from_slice(body).map_err(Unread::NoJson)
+}
+
+fn of_shape<T: serde::de::DeserializeOwned>(document: Value) -> Result<T, Unread> {
+    serde_json::from_value(document)
+        .map_err(|error| Unread::Unusable(format!("it has another shape ({error})")))
+}
+
+/// Reads an answer.
+pub(super) fn answer(body: &[u8], ms: u64) -> Result<Read, Unread> {
+    let completion: Completion = of_shape(document(body)?)?;
+    let unusable = |why: String| Err(Unread::Unusable(why));
     if let Some(error) = completion.error.filter(|error| !error.is_null()) {
         return unusable(format!("an error in place of an answer: {error}"));
     }
-    let Some(choice) = completion.choices.into_iter().next() else {
+    let Some(choice) = completion.choices.into_iter().flatten().next() else {
         return unusable("no choice in it".to_owned());
     };
     let finish = match choice.finish_reason.as_deref() {
         Some("stop" | "eos_token" | "stop_sequence") => Finish::Stop,
         Some("length") => Finish::Length,
-        other => return unusable(format!("it ended for the reason {:?}", other.unwrap_or("none"))),
+        Some(other) => return unusable(format!("it ended for the reason \"{other}\"")),
+        None => return unusable("it does not say why it ended".to_owned()),
     };
     let text = match (choice.message.and_then(|said| said.content).or(choice.text), finish) {
         (Some(text), _) => text,
@@ -218,25 +229,38 @@ pub(super) fn answer(bytes: &[u8], ms: u64) -> Result<Result<Answer, CallError>,
         (None, Finish::Length) => String::new(),
         (None, Finish::Stop) => return unusable("no text in it".to_owned()),
     };
-    let usage = completion.usage.unwrap_or(Usage {
-        prompt_tokens: 0,
-        completion_tokens: 0,
-        prompt_tokens_details: None,
-    });
-    let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens);
-    let cached = cached.or(completion.timings.and_then(|timings| timings.cache_n)).unwrap_or(0);
-    Ok(Ok(Answer {
+    let usage = completion.usage;
+    let prompt_tokens = count(&usage["prompt_tokens"]);
+    let cached = [&usage["prompt_tokens_details"]["cached_tokens"], &completion.timings["cache_n"]];
+    let cached = cached.into_iter().map(count).find(|tokens| *tokens > 0).unwrap_or(0);
+    let answer = Answer {
         text,
         finish,
-        prompt_tokens: usage.prompt_tokens,
-        reused_tokens: cached.min(usage.prompt_tokens),
-        answer_tokens: usage.completion_tokens,
+        prompt_tokens,
+        reused_tokens: cached.min(prompt_tokens),
+        answer_tokens: count(&usage["completion_tokens"]),
         ms,
-        logprobs: choice.logprobs.map_or_else(Vec::new, logprobs),
-    }))
+        logprobs: logprobs(choice.logprobs),
+    };
+    Ok(Read { answer, model: completion.model.and_then(|model| model.as_str().map(str::to_owned)) })
 }
 
-fn logprobs(given: Logprobs) -> Vec<TokenLogprob> {
+/// A count of tokens, 0 where there is none: some servers write 5.0 or null.
+fn count(value: &Value) -> u32 {
+    let whole = value.as_f64().filter(|number| *number >= 0.0 && number.fract() == 0.0);
+    // What is larger than any count is the largest one.
+    whole.map_or(0, |number| number as u32)
+}
+
+/// None where a server does not offer them, or in a shape that is not known here.
+fn logprobs(given: Value) -> Vec<TokenLogprob> {
+    if given.is_null() {
+        return vec![];
+    }
+    let Ok(given) = serde_json::from_value::<Logprobs>(given) else {
+        tracing::debug!("log-probabilities of an unknown shape");
+        return vec![];
+    };
     match given {
         Logprobs::Content { content } => content
             .into_iter()
@@ -262,33 +286,41 @@ fn logprobs(given: Logprobs) -> Vec<TokenLogprob> {
             })
             .collect()
         }
-        Logprobs::Other(other) => {
-            tracing::debug!("log-probabilities of an unknown shape: {other}");
-            vec![]
-        }
     }
 }
 
 /// A model that a server offers.
-#[derive(Deserialize)]
 pub(super) struct Offered {
     pub(super) id: String,
     /// Tokens of prompt and answer together, as vLLM and SGLang say.
-    pub(super) max_model_len: Option<u32>,
+    pub(super) context_tokens: Option<u32>,
 }
 
-/// `/v1/models`.
-#[derive(Deserialize)]
-pub(super) struct Listing {
-    pub(super) data: Vec<Offered>,
+/// Reads `/v1/models`.
+pub(super) fn models(body: &[u8]) -> Result<Vec<Offered>, Unread> {
+    #[derive(Deserialize)]
+    struct Listing {
+        /// Null where Ollama has none.
+        data: Option<Vec<Model>>,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        id: String,
+        #[serde(default)]
+        max_model_len: Value,
+    }
+    let listing: Listing = of_shape(document(body)?)?;
+    let offered = listing.data.into_iter().flatten().map(|model| {
+        let context_tokens = Some(count(&model.max_model_len)).filter(|tokens| *tokens > 0);
+        Offered { id: model.id, context_tokens }
+    });
+    Ok(offered.collect())
 }
 
-impl Listing {
-    /// Whether the names can be shown in a line each.
+impl Offered {
+    /// Whether the name can be shown in a line.
     pub(super) fn is_sound(&self) -> bool {
-        let is_name =
-            |id: &str| (1..=NAME_BYTES_MAX).contains(&id.len()) && !id.chars().any(char::is_control);
-        self.data.iter().all(|model| is_name(&model.id))
+        (1..=NAME_BYTES_MAX).contains(&self.id.len()) && !self.id.chars().any(char::is_control)
     }
 }
 
@@ -374,7 +406,6 @@ mod tests {
                 top: vec![("hi".to_owned(), -0.5)],
             }],
         };
-        let read = |value: &Value| answer(value.to_string().as_bytes(), 7).unwrap();
         assert_eq!(read(&chat).unwrap(), expected);
         let completion = json!({"choices": [{"text": "hi", "finish_reason": "stop", "logprobs": {
             "tokens": ["hi"], "token_logprobs": [-0.5], "top_logprobs": [{"hi": -0.5}], "text_offset": [0]}}],
@@ -383,14 +414,52 @@ mod tests {
         for (choice, why) in [
             (json!({"message": {"content": null}, "finish_reason": "stop"}), "no text"),
             (json!({"message": {"content": "x"}, "finish_reason": "content_filter"}), "content_filter"),
-            (json!({"message": {"content": "x"}, "finish_reason": null}), "none"),
+            (json!({"message": {"content": "x"}, "finish_reason": null}), "does not say why"),
+            (json!({"message": {"content": [{"type": "text"}]}, "finish_reason": "stop"}), "another shape"),
         ] {
-            let error = read(&json!({"choices": [choice]})).unwrap_err().to_string();
+            let error = read(&json!({"choices": [choice]})).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
         assert!(read(&json!({"error": {"message": "no"}})).is_err());
+        assert!(read(&json!({"choices": null})).is_err());
         let thought = json!({"choices": [{"message": {"content": null}, "finish_reason": "length"}]});
         assert_eq!(read(&thought).unwrap().finish, Finish::Length);
+    }
+
+    fn read(value: &Value) -> Result<Answer, String> {
+        match answer(value.to_string().as_bytes(), 7) {
+            Ok(read) => Ok(read.answer),
+            Err(Unread::Unusable(why)) => Err(why),
+            Err(Unread::NoJson(error)) => panic!("{error}"),
+        }
+    }
+
+    /// An answer was asked for six times, and lost, because its server wrote 5.0 tokens.
+    #[test]
+    fn counts_are_read_as_they_are_written() {
+        let of = |usage: Value| {
+            let choice = json!({"message": {"content": "x"}, "finish_reason": "stop"});
+            let answer =
+                read(&json!({"choices": [choice], "usage": usage, "model": null, "timings": 3})).unwrap();
+            (answer.prompt_tokens, answer.answer_tokens)
+        };
+        assert_eq!(of(json!({"prompt_tokens": 5.0, "completion_tokens": null})), (5, 0));
+        assert_eq!(of(json!({"prompt_tokens": "many", "completion_tokens": -1})), (0, 0));
+        assert_eq!(
+            of(json!({"prompt_tokens": 1e300, "completion_tokens": 4_294_967_295_u64})),
+            (u32::MAX, u32::MAX)
+        );
+        for usage in [json!(null), json!([]), json!({"prompt_tokens_details": 1})] {
+            assert_eq!(of(usage), (0, 0));
+        }
+    }
+
+    #[test]
+    fn lists_of_models_are_read_as_they_are_written() {
+        let read = |body: &[u8]| models(body).ok().map(|models| models.len());
+        assert_eq!(read(b"\xef\xbb\xbf{\"data\": [{\"id\": \"m\", \"max_model_len\": null}]}"), Some(1));
+        assert_eq!(read(br#"{"object": "list", "data": null}"#), Some(0));
+        assert_eq!(read(br#"{"data": [{"name": "m"}]}"#), None);
     }
 
     #[test]

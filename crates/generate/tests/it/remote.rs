@@ -27,8 +27,11 @@ fn settings(url: &str, parallel: usize) -> RemoteSettings {
         patience: Patience {
             connect: Duration::from_secs(2),
             answer: Duration::from_secs(20),
+            list: Duration::from_secs(5),
+            busy: Duration::from_secs(20),
             backoff_first: Duration::from_millis(1),
         },
+        stop: Arc::default(),
     }
 }
 
@@ -129,13 +132,49 @@ fn a_busy_server_is_waited_for_as_long_as_it_says() {
     assert_eq!((text_of(&result), requests), ("ok", 2));
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     let (result, requests) = one(move |_| retry_after("86400"), &calls(1)[0]);
-    let why = "status 429: slow down".to_owned();
+    let why = "status 429: slow down (it asks to be left alone for 86400 s)".to_owned();
     assert_eq!((result, requests), (Err(CallError::GivenUp { attempts: 1, why }), 1));
+}
+
+/// Each refusal is asked again, until no call had an answer for as long as one is kept waiting.
+#[test]
+fn a_server_that_is_always_busy_ends_the_run() {
+    let server = Server::start(|asked| {
+        if asked.before < 4 {
+            return Reply::Says("ok".to_owned());
+        }
+        Reply::Json(429, json!({"error": {"message": "slow down"}}))
+    });
+    let mut settings = settings(&server.url(), 4);
+    settings.patience.busy = Duration::from_millis(800);
+    settings.patience.backoff_first = Duration::from_millis(50);
+    let start = Instant::now();
+    let (results, run) = run(&mut Generator::Remote(Box::new(Remote::open(settings).unwrap())), &calls(1000));
+    let Err(GenerateError::Server(ServerError::Busy { calls, why, .. })) = run else { panic!("{run:?}") };
+    assert!((3..=4).contains(&calls), "{calls}");
+    assert!(why.starts_with("status 429: slow down"), "{why}");
+    assert_eq!(results.values().filter(|result| result.is_ok()).count(), 4);
+    assert!(results.len() < 12, "{}", results.len());
+    assert!((8..60).contains(&server.asked().len()), "{}", server.asked().len());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// Its list of models was waited for as long as for an answer: twice ten minutes.
+#[test]
+fn a_list_of_models_is_not_waited_for_like_an_answer() {
+    let server = Server::of_all(|_| Reply::Silent(Duration::from_secs(10)));
+    let mut settings = settings(&server.url(), 1);
+    settings.patience.list = Duration::from_millis(200);
+    let start = Instant::now();
+    let Err(error) = Remote::open(settings) else { panic!("it says nothing") };
+    assert!(matches!(error, ServerError::NoList { attempts: 2, .. }), "{error}");
+    assert!(server.is_asked_for_models());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]
 fn a_server_that_fails_now_and_then_loses_nothing() {
-    let server = Server::start(|asked| match (asked.before % 3, asked.text()) {
+    let server = Server::start(|asked| match (asked.before_text, asked.text()) {
         (0, _) => Reply::Json(500, json!({"error": {"message": "out of memory"}})),
         (1, _) => Reply::Cut,
         (_, text) => Reply::Says(format!("<{text}>")),

@@ -33,6 +33,8 @@ pub(crate) struct Asked {
     pub(crate) live: usize,
     /// How many came before it on the same route.
     pub(crate) before: usize,
+    /// How many of them with the same text.
+    pub(crate) before_text: usize,
 }
 
 impl Asked {
@@ -118,6 +120,11 @@ impl Server {
         asked.iter().filter(|asked| asked.route != "/v1/models").cloned().collect()
     }
 
+    /// Whether its list of models was asked for.
+    pub(crate) fn is_asked_for_models(&self) -> bool {
+        self.shared.asked.lock().unwrap().iter().any(|asked| asked.route == "/v1/models")
+    }
+
     /// Refuses connections from now on.
     pub(crate) fn go_down(&self) {
         self.shared.is_down.store(true, Ordering::SeqCst);
@@ -142,8 +149,11 @@ fn serve(stream: &TcpStream, state: &Shared, rule: &dyn Fn(&Asked) -> Reply) {
     let asked = {
         let mut all = state.asked.lock().unwrap();
         let before = all.iter().filter(|asked| asked.route == route).count();
-        all.push(Asked { route, key, body, live, before });
-        all[all.len() - 1].clone()
+        let mut asked = Asked { route, key, body, live, before, before_text: 0 };
+        let is_same = |other: &&Asked| other.route == asked.route && other.text() == asked.text();
+        asked.before_text = all.iter().filter(is_same).count();
+        all.push(asked.clone());
+        asked
     };
     let reply = rule(&asked);
     state.live.fetch_sub(1, Ordering::SeqCst);

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use haul_generate::Generator;
 use haul_jobs::calls::Asked;
+use haul_machine::verdict::Verdict;
 use haul_machine::{clock, memory};
 use haul_pipeline::receipt::{
     CacheUse, Calls, Failure as Failed, Items, MemoryUse, ModelUse, Rate, Receipt, RunState, SCHEMA,
@@ -15,6 +16,9 @@ use serde_json::{Value, json};
 use crate::Exit;
 use crate::cli::EngineArgs;
 use crate::commands::generator::Opened;
+
+/// What a run says that a signal ended.
+pub(crate) const INTERRUPTED: &str = "stopped; the same command goes on from here";
 
 /// How a run went.
 pub(crate) struct Run<'a> {
@@ -65,7 +69,7 @@ impl Run<'_> {
             finished: clock::rfc3339_utc(SystemTime::now()),
             seconds: self.seconds,
             settings: self.settings,
-            device: opened.verdict.clone(),
+            device: verdict(opened),
             model: Some(ModelUse {
                 id: opened.model.id.clone(),
                 sha256: opened.model.sha256.clone(),
@@ -105,6 +109,14 @@ impl Run<'_> {
             failures,
             notes: vec![],
         }
+    }
+}
+
+/// Of a server, what its answers said is in it too.
+fn verdict(opened: &Opened) -> Verdict {
+    match &opened.generator {
+        Generator::Remote(remote) => remote.verdict(),
+        _ => opened.verdict.clone(),
     }
 }
 

@@ -15,7 +15,7 @@ use haul_pipeline::receipt::{Failure as Failed, Items, Receipt};
 use serde_json::{Value, json};
 
 use crate::cli::{CorrectArgs, CorrectMode};
-use crate::commands::{calls, generator};
+use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
     let stop = signals_unix::stop_on_signals()?;
     fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
-    let mut opened = generator::open(&args.engine, settings, output)?;
+    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
     let profile = profile(args, &opened.model.id, output)?;
     let opened_s = clock.elapsed().as_secs_f64();
     let progress = Progress::default();
@@ -52,6 +52,7 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
         correct::run(manuscript.passages(), &profile, &finish, on_failure, &mut parts)
     })?
     .result;
+    remote::note_other_models(&opened, output);
     let answering_s = clock.elapsed().as_secs_f64() - opened_s;
     let run = calls::Run {
         job: JOB,
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
         unit: "passage",
     };
     if outcome.asked.interrupted {
-        output.note("stopped; the same command goes on from here");
+        output.note(calls::INTERRUPTED);
         let run = calls::Run { seconds: clock.elapsed().as_secs_f64(), ..run };
         write_receipt(args, &run.receipt(&opened, items(&outcome), failures(&outcome)))?;
         return Ok(Exit::Interrupted);

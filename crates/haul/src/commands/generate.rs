@@ -12,7 +12,7 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
 
 use crate::cli::GenerateArgs;
-use crate::commands::{calls, generator};
+use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> 
     let requests = batch::read(stdin().lock())?;
     let stop = signals_unix::stop_on_signals()?;
     let mut journal = Journal::open(&args.out.with_added_extension("journal"))?;
-    let mut opened = generator::open(&args.engine, settings, output)?;
+    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
     let opened_s = clock.elapsed().as_secs_f64();
     let progress = Progress::default();
     let live = args.out.with_added_extension("progress.json");
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> 
         batch::run(&requests, &mut opened.generator, &mut journal, &progress, &stop)
     })?
     .result;
+    remote::note_other_models(&opened, output);
     let seconds = clock.elapsed().as_secs_f64();
     write(&args.out, &requests, &results, &opened.model.id)?;
     let run = calls::Run {
@@ -53,6 +54,9 @@ pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> 
         receipt.write(path)?;
     }
     report(&receipt, args, output)?;
+    if asked.interrupted {
+        output.note(calls::INTERRUPTED);
+    }
     Ok(calls::exit(&receipt))
 }
 

@@ -14,6 +14,7 @@ use haul_jobs::tune::{self, TunedLoad};
 use haul_machine::memory;
 use haul_machine::roof::Roofs;
 use haul_machine::verdict::{DeviceRequest, Verdict};
+use haul_pipeline::stage::Stop;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::EngineArgs;
@@ -64,17 +65,23 @@ pub(crate) struct GgufFile {
 }
 
 /// Opens what `--model` names, or says why not. A device that nobody asked for is named in one line.
-pub(crate) fn open(args: &EngineArgs, settings: &Settings, output: &Output) -> Result<Opened, Failure> {
+/// `stop` ends every wait for it, now and later.
+pub(crate) fn open(
+    args: &EngineArgs,
+    settings: &Settings,
+    stop: &Stop,
+    output: &Output,
+) -> Result<Opened, Failure> {
     let name = model_name(args)?;
     if ServerAddress::is_one(name) {
-        return remote::open(name, args, settings, output);
+        return remote::open(name, args, settings, stop, output);
     }
     let request = settings.device(&args.device)?;
     let file = find(name, settings, output)?;
     if tuned(&file, request, settings).is_some() {
         output.note("settings by `haul tune`, where no flag says otherwise; the receipt has them");
     }
-    let local = Local::open(local_settings(&file, args, settings)?)?;
+    let local = Local::open_until(stop.flag(), local_settings(&file, args, settings)?)?;
     let verdict = verdict(request, &local, None, None);
     if request == DeviceRequest::Auto {
         output.note(&verdict.line());

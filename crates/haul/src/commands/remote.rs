@@ -3,6 +3,7 @@
 use haul_generate::Generator;
 use haul_generate::remote::{Patience, Remote, RemoteSettings, ServerAddress};
 use haul_machine::verdict::DeviceRequest;
+use haul_pipeline::stage::Stop;
 
 use crate::cli::EngineArgs;
 use crate::commands::generator::{Model, Opened, parallel};
@@ -20,6 +21,7 @@ pub(crate) fn open(
     name: &str,
     args: &EngineArgs,
     settings: &Settings,
+    stop: &Stop,
     output: &Output,
 ) -> Result<Opened, Failure> {
     let address = ServerAddress::parse(name)?;
@@ -29,6 +31,7 @@ pub(crate) fn open(
         key: settings.api_key()?,
         parallel: parallel(args.parallel.unwrap_or(PARALLEL))? as usize,
         patience: Patience::default(),
+        stop: stop.flag(),
     })?;
     output.note(&format!(
         "server: {} with {}; on what it computes is not known",
@@ -49,6 +52,19 @@ pub(crate) fn open(
     })
 }
 
+/// A server that answered with another model than it was asked for is named.
+pub(crate) fn note_other_models(opened: &Opened, output: &Output) {
+    let Generator::Remote(remote) = &opened.generator else { return };
+    let others = remote.other_models();
+    if !others.is_empty() {
+        output.note(&format!(
+            "server: asked for {}, and its answers name {}",
+            remote.model(),
+            others.join(", ")
+        ));
+    }
+}
+
 fn refuse_flags(args: &EngineArgs, address: &ServerAddress, settings: &Settings) -> Result<(), Failure> {
     let device = settings.device(&args.device)?;
     if device != DeviceRequest::Auto {
@@ -56,6 +72,14 @@ fn refuse_flags(args: &EngineArgs, address: &ServerAddress, settings: &Settings)
             "--device {device} with {address}: where a server computes is its own matter"
         ))
         .hint("leave --device out, or give --device auto where HAUL_DEVICE or haul.toml names another"));
+    }
+    if let Some(threads) = args.threads {
+        return Err(Failure::new(format!(
+            "--threads {threads} with {address}: nothing is computed on this machine"
+        ))
+        .hint(
+            "leave --threads out, and HAUL_THREADS unset; --parallel says how many calls are with the server",
+        ));
     }
     let flags = [
         ("--ctx", args.ctx.is_some()),

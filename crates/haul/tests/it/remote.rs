@@ -1,11 +1,18 @@
 //! Language models behind a server: what a user sees of it, and that a rerun asks nothing twice.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::fixtures::{Home, Needs, Ran, assert_ran, ran, variable};
+use crate::fixtures::{Home, Needs, Ran, assert_ran, finished, ran, variable};
 use crate::generate::tiny_llm;
 use crate::llm_server::{Reply, Server, answer};
 
@@ -32,15 +39,15 @@ fn responses(home: &Home) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Every file below a folder holds nothing of the key.
-fn assert_no_secret(folder: &Path) {
+/// Every file below a folder holds nothing of a key.
+fn assert_no_secret(folder: &Path, secret: &str) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.is_symlink() {
-            assert_no_secret(&path);
+            assert_no_secret(&path, secret);
         } else if path.is_file() {
             let bytes = fs::read(&path).unwrap();
-            let found = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!found, "the key is in {}", path.display());
         }
     }
@@ -93,10 +100,331 @@ fn a_server_answers_requests_and_is_asked_once() {
     assert_eq!((&again["calls"]["n"], &again["calls"]["journalled"]), (&json!(0), &json!(3)));
     assert_eq!(server.asked().len(), 5);
     assert_eq!(responses(&home), answered);
-    assert_no_secret(&home.path(""));
-    // Another model of a server is another question.
-    let named = generate(&home, &format!("{}#other", server.url()), &["--json"], &input).json();
-    assert_eq!(named["calls"]["n"], 3);
+    assert_no_secret(&home.path(""), SECRET);
+}
+
+#[test]
+fn another_model_of_a_server_is_another_question_and_one_that_is_none_is_refused() {
+    let models = json!({"data": [{"id": "tiny"}, {"id": "other"}]});
+    let server = Server::with_models(models, |asked| {
+        let mut body = answer(asked.text(), "stop");
+        body["model"] = json!(format!("{}-2024", asked.body["model"].as_str().unwrap()));
+        Reply::Json(200, body)
+    });
+    let home = Home::empty();
+    let input = lines(&[request(0, "one")]);
+    for name in ["tiny", "other"] {
+        let ran = generate(&home, &format!("{}#{name}", server.url()), &["--json"], &input);
+        assert_eq!((ran.code, &ran.json()["calls"]["n"]), (0, &json!(1)), "{ran:#?}");
+        // Servers answer with another model than they are asked for, and say so.
+        let says = format!("server: asked for {name}, and its answers name {name}-2024\n");
+        assert!(ran.stderr.ends_with(&says), "{ran:#?}");
+        let detail = ran.json()["device"]["witnesses"][0]["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(&format!("answers with {name}, and names it {name}-2024")), "{detail}");
+    }
+    let ran = generate(&home, &format!("{}#tinny", server.url()), &[], &input);
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    let says = format!("haul: {}/v1: no model tinny; there are tiny, other\n\nhint: name one", server.url());
+    assert!(ran.stderr.starts_with(&says), "{ran:#?}");
+    assert_eq!(server.asked().len(), 2);
+}
+
+/// A key that changes where it is written in JSON, by Python or by PHP, or by Rust into an error.
+const HARD_SECRET: &str = r#"sk-SECRET"k\e/y"#;
+
+/// What a server says reached stdout, the receipt, the journal and the log: only some of its words were masked.
+#[test]
+fn a_key_is_nowhere_whatever_a_server_says_of_it() {
+    let key = HARD_SECRET;
+    let schema = json!({"type": "object", "required": ["b"], "properties": {"a": {"type": "integer"}}});
+    let long = "z".repeat(3000);
+    let said = |content: &str| Reply::Json(200, answer(content, "stop"));
+    let server = Server::start(move |asked| match (asked.text(), asked.before_text) {
+        ("error", _) => {
+            let says = format!("your key {key} has no credit \u{1b}[31m {long}");
+            Reply::Json(200, json!({"error": {"message": says}}))
+        }
+        ("finish", _) => Reply::Json(200, answer("x", &format!("weird {key} {long}"))),
+        ("usage", _) => Reply::Json(200, json!({"choices": key, "usage": {"prompt_tokens": key}})),
+        ("schema", _) => said(&json!({"a": format!("{key} {long}")}).to_string()),
+        ("no json", _) => said(&format!("Sure, here is what you asked me for, as JSON, with it: \"{key}\"")),
+        ("status", _) => Reply::Json(400, json!({"error": {"message": format!("for {key} {long}")}})),
+        ("inside", _) => {
+            let inner = json!({"upstream": json!({"key": key}).to_string()}).to_string();
+            Reply::Json(400, json!({"error": inner.replace('/', "\\/")}))
+        }
+        ("redirect", _) => Reply::Full(302, vec![("location", format!("http://127.0.0.1:9/{key}"))], vec![]),
+        ("model", _) => {
+            let mut body = answer("x", "stop");
+            body["model"] = json!(format!("{key} {long}"));
+            Reply::Json(200, body)
+        }
+        ("type", 0) => Reply::Full(200, vec![("content-type", format!("text/{key}"))], key.into()),
+        ("broken", 0) => {
+            let body = format!("{{\"error\": {}", json!(format!("{key} {long}")));
+            Reply::Full(200, vec![("content-type", "application/json".to_owned())], body.into_bytes())
+        }
+        ("busy", 0) => Reply::Json(429, json!({"error": {"message": key}})),
+        (text, _) => Reply::Says(text.to_owned()),
+    });
+    let home = Home::empty();
+    let names = [
+        "error", "finish", "usage", "schema", "no json", "status", "inside", "redirect", "model", "type",
+        "broken", "busy",
+    ];
+    let mut requests: Vec<Value> = names.iter().enumerate().map(|(id, name)| request(id, name)).collect();
+    for of_schema in [3, 4] {
+        requests[of_schema]["body"]["response_format"] =
+            json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+    }
+    for flags in [&["--receipt", "receipt.json"][..], &["--json"]] {
+        let url = server.url();
+        let args = [&["generate", "--model", &url, "--out", "out.jsonl"], flags].concat();
+        let mut command = home.haul(&args);
+        command.env("HAUL_API_KEY", key).env("HAUL_LOG", "trace");
+        let ran = ran(&mut command, lines(&requests).as_bytes());
+        assert_eq!(ran.code, 1, "{ran:#?}");
+        for (name, text) in [("stdout", &ran.stdout), ("stderr", &ran.stderr)] {
+            assert!(!text.contains("SECRET"), "the key is on {name}: {text}");
+        }
+        assert_no_secret(&home.path(""), "SECRET");
+    }
+    let receipt: Value = serde_json::from_slice(&fs::read(home.path("receipt.json")).unwrap()).unwrap();
+    let failures = receipt["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 8, "{receipt:#}");
+    for failure in failures {
+        let why = failure["why"].as_str().unwrap();
+        assert!(why.contains("[key]") && why.chars().count() < 500, "{failure}");
+        assert!(!why.contains(char::is_control), "{why:?}");
+    }
+}
+
+/// The sums of a run were made in 32 bits: it panicked, and lost what had been answered.
+#[test]
+fn counts_that_no_server_has_are_no_panic() {
+    let server = Server::start(|asked| {
+        let mut body = answer(asked.text(), "stop");
+        body["usage"] = json!({"prompt_tokens": u32::MAX, "completion_tokens": u64::MAX});
+        Reply::Json(200, body)
+    });
+    let home = Home::empty();
+    let ran = generate(&home, &server.url(), &["--json"], &lines(&[request(0, "one"), request(1, "two")]));
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert_eq!(ran.json()["calls"]["decode_tokens"], 2 * u64::from(u32::MAX));
+}
+
+/// Servers write JSON in many ways; an answer that can be read is one, and what cannot be is not asked for again.
+#[test]
+fn an_answer_is_read_as_it_was_written_or_refused_at_once() {
+    let server = Server::start(|asked| {
+        let mut body = answer(asked.text(), "stop");
+        let full =
+            |kind: &str, body: Vec<u8>| Reply::Full(200, vec![("content-type", kind.to_owned())], body);
+        match asked.text() {
+            "upper" => return full("Application/JSON; charset=utf-8", body.to_string().into_bytes()),
+            "mark" => {
+                return full("application/json", [b"\xef\xbb\xbf", body.to_string().as_bytes()].concat());
+            }
+            "null" => body["usage"] = json!({"prompt_tokens": 5, "completion_tokens": null}),
+            "float" => body["usage"] = json!({"prompt_tokens": 5.0, "completion_tokens": 2.0}),
+            "parts" => body["choices"][0]["message"]["content"] = json!([{"type": "text", "text": "hi"}]),
+            _ => {}
+        }
+        Reply::Json(200, body)
+    });
+    let home = Home::empty();
+    let texts = ["upper", "mark", "null", "float", "parts"];
+    let requests: Vec<Value> = texts.iter().enumerate().map(|(id, text)| request(id, text)).collect();
+    let ran = generate(&home, &server.url(), &["--json"], &lines(&requests));
+    assert_eq!(ran.code, 1, "{ran:#?}");
+    let failures = ran.json()["failures"].clone();
+    let why = "the server's answer cannot be used: it has another shape (invalid type: sequence, expected a string)";
+    assert_eq!(failures, json!([{"item": "4", "verdict": "failed", "why": why}]));
+    assert_eq!(server.asked().len(), 5);
+}
+
+fn spawned(home: &Home, url: &str, flags: &[&str], input: &str) -> Child {
+    let args = [&["generate", "--model", url, "--out", "out.jsonl"], flags].concat();
+    let input = fs::File::open(home.write("in.jsonl", input)).unwrap();
+    let mut command = home.haul(&args);
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Calls were committed with the next one only: those that had been answered before a long wait were lost.
+#[test]
+fn no_call_that_was_answered_a_second_before_a_kill_is_asked_again() {
+    let allowed = Arc::new(AtomicUsize::new(0));
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let (left, seen) = (Arc::clone(&allowed), Arc::clone(&answered));
+    let server = Server::start(move |asked| {
+        let take = |left: usize| left.checked_sub(1);
+        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_err() {
+            return Reply::Silent(Duration::from_secs(60));
+        }
+        seen.lock().unwrap().push(asked.text().to_owned());
+        Reply::Says(asked.text().to_uppercase())
+    });
+    let home = Home::empty();
+    let requests: Vec<Value> = (0..20).map(|id| request(id, &format!("text {id}"))).collect();
+    for round in 1..=4 {
+        allowed.store(3, Ordering::SeqCst);
+        let mut child = spawned(&home, &server.url(), &["--parallel", "4"], &lines(&requests));
+        wait_until("three answers", || answered.lock().unwrap().len() == 3 * round);
+        sleep(Duration::from_secs(1));
+        assert!(child.try_wait().unwrap().is_none(), "it waits for the fourth");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    allowed.store(usize::MAX, Ordering::SeqCst);
+    let ran = generate(&home, &server.url(), &["--json"], &lines(&requests));
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert_eq!((&ran.json()["calls"]["n"], &ran.json()["calls"]["journalled"]), (&json!(8), &json!(12)));
+    let answered = answered.lock().unwrap();
+    assert_eq!(answered.iter().collect::<BTreeSet<_>>().len(), answered.len(), "asked twice: {answered:?}");
+    assert_eq!(responses(&home).len(), 20);
+}
+
+/// A server of one call a second lost half of what it was asked by sixteen at once: each was tried ten times.
+#[test]
+fn a_limit_of_one_call_a_second_loses_none() {
+    let last = Mutex::new(None::<Instant>);
+    let server = Server::start(move |asked| {
+        let mut last = last.lock().unwrap();
+        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            let says = br#"{"error": {"message": "one request a second"}}"#.to_vec();
+            return Reply::Full(429, vec![("retry-after", "1".to_owned())], says);
+        }
+        *last = Some(Instant::now());
+        Reply::Says(asked.text().to_owned())
+    });
+    let home = Home::empty();
+    let requests: Vec<Value> = (0..14).map(|id| request(id, &format!("text {id}"))).collect();
+    let ran = generate(&home, &server.url(), &["--json"], &lines(&requests));
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert_eq!(responses(&home).len(), 14);
+    // Sixteen at once, each second, were a hundred requests.
+    assert!(server.asked().len() < 70, "{} requests", server.asked().len());
+}
+
+#[test]
+fn a_server_that_has_no_time_today_ends_the_run_and_keeps_what_it_answered() {
+    let is_busy = Arc::new(AtomicBool::new(true));
+    let busy = Arc::clone(&is_busy);
+    let server = Server::start(move |asked| {
+        if busy.load(Ordering::SeqCst) && asked.before >= 2 {
+            let says = br#"{"error": {"message": "the quota of today is used up"}}"#.to_vec();
+            return Reply::Full(429, vec![("retry-after", "3600".to_owned())], says);
+        }
+        Reply::Says(asked.text().to_owned())
+    });
+    let home = Home::empty();
+    let requests: Vec<Value> = (0..30).map(|id| request(id, &format!("text {id}"))).collect();
+    let ran = generate(&home, &server.url(), &["--parallel", "1"], &lines(&requests));
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    let says = format!(
+        "haul: {}/v1: too busy for 3 calls in a row: status 429: the quota of today is used up (it asks to be left alone for 3600 s)\n\nhint: what was answered is kept; ",
+        server.url()
+    );
+    assert!(ran.stderr.contains(&says), "{ran:#?}");
+    assert_eq!(server.asked().len(), 5);
+    is_busy.store(false, Ordering::SeqCst);
+    let ran = generate(&home, &server.url(), &["--json"], &lines(&requests));
+    assert_eq!((ran.code, &ran.json()["calls"]["n"]), (0, &json!(28)), "{ran:#?}");
+}
+
+/// How long a run takes to end after a signal, and how it ends.
+fn stopped_by(signal: Signal, child: Child) -> (Ran, Duration) {
+    let start = Instant::now();
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    (finished(child), start.elapsed())
+}
+
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// A signal was seen only with the next answer, which may take ten minutes.
+#[test]
+fn a_signal_ends_the_wait_for_a_server() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let is_silent = Arc::new(AtomicBool::new(true));
+        let silent = Arc::clone(&is_silent);
+        let server = Server::start(move |asked| {
+            let is_silent = silent.load(Ordering::SeqCst) && asked.text() != "one";
+            if is_silent {
+                Reply::Silent(Duration::from_secs(60))
+            } else {
+                Reply::Says(asked.text().to_owned())
+            }
+        });
+        let home = Home::empty();
+        let input = lines(&[request(0, "one"), request(1, "two")]);
+        let child = spawned(&home, &server.url(), &["--receipt", "receipt.json"], &input);
+        wait_until("both calls", || server.asked().len() == 2);
+        sleep(Duration::from_millis(200));
+        let (ran, took) = stopped_by(signal, child);
+        assert_eq!(ran.code, 130, "{ran:#?}");
+        assert!(took < STOP_MAX, "{took:?}");
+        assert!(ran.stderr.ends_with("stopped; the same command goes on from here\n"), "{ran:#?}");
+        assert_eq!(responses(&home).len(), 1);
+        let receipt: Value = serde_json::from_slice(&fs::read(home.path("receipt.json")).unwrap()).unwrap();
+        assert_eq!(receipt["state"], "interrupted");
+        is_silent.store(false, Ordering::SeqCst);
+        assert_eq!(generate(&home, &server.url(), &["--json"], &input).json()["calls"]["n"], 1);
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_list_of_models() {
+    let server = Server::of_all(|_| Reply::Silent(Duration::from_secs(60)));
+    let home = Home::empty();
+    let child = spawned(&home, &server.url(), &[], &lines(&[request(0, "one")]));
+    wait_until("the list", || server.is_asked_for_models());
+    let (ran, took) = stopped_by(Signal::INT, child);
+    assert_eq!(ran.code, 130, "{ran:#?}");
+    assert!(took < STOP_MAX, "{took:?}");
+    assert!(ran.stderr.contains("/v1: stopped while waiting for it\n"), "{ran:#?}");
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_worker() {
+    if !Needs("a signal").worker() {
+        return;
+    }
+    let home = Home::empty();
+    let model = tiny_llm();
+    let requests: Vec<Value> =
+        (0..400).map(|id| request(id, &format!("The fee was set at {id}.00% of the facility."))).collect();
+    let child = spawned(&home, model.to_str().unwrap(), &["--threads", "1"], &lines(&requests));
+    let journal = home.path("out.jsonl.journal");
+    wait_until("some answers", || fs::metadata(&journal).is_ok_and(|file| file.len() > 20_000));
+    // A worker that does not come back: it is stopped.
+    let worker = child_of(child.id()).expect("a worker");
+    kill_process(worker, Signal::STOP).unwrap();
+    sleep(Duration::from_millis(200));
+    let (ran, took) = stopped_by(Signal::TERM, child);
+    assert_eq!(ran.code, 130, "{ran:#?}");
+    assert!(took < STOP_MAX, "{took:?}");
+    assert!(!responses(&home).is_empty());
+    assert!(!Path::new(&format!("/proc/{}", worker.as_raw_nonzero())).exists(), "the worker is still there");
+}
+
+fn child_of(parent: u32) -> Option<Pid> {
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `pid (name) state parent ...`
+        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        fields.split(' ').nth(1).is_some_and(|of| of == parent.to_string())
+    };
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| number(entry.unwrap()));
+    all.filter(is_child).find_map(Pid::from_raw)
 }
 
 #[test]
@@ -135,6 +463,14 @@ fn what_a_server_cannot_obey_is_refused() {
     haul: --ctx with http://127.0.0.1:9/v1: it is of a GGUF file on this machine
 
     hint: leave --ctx out; the server was started with its own
+    ");
+    assert_ran!(home, generate(&home, server, &["--threads", "2"], &input), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    haul: --threads 2 with http://127.0.0.1:9/v1: nothing is computed on this machine
+
+    hint: leave --threads out, and HAUL_THREADS unset; --parallel says how many calls are with the server
     ");
     assert_ran!(home, generate(&home, "http://me:secret@host", &[], &input), @r"
     exit 2
@@ -236,6 +572,10 @@ fn a_model_is_found_by_its_name_and_said() {
 
     hint: there are GRMR-V3-Q4B.Q4_K_M, GRMR-V3-Q4B.Q8_0, inside, ours; `haul model list` says where
     ");
+    for address in ["localhost:8000", "10.0.0.1:80/v1#tiny"] {
+        let hint = format!("\n\nhint: a server is --model http://{address}\n");
+        assert!(ask(address).stderr.ends_with(&hint), "{:#?}", ask(address));
+    }
     for name in ["folder", "./home/models/folder"] {
         assert!(ask(name).stderr.contains("home/models/folder/inside.gguf ("), "{name}");
     }

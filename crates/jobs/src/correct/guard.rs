@@ -43,7 +43,7 @@ pub enum Drift {
     #[error("the answer is empty")]
     Empty,
     /// Digits changed.
-    #[error("numbers changed from {before:?} to {after:?}")]
+    #[error("numbers changed from {} to {}", listed(before), listed(after))]
     Numbers {
         /// Of the text.
         before: Vec<String>,
@@ -51,7 +51,7 @@ pub enum Drift {
         after: Vec<String>,
     },
     /// A name went, or came.
-    #[error("the name {name:?} is {}", if *.is_lost { "lost" } else { "new" })]
+    #[error("the name \"{name}\" is {}", if *.is_lost { "lost" } else { "new" })]
     Name {
         /// The name.
         name: String,
@@ -62,7 +62,7 @@ pub enum Drift {
     #[error("the answer says the opposite")]
     Denial,
     /// Words that carry the meaning went, or came.
-    #[error("{words:?} {}", if *.are_lost { "are lost" } else { "are new" })]
+    #[error("{} {}", listed(words), if *.are_lost { "are lost" } else { "are new" })]
     Content {
         /// The words.
         words: Vec<String>,
@@ -70,10 +70,10 @@ pub enum Drift {
         are_lost: bool,
     },
     /// A mark of a markup language came in.
-    #[error("the answer brings in {0:?}")]
+    #[error("the answer brings in \"{0}\"")]
     Mark(char),
     /// Code or an address changed.
-    #[error("{0:?} may not change")]
+    #[error("\"{0}\" may not change")]
     Protected(String),
     /// Much longer or shorter.
     #[error("{after} characters where there were {before}")]
@@ -93,8 +93,15 @@ pub enum Drift {
     #[error("the answer begins with words about itself")]
     Preamble,
     /// It says the same again and again.
-    #[error("the answer repeats {0:?}")]
+    #[error("the answer repeats \"{0}\"")]
     Loop(String),
+    /// It begins with what the model thought.
+    #[error("the model thinks aloud before it answers; take one that does not, or turn it off at its server")]
+    Thinks,
+}
+
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
 impl Drift {
@@ -114,15 +121,22 @@ impl Drift {
             Drift::Rewritten { .. } => "rewritten",
             Drift::Preamble => "preamble",
             Drift::Loop(_) => "loop",
+            Drift::Thinks => "thinks",
         }
     }
 }
+
+/// How models begin that think aloud: DeepSeek-R1 and Qwen3, GPT-OSS.
+const THOUGHTS: [&str; 3] = ["<think>", "<thinking>", "<|channel|>analysis"];
 
 /// Holds an answer against its text.
 ///
 /// # Errors
 /// The first thing that it must not do.
 pub fn check(before: &str, protected: &[Range<usize>], after: &str, finish: Finish) -> Result<(), Drift> {
+    if THOUGHTS.into_iter().any(|mark| after.trim_start().starts_with(mark) && !before.starts_with(mark)) {
+        return Err(Drift::Thinks);
+    }
     if finish == Finish::Length {
         return Err(Drift::Cut);
     }
@@ -340,6 +354,21 @@ mod tests {
 
     fn drift(before: &str, after: &str) -> Option<Drift> {
         check(before, &[], after, Finish::Stop).err()
+    }
+
+    /// Such an answer was called too long, and asked for again sentence by sentence.
+    #[test]
+    fn a_model_that_thinks_aloud_is_named() {
+        for finish in [Finish::Stop, Finish::Length] {
+            let thought = check("I goes.", &[], "\n<think>\nThe verb is wrong.\n</think>\nI go.", finish);
+            assert_eq!(thought, Err(Drift::Thinks));
+        }
+    }
+
+    #[test]
+    fn drifts_are_said_without_marks_of_a_program() {
+        let changed = drift("It cost 5 pounds and 7 pence.", "It cost some pounds and pence.").unwrap();
+        assert_eq!(changed.to_string(), "numbers changed from 5, 7 to none");
     }
 
     #[test]
