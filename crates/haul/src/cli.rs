@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// Add, download, list and check models
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Check a schema of what is extracted, or show its prompts
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Compare GGUF files of one model, and say which to take
     Compare(CompareArgs),
     /// Find the fastest settings for a model, and keep them
@@ -760,6 +763,30 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_name = "DTYPE", requires = "golden")]
         dtype: Option<DtypeRequest>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemaCommand {
+    /// Say whether a schema can be used, and else everything that is wrong with it
+    Check {
+        /// The schema: .toml or .json
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show fields, every prompt as it would be sent, what answers must be, and sizes: in tokens with --model, else in words
+    Explain(Box<ExplainArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The schema: .toml or .json
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only this group
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -33,6 +33,7 @@ mod quality;
 mod reembed;
 mod remote;
 mod scale;
+mod schema;
 mod search;
 mod shards;
 mod sparse;

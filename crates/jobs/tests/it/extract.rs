@@ -1,0 +1,4 @@
+//! What `extract` is made of.
+#![expect(clippy::unwrap_used, reason = "what fixtures cannot do fails the test")]
+
+mod schema;
