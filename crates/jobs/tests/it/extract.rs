@@ -1,4 +1,6 @@
 //! What `extract` is made of.
 #![expect(clippy::unwrap_used, reason = "what fixtures cannot do fails the test")]
 
+mod crosscheck;
+mod normalise;
 mod schema;
