@@ -795,6 +795,34 @@ pub(crate) enum BenchCommand {
     Encoder(BenchEncoderArgs),
     /// What a library of many vectors takes to be made, opened and searched; it is made up, and removed again
     Store(BenchStoreArgs),
+    /// How often the windows that are read first hold values that are known of documents
+    #[command(hide = true)]
+    Windows(BenchWindowsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchWindowsArgs {
+    /// The folder of the documents
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The schema: .toml or .json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: PathBuf,
+    /// What is known: a line {"file", "values": {FIELD: [VALUE, ...]}} for each document
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) expected: PathBuf,
+    /// The embedding model's name or folder
+    #[arg(long, env = "HAUL_MODEL", value_name = "NAME", hide_env_values = true)]
+    pub(crate) model: Option<String>,
+    /// Tokens of a window, as the embedding model counts them
+    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) window_tokens: u32,
+    #[command(flatten)]
+    pub(crate) readers: ReaderArgs,
+    #[command(flatten)]
+    pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
 }
 
 #[derive(Debug, Args)]

@@ -34,7 +34,7 @@ fn read(file: &Path) -> Result<Result<Schema, SchemaError>, Failure> {
 }
 
 /// A schema that can be used, or a failure that says what is wrong with it.
-fn usable(file: &Path) -> Result<Schema, Failure> {
+pub(crate) fn usable(file: &Path) -> Result<Schema, Failure> {
     read(file)?.map_err(|error| {
         let failure = Failure::new(format!("{}: {error}", file.display()));
         match error.hint() {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use haul_jobs::extract::measure::Measured;
 use haul_jobs::extract::schema::explain::{Asked, Explanation, SizeUnit};
 use haul_jobs::extract::schema::{Condition, Field, Group, Problem, Rule, Schema, Test};
 
@@ -145,4 +146,27 @@ fn prompts(text: &mut String, explanation: &Explanation) {
         line!(text, "{}", asked.question.trim_end());
         line!(text, "--- its answer: {}", asked.answer);
     }
+}
+
+/// Shares by ranking, then by field.
+pub(crate) fn measured(measured: &Measured) -> String {
+    let mut text = String::new();
+    line!(
+        text,
+        "{} companies, {} windows; {} values in them, {} more in no window",
+        measured.companies,
+        thousands(measured.windows as u64),
+        measured.cases,
+        measured.not_in_text
+    );
+    line!(text, "ranking        top 1   top 3");
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    for (name, shares) in &measured.shares {
+        line!(text, "{name:10} {:>9} {:>7}", percent(shares.top1), percent(shares.top3));
+    }
+    line!(text, "field, hybrid  top 1   top 3  values");
+    for (name, (cases, shares)) in &measured.by_field {
+        line!(text, "{name:14} {:>5} {:>7} {cases:>7}", percent(shares.top1), percent(shares.top3));
+    }
+    text
 }

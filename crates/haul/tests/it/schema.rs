@@ -1,12 +1,17 @@
-//! Schemas of what is extracted: what is said of good ones and of bad ones, and how a model would be asked.
+//! Schemas of what is extracted: what is said of good ones and of bad ones, how a model would be asked, and how well
+//! windows are found with one.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::fixtures::{Home, Needs, assert_ran, repository, text};
+use crate::fixtures::{Home, Needs, assert_ran, full, repository, text};
 use crate::generate::tiny_llm;
+
+/// Contracts of the small form.
+const CONTRACTS_FEW: usize = 6;
 
 fn sample(name: &str) -> PathBuf {
     repository().join("samples/extract").join(name)
@@ -189,4 +194,58 @@ fn sizes_are_in_tokens_where_a_model_counts_them() {
         .map(|asked| asked["size"].as_u64().unwrap())
         .collect();
     assert!(sizes.iter().all(|tokens| (2..60).contains(tokens)), "{sizes:?}");
+}
+
+/// Values that are known of contracts, as `haul bench windows` reads them; underscores stand for spaces.
+fn expected(table: &str, most: usize) -> String {
+    let mut lines = String::new();
+    for row in table.lines().take(most) {
+        let (file, known) = row.split_once('\t').unwrap();
+        let mut values = serde_json::Map::new();
+        for pair in known.split_whitespace() {
+            let (field, value) = pair.split_once('=').unwrap();
+            let of_field = values.entry(field).or_insert_with(|| json!([]));
+            of_field.as_array_mut().unwrap().push(json!(value.replace('_', " ")));
+        }
+        writeln!(lines, "{}", json!({"file": file, "values": values})).unwrap();
+    }
+    lines
+}
+
+/// Windows of 300 tokens of real contracts, asked with a schema that knows contracts in general.
+#[test]
+fn windows_that_hold_a_value_are_among_the_first_three() {
+    let needs = Needs("windows of contracts");
+    let (Some(minilm), Some(pdfium), Some(contracts)) =
+        (needs.minilm(), needs.pdfium(), needs.shared("contracts"))
+    else {
+        return;
+    };
+    let home = Home::empty();
+    home.ok(&["model", "add", text(&minilm), "--name", "minilm", "--link"]);
+    let table = fs::read_to_string(contracts.join("expected.tsv")).unwrap();
+    let most = if full() { usize::MAX } else { CONTRACTS_FEW };
+    let expected = home.write("expected.jsonl", expected(&table, most));
+    let schema = sample("contracts.toml");
+    let report = home.json(&[
+        "bench",
+        "windows",
+        text(&contracts.join("pdf")),
+        "--schema",
+        text(&schema),
+        "--expected",
+        text(&expected),
+        "--model",
+        "minilm",
+        "--pdfium",
+        text(&pdfium),
+    ]);
+    let measured = &report["measured"];
+    let share = |ranking: &str, of: &str| measured["shares"][ranking][of].as_f64().unwrap();
+    let shown: Vec<String> = ["hybrid", "bm25", "dense", "random"]
+        .map(|ranking| format!("{ranking} {:.3} {:.3}", share(ranking, "top1"), share(ranking, "top3")))
+        .to_vec();
+    println!("{} values: {}", measured["cases"], shown.join(", "));
+    assert!(share("hybrid", "top3") >= 0.9, "{shown:?} {:#}", measured["by_field"]);
+    assert!(share("hybrid", "top3") > share("random", "top3") + 0.2, "{shown:?}");
 }

@@ -2,5 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "what fixtures cannot do fails the test")]
 
 mod crosscheck;
+mod documents;
+mod fixtures;
 mod normalise;
+mod retrieve;
 mod schema;
+mod tiny;
+mod windows;
