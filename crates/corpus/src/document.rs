@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sentence;
+
 /// One document. Offsets are bytes of `text` and stand on character boundaries.
 ///
 /// Chapters partition the text: the first starts at 0, each starts where the one before ends, the last ends
@@ -145,7 +147,37 @@ impl Furniture {
     }
 }
 
+/// A sentence of a block. Sentences of a block follow each other without a gap, spaces between them included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sentence {
+    /// First byte of `Document::text`.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+    /// Index into `Document::blocks`.
+    pub block: usize,
+}
+
 impl Document {
+    /// The sentences of all blocks, in order: everything of the text but the whitespace between blocks. What numbers a
+    /// paragraph or heading, as in "2. Term Loan A", is no sentence by itself.
+    pub fn sentences(&self) -> Vec<Sentence> {
+        let mut sentences: Vec<Sentence> = Vec::new();
+        for (number, block) in self.blocks.iter().enumerate() {
+            let mut starts = vec![block.start];
+            sentence::inner_starts(&self.text, block, block.start..block.end, &mut starts);
+            starts.push(block.end);
+            let first = sentences.len();
+            for pair in starts.windows(2).filter(|pair| pair[0] < pair[1]) {
+                match sentences[first..].last_mut() {
+                    Some(last) if sentence::is_label(&self.text[last.start..last.end]) => last.end = pair[1],
+                    _ => sentences.push(Sentence { start: pair[0], end: pair[1], block: number }),
+                }
+            }
+        }
+        sentences
+    }
+
     /// The page that the byte at `offset` stands on; none for formats without pages.
     pub fn page_at(&self, offset: usize) -> Option<u32> {
         let past = self.pages.partition_point(|page| page.start <= offset);

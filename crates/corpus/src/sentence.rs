@@ -55,6 +55,21 @@ fn unwrapped(content: &str, kind: BlockKind) -> Cow<'_, str> {
     }
 }
 
+/// Whether a text only numbers what follows it: `2.`, `4.1.2`, `(a)`, `iv)`.
+pub(crate) fn is_label(text: &str) -> bool {
+    const BYTES_MAX: usize = 12;
+    let text = text.trim();
+    let is_mark = |c: char| ['.', '(', ')'].contains(&c);
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_roman = |part: &str| part.bytes().all(|byte| b"ivxIVX".contains(&byte));
+    text.len() <= BYTES_MAX
+        && text.contains(is_mark)
+        && text.chars().any(char::is_alphanumeric)
+        && text
+            .split(is_mark)
+            .all(|part| part.len() <= 1 && part.is_ascii() || is_number(part) || is_roman(part))
+}
+
 fn ends_in_abbreviation(before: &str) -> bool {
     let before = before.trim_end();
     let abbreviation = ABBREVIATIONS.into_iter().find(|abbreviation| before.ends_with(abbreviation));
@@ -85,6 +100,16 @@ mod tests {
         inner_starts(text, &block, 0..text.len(), &mut starts);
         starts.push(text.len());
         starts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+    }
+
+    #[test]
+    fn labels_are_numbers_and_letters_alone() {
+        for label in ["2.", "4.1.2. ", "(a)", "iv) ", "A.", "12.", "(2)(b)"] {
+            assert!(is_label(label), "{label}");
+        }
+        for other in ["No.", "It.", "2", "2. Term", "Yes!", "...", "", "$ 5.", "\u{e9}."] {
+            assert!(!is_label(other), "{other}");
+        }
     }
 
     #[test]

@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// Add, download, list and check models
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Check a schema of what is extracted, or show its prompts
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Compare GGUF files of one model, and say which to take
     Compare(CompareArgs),
     /// Find the fastest settings for a model, and keep them
@@ -764,11 +767,63 @@ pub(crate) enum ModelCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum SchemaCommand {
+    /// Say whether a schema can be used, and else everything that is wrong with it
+    Check {
+        /// The schema: .toml or .json
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show fields, every prompt as it would be sent, what answers must be, and sizes: in tokens with --model, else in words
+    Explain(Box<ExplainArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The schema: .toml or .json
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only this group
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Tokens/s, share of the measured roof and agreement with f32, by dtype and kind of text
     Encoder(BenchEncoderArgs),
     /// What a library of many vectors takes to be made, opened and searched; it is made up, and removed again
     Store(BenchStoreArgs),
+    /// How often the windows that are read first hold values that are known of documents
+    #[command(hide = true)]
+    Windows(BenchWindowsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchWindowsArgs {
+    /// The folder of the documents
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The schema: .toml or .json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: PathBuf,
+    /// What is known: a line {"file", "values": {FIELD: [VALUE, ...]}} for each document
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) expected: PathBuf,
+    /// The embedding model's name or folder
+    #[arg(long, env = "HAUL_MODEL", value_name = "NAME", hide_env_values = true)]
+    pub(crate) model: Option<String>,
+    /// Tokens of a window, as the embedding model counts them
+    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) window_tokens: u32,
+    #[command(flatten)]
+    pub(crate) readers: ReaderArgs,
+    #[command(flatten)]
+    pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
 }
 
 #[derive(Debug, Args)]

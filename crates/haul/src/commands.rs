@@ -17,6 +17,7 @@ pub(crate) mod model;
 pub(crate) mod parse_worker;
 pub(crate) mod remote;
 pub(crate) mod report;
+pub(crate) mod schema;
 pub(crate) mod search;
 pub(crate) mod select;
 pub(crate) mod server;

@@ -122,6 +122,7 @@ from_library! {
     haul_corpus::manuscript::ManuscriptError => |e| Some(e.hint().to_owned());
     haul_jobs::correct::profile::ProfileError => |_| None;
     haul_jobs::correct::spelling::SpellError => |e| e.hint();
+    haul_jobs::extract::measure::MeasureError => |_| None;
     haul_jobs::batch::BatchError => |e| e.hint();
     haul_jobs::models::ModelsError => |e| e.hint();
     haul_encoder::embedder::LoadError => |e| e.hint().map(str::to_owned);
@@ -140,5 +141,6 @@ from_library! {
     haul_pipeline::journal::JournalError => |e| e.hint().map(str::to_owned);
     haul_pipeline::receipt::ReceiptError => |_| None;
     haul_corpus::calibre::CalibreError => |e| e.hint().map(str::to_owned);
+    haul_corpus::source::SourceError => |e| e.hint().map(str::to_owned);
     haul_corpus::worker::WorkerError => |e| e.hint().map(str::to_owned);
 }

@@ -44,6 +44,7 @@ mod calls;
 pub(crate) mod catalogue;
 mod diagnosis;
 pub(crate) mod preview;
+pub(crate) mod schema;
 pub(crate) mod store_bench;
 
 /// What a server got, in one line; nothing where there is none.

@@ -12,6 +12,7 @@ pub mod compare;
 pub mod correct;
 pub mod embed;
 mod encode;
+pub mod extract;
 pub mod golden;
 pub mod ingest;
 mod mixes;

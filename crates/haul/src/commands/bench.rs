@@ -1,6 +1,7 @@
 //! `haul bench encoder`: speed beside the roof of this machine, and what the faster modes cost.
 
 mod store;
+mod windows;
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub(crate) fn run(command: &BenchCommand, settings: &Settings, output: &Output) 
     match command {
         BenchCommand::Encoder(args) => encoder(args, settings, output),
         BenchCommand::Store(args) => store::run(args, settings, output),
+        BenchCommand::Windows(args) => windows::run(args, settings, output),
     }
 }
 

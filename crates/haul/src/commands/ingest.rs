@@ -485,7 +485,7 @@ fn job_settings(
 
 /// This program again, as a parse worker.
 #[expect(clippy::disallowed_methods, reason = "the binary knows where it is; libraries are told")]
-fn parse_worker() -> Result<WorkerProgram, Failure> {
+pub(crate) fn parse_worker() -> Result<WorkerProgram, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find this program to start parse workers: {error}")))?;
     Ok(WorkerProgram { program, args: vec!["parse-worker".to_owned()] })

@@ -40,6 +40,9 @@ const COMMANDS: &[&[&str]] = &[
     &["correct"],
     &["compare"],
     &["tune"],
+    &["schema"],
+    &["schema", "check"],
+    &["schema", "explain"],
     &["model", "quantize"],
     &["bench"],
     &["bench", "encoder"],
@@ -65,6 +68,7 @@ fn help_names_the_commands() {
       generate  Answer requests in OpenAI's batch format with a language model
       store     Look at a library or a collection, check it, bring it elsewhere
       model     Add, download, list and check models
+      schema    Check a schema of what is extracted, or show its prompts
       compare   Compare GGUF files of one model, and say which to take
       tune      Find the fastest settings for a model, and keep them
       doctor    Say what this machine can do, from measurement

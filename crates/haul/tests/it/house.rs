@@ -104,7 +104,8 @@ fn arrows_point_downward() {
 /// `jobs/src`, and never import each other.
 #[test]
 fn jobs_do_not_import_each_other() {
-    let jobs = ["ingest", "search", "embed", "models", "bench", "golden", "correct", "compare", "tune"];
+    let jobs =
+        ["ingest", "search", "embed", "models", "bench", "golden", "correct", "compare", "tune", "extract"];
     let mut found = Vec::new();
     for job in jobs {
         let own = |name: &str| {

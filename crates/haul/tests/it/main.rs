@@ -36,6 +36,7 @@ mod random;
 mod reembed;
 mod remote;
 mod scale;
+mod schema;
 mod search;
 mod shards;
 mod sparse;

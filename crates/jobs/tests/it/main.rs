@@ -1,3 +1,4 @@
 //! The jobs from outside.
 
+mod extract;
 mod models;

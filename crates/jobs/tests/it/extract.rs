@@ -1,0 +1,11 @@
+//! What `extract` is made of.
+#![expect(clippy::unwrap_used, reason = "what fixtures cannot do fails the test")]
+
+mod crosscheck;
+mod documents;
+mod fixtures;
+mod normalise;
+mod retrieve;
+mod schema;
+mod tiny;
+mod windows;
