@@ -13,7 +13,7 @@ use crate::commands::generator;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::summary;
+use crate::{signals_unix, summary};
 
 /// Runs the command.
 pub(crate) fn run(command: &SchemaCommand, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
@@ -101,7 +101,8 @@ fn explanation(
     output: &Output,
 ) -> Result<Explanation, Failure> {
     let explained = if args.engine.model.is_some() {
-        let mut opened = generator::open(&args.engine, settings, output)?;
+        let stop = signals_unix::stop_on_signals()?;
+        let mut opened = generator::open(&args.engine, settings, &stop, output)?;
         let context = opened.generator.facts().context_tokens;
         explain(schema, context, |texts| opened.generator.count_tokens(texts).map_err(Failure::from))
     } else {
