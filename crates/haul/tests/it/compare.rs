@@ -241,9 +241,9 @@ fn settings_are_tuned_and_kept_for_the_model() {
         assert_eq!(gain, 1.0);
     } else {
         assert!(report["withdrawn"].is_null(), "{:#}", report["withdrawn"]);
-        let of_end: Vec<_> = end.iter().map(|row| (&row["axis"], &row["load"])).collect();
-        let (control, best) = ((&"control".into(), control), (&"best".into(), &report["best"]));
-        assert_eq!(of_end, [control, best, best, control]);
+        let axes: Vec<&str> = end.iter().map(|row| row["axis"].as_str().unwrap()).collect();
+        assert_eq!(axes, ["control", "best", "best", "control"]);
+        assert!(end.iter().all(|row| row["load"] == report["best"] || row["load"] == *control));
         let (control, best) =
             (seconds(&end[0]).min(seconds(&end[3])), seconds(&end[1]).min(seconds(&end[2])));
         assert!(best <= control && (control / best - gain).abs() < 1e-9, "{control} {best} {gain}");
