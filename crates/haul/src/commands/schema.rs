@@ -46,7 +46,7 @@ pub(crate) fn usable(file: &Path) -> Result<Schema, Failure> {
 
 fn check(file: &Path, output: &Output) -> Result<Exit, Failure> {
     let checked = read(file)?;
-    let problems: &[Problem] = checked.as_ref().map_or_else(|error| &error.problems, |_| &[]);
+    let problems: &[Problem] = checked.as_ref().map_or_else(|error| error.problems.as_slice(), |_| &[]);
     if output.json() {
         let mut document = json!({"file": file, "ok": checked.is_ok(), "problems": problems});
         if let Ok(schema) = &checked {
