@@ -189,6 +189,7 @@ fn a_model_against_itself_is_itself() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one run and all that it leaves")]
 fn settings_are_tuned_and_kept_for_the_model() {
     if !Needs("settings_are_tuned_and_kept_for_the_model").worker() {
         return;
@@ -353,6 +354,7 @@ const CASE_COUNT: usize = 150;
 
 /// A run that was stopped or killed asks for no answer to a case twice. Speeds are measured anew.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one run and all that it leaves")]
 fn a_killed_comparison_keeps_the_answers_to_its_cases() {
     if !Needs("compare").worker() {
         return;

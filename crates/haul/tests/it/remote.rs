@@ -136,7 +136,7 @@ const HARD_SECRET: &str = r#"sk-SECRET"k\e/y"#;
 #[test]
 fn a_key_is_nowhere_whatever_a_server_says_of_it() {
     let key = HARD_SECRET;
-    let schema = json!({"type": "object", "required": ["b"], "properties": {"a": {"type": "integer"}}});
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
     let long = "z".repeat(3000);
     let said = |content: &str| Reply::Json(200, answer(content, "stop"));
     let server = Server::start(move |asked| match (asked.text(), asked.before_text) {

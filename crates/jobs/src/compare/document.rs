@@ -72,6 +72,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) stop: &'a Stop,
 }
 
+/// What was answered to each piece; `None` where nothing was.
+pub(crate) type Texts = Vec<Option<String>>;
+
 /// Corrects a text. Also gives the answers, for what is compared with them; `None` where a stop was asked for.
 ///
 /// It is asked anew each time, and all of it: words per second are what it is for.
@@ -84,7 +87,7 @@ pub(crate) fn run(
     parts: &mut Parts<'_>,
     context_tokens: u32,
     base: Option<&[Option<String>]>,
-) -> Result<Option<(Document, Vec<Option<String>>)>, GenerateError> {
+) -> Result<Option<(Document, Texts)>, GenerateError> {
     let Parts { generator, progress, stop } = parts;
     let room = context_tokens.saturating_sub(AROUND_TOKENS + ANSWER_TOKENS_MORE) * 2 / 5;
     let all = pieces(text, generator, room.max(1))?;
@@ -117,7 +120,7 @@ pub(crate) fn run(
     let mut document = counted(&pieces, &answers, totals, seconds);
     document.tokens = taken.iter().map(|(_, tokens)| u64::from(*tokens)).sum();
     document.paragraphs_of_text = all.len() as u64;
-    let texts: Vec<Option<String>> =
+    let texts: Texts =
         answers.into_iter().map(|answer| answer.and_then(Result::ok).map(|answer| answer.text)).collect();
     document.same_as_base = base.map(|base| {
         texts.iter().zip(base).filter(|(this, base)| this.is_some() && this == base).count() as u64

@@ -274,5 +274,5 @@ impl Schema {
 }
 
 fn object(properties: Map<String, Value>, required: &[&str]) -> Value {
-    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+    json!({"type": "object", "properties": Value::Object(properties), "required": required, "additionalProperties": false})
 }

@@ -249,6 +249,7 @@ fn problems(text: &str, syntax: Syntax) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of mistakes and what is said of them")]
 fn what_is_wrong_is_said_with_its_place() {
     let cases = [
         (
