@@ -174,7 +174,8 @@ mod tests {
         for _ in 0..200 {
             turn(&pace).answered();
         }
-        assert_eq!((pace.state().limit, pace.state().in_flight), (16, 0));
+        let state = pace.state();
+        assert_eq!((state.limit, state.in_flight), (16, 0));
     }
 
     #[test]
