@@ -7,7 +7,7 @@
 //! One setting is varied at a time, from the best so far, which is measured again beside what may replace it: a row from a
 //! quiet moment says nothing against rows from a busy one. What seems better is measured a second time, in turn with what
 //! it would replace. What all this found is measured once more in turns with the defaults, and kept only where it is no
-//! slower ([`settle`]). What cannot work is named before anything is measured.
+//! slower ([`mod@settle`]). What cannot work is named before anything is measured.
 
 pub mod axes;
 pub mod encoder;
