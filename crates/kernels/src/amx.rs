@@ -142,7 +142,8 @@ impl TileUnit {
             ahead: if ahead.is_empty() { panel.as_ptr() } else { ahead.as_ptr() },
         };
         // SAFETY: the unit is configured. With the assertions, the steps read `TILE_STEP` (times `PIECES`) words of 32
-        // rows in each block of k, and whole rows of the panel; 32 rows of 32 sums are read and written.
+        // rows in each block of k, and whole rows of the panel; 32 rows of 32 sums are read and written. Loading ahead
+        // never faults, also past the end of `ahead`.
         unsafe {
             match (numbers, add_to) {
                 (Numbers::Bf16, AddTo::Zero) => call.bf16(),
