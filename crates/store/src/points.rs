@@ -202,7 +202,7 @@ impl Document {
         }
         for field in ["series", "tags"] {
             if let Some(value) = self.metadata.get(field) {
-                put(field, value.clone());
+                put(field, settled(value));
             }
         }
         fields
@@ -215,7 +215,7 @@ impl Document {
             "content_hash": hex(&self.content_hash),
             "language": self.language,
             "detected_language": self.detected_language,
-            "metadata": self.metadata,
+            "metadata": settled(&self.metadata),
             "chapters": self.chapters,
             "truncated_tokens": self.truncated_tokens,
             "chunks": self.chunks,
@@ -350,8 +350,21 @@ pub(crate) fn norm(row: &[f16]) -> f64 {
     row.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>().sqrt()
 }
 
-/// A length with eight decimals. Servers write payloads as decimal numbers, and not all of them read all 17 digits of
-/// an f64 back to the same bits.
+/// A user's value with its fractions in 15 digits: servers write payloads as decimal numbers, and not all of them read
+/// all 17 digits of an f64 back to the same bits. What came back otherwise would never equal what was sent.
+fn settled(value: &Value) -> Value {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let digits = number.as_f64().and_then(|x| format!("{x:.14e}").parse::<f64>().ok());
+            digits.map_or_else(|| value.clone(), Value::from)
+        }
+        Value::Array(values) => values.iter().map(settled).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), settled(value))).collect(),
+        _ => value.clone(),
+    }
+}
+
+/// A length with eight decimals, for the same reason.
 fn short(length: f64) -> f64 {
     (length * 1e8).round() / 1e8
 }
@@ -390,6 +403,18 @@ mod tests {
         let scaled: Vec<f32> = row.iter().map(|x| (x.to_f64() / norm(&row)) as f32).collect();
         let back: Vec<f16> = scaled.iter().map(|y| f16::from_f64(f64::from(*y) * length)).collect();
         assert_eq!(back, row);
+    }
+
+    /// Qdrant 1.18 reads 17 digits back as a neighbouring number, so documents with such a number in their own fields
+    /// were sent again by every push.
+    #[test]
+    fn fractions_of_users_have_digits_that_every_server_reads_back() {
+        let value =
+            json!({"a": [0.123_456_789_012_345_67, 3, -7], "b": {"c": 0.5}, "d": "0.12345678901234567"});
+        let expected =
+            json!({"a": [0.123_456_789_012_346, 3, -7], "b": {"c": 0.5}, "d": "0.12345678901234567"});
+        assert_eq!(settled(&value), expected);
+        assert_eq!(settled(&expected), expected);
     }
 
     #[test]

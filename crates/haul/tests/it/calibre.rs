@@ -341,6 +341,34 @@ fn renamed_and_tagged_books_stay_what_they_are() {
     home.assert_sound();
 }
 
+/// A book is unchanged on the disk while its new title falls under another rule of the policy. It once stayed left out,
+/// or kept the chunks of the old rule.
+#[test]
+fn a_new_title_asks_the_policy_again() {
+    let home = Home::new();
+    let calibre = Calibre::new(&home);
+    let prose = Random(7).sentences(80);
+    let list = calibre.add("Catalogue", &["A"], &[("txt", prose.as_bytes())]);
+    let loaf = calibre.add("The Loaf", &["B"], &[("txt", Random(8).sentences(80).as_bytes())]);
+    let policy = home.write(
+        "policy.toml",
+        "title_contains = [{ pattern = \"catalogue\", chunker = \"none\" }, { pattern = \"fixed\", chunker = \"fixed\" }]",
+    );
+    let (receipt, _) = home.ingest(&["calibre", "--policy", text(&policy)]);
+    assert_eq!(receipt["items"]["by_verdict"], json!({"ok": 1, "skipped": 1}));
+
+    calibre.rename(list, "Lamps", &["A"]);
+    calibre.rename(loaf, "The Fixed Loaf", &["B"]);
+    let (receipt, code) = home.ingest(&["calibre"]);
+    assert_eq!((code, &receipt["items"]["by_verdict"]), (0, &json!({"ok": 2})), "{receipt:#}");
+    home.ok(&["ingest", "calibre", "--store", "fresh.haul", "--model", "tiny", "--policy", text(&policy)]);
+    let fresh = home.json(&["store", "info", "--store", "fresh.haul"]);
+    assert_eq!(fresh["digest"].as_str(), Some(home.digest().as_str()));
+    let (receipt, _) = home.ingest(&["calibre"]);
+    assert_eq!((tokens(&receipt), &receipt["items"]["reused"]), (0, &json!(2)));
+    home.assert_sound();
+}
+
 /// Where Calibre says nothing, the file's own words stand, and a later edit that takes Calibre's back brings them
 /// back, without the file.
 #[test]

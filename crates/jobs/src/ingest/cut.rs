@@ -138,7 +138,9 @@ impl Stage<'_> {
             |failure: Option<&ParseFailure>| file.row(self.shared, part.as_deref(), content_hash, failure);
         let settled = row(None);
         let known = |row: &ManifestRow| row.doc_id == settled.doc_id && row.revision == settled.revision;
-        if self.shared.known.rows(&file).iter().any(|row| row.verdict == "ok" && known(row)) {
+        // A book is read with its bytes unchanged only where the policy has to be asked again.
+        let is_whole = || self.shared.known.rows(&file).iter().any(|row| row.verdict == "ok" && known(row));
+        if file.book.is_none() && is_whole() {
             return Ok(self.send(spent, Arrival::Unchanged { file_no, row: settled }));
         }
         let described = document.map(|document| {

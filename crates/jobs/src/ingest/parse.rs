@@ -14,6 +14,7 @@ use haul_pipeline::cache::{Cache, CacheKey};
 use haul_pipeline::stage::{Disconnected, Meter};
 use tracing::{debug, warn};
 
+use super::plan::Probe;
 use super::prefetch::LocalCopy;
 use super::room::Place;
 use super::select::NamedFile;
@@ -67,6 +68,9 @@ pub(crate) fn run(
     // Started at the first file: a thread that gets none needs no process.
     let mut worker = None;
     while let Some(file) = shared.room.next(meter, unread, shared.stop) {
+        if shared.probe.is_some_and(Probe::is_over) {
+            continue;
+        }
         debug!(stage = "parse", item = %file.file.shown(), "begin");
         let key = journal_key(shared, &file.file);
         shared.journal.lock().unwrap_or_else(PoisonError::into_inner).begin(&key)?;

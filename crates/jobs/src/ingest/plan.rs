@@ -39,8 +39,11 @@ const FILES_MIN: usize = 24;
 const FILES_MAX: usize = 160;
 /// Files of each stratum, for a spread.
 const STRATUM_FILES_MIN: usize = 2;
-/// No more files are begun after this; files that were not reached are not in the sample.
+/// No more files are begun after this; files that were not reached are not in the sample. Those in work are finished:
+/// they are the slow ones, and without them the forecast would be of the quick ones alone.
 const SAMPLE_SECONDS: Duration = Duration::from_secs(30);
+/// What is still in work then is given up.
+const SAMPLE_SECONDS_MAX: Duration = Duration::from_secs(120);
 /// Batches are computed for so long.
 const COMPUTE_SECONDS: Duration = Duration::from_secs(6);
 /// Tokens of counted texts that are kept to compute some of them.
@@ -368,7 +371,7 @@ fn sample(
     let (sampled, _) = thread::scope(|scope| {
         let clock = scope.spawn(|| {
             while !stop.requested() {
-                if user.requested() || started.elapsed() > SAMPLE_SECONDS {
+                if user.requested() || started.elapsed() > SAMPLE_SECONDS_MAX {
                     stop.request();
                 }
                 thread::sleep(LOOK);
@@ -415,6 +418,7 @@ fn empty_log(
 /// What a run of the sample leaves behind about its files and texts.
 pub(crate) struct Probe {
     dim: usize,
+    since: Instant,
     costs: Mutex<HashMap<u64, FileCost>>,
     texts: Mutex<Texts>,
 }
@@ -442,7 +446,12 @@ struct Texts {
 
 impl Probe {
     fn new(dim: usize) -> Self {
-        Self { dim, costs: Mutex::default(), texts: Mutex::default() }
+        Self { dim, since: Instant::now(), costs: Mutex::default(), texts: Mutex::default() }
+    }
+
+    /// Whether no more files are to be begun.
+    pub(crate) fn is_over(&self) -> bool {
+        self.since.elapsed() > SAMPLE_SECONDS
     }
 
     /// A file was read to its end.

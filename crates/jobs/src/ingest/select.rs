@@ -14,13 +14,16 @@ use haul_corpus::source::{self, Listing, SourceError, SourceFile};
 use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_pipeline::journal::State;
 use haul_pipeline::stage::Meter;
-use haul_store::library::{DocumentUpdate, Fingerprint, Library, ManifestRow, doc_id_for_file, revision};
+use haul_store::library::{
+    DocumentMetadata, DocumentUpdate, Fingerprint, Library, ManifestRow, doc_id_for_file, revision,
+};
 use haul_store::qdrant::catalogue::Origin;
 use uuid::Uuid;
 
 use super::calibre::Book;
 use super::metadata::{self, Own};
 use super::parse::Unread;
+use super::policy::Chosen;
 use super::prefetch::{FetchError, Fetched, Prefetcher};
 use super::quarantine::worth_another_try;
 use super::shard::Shard;
@@ -109,7 +112,8 @@ fn decide(
     tally: &mut Tally,
 ) -> Result<Decision, IngestError> {
     let rows = shared.known.rows(file);
-    if untouched(shared, file, rows)? {
+    let cut_anew = policy_chooses_anew(shared, sources.library, file, rows)?;
+    if !cut_anew && untouched(shared, file, rows)? {
         if let (Some(_), [row]) = (&file.book, rows) {
             let row =
                 ManifestRow { root: file.root.clone(), relative_path: file.relative.clone(), ..row.clone() };
@@ -141,7 +145,7 @@ fn decide(
     let is_settled = |known: &ManifestRow| known.verdict == "ok" || (of_one && !worth_another_try(known));
     let same = |known: &&ManifestRow| known.doc_id == row.doc_id && known.revision == row.revision;
     // The same bytes with another time: a good document stays, and a bad one is as bad as before.
-    if let Some(known) = rows.iter().find(|known| same(known) && is_settled(known)) {
+    if let Some(known) = rows.iter().find(|known| !cut_anew && same(known) && is_settled(known)) {
         let (verdict, why, attempts) = (known.verdict.clone(), known.why.clone(), known.attempts);
         let row = ManifestRow { verdict, why, attempts, ..row };
         if file.book.is_some() && row.verdict == "ok" {
@@ -185,6 +189,27 @@ fn update(
         .iter()
         .any(|known| (&known.root, &known.relative_path) != (&row.root, &row.relative_path));
     Ok((moved || metadata.is_some()).then_some(DocumentUpdate { row, metadata }))
+}
+
+/// Whether Calibre calls a book by another name now, and the library's policy chooses another chunker by it. A book that
+/// was left out has no name in the library: then it is asked whether it still would be.
+fn policy_chooses_anew(
+    shared: &Shared<'_>,
+    library: &Library,
+    file: &NamedFile,
+    rows: &[ManifestRow],
+) -> Result<bool, IngestError> {
+    let (Some(policy), Some(_), [row]) = (&shared.settings.chunking.policy, &file.book, rows) else {
+        return Ok(false);
+    };
+    let chooses =
+        |named: &DocumentMetadata| policy.choose(&named.title, &named.authors).map(|(chosen, _)| chosen);
+    let now = |own| chooses(&metadata::describe(file, None, own, shared.settings.junk).metadata);
+    if row.verdict == Verdict::Skipped.name() {
+        return Ok(now(Own::default()) != Some(Chosen::None));
+    }
+    let stored = if row.verdict == "ok" { library.document_metadata(&row.doc_id)? } else { None };
+    Ok(stored.is_some_and(|stored| now(Own::kept(&stored).unwrap_or_default()) != chooses(&stored)))
 }
 
 /// Whether everything about the file is as the library has it, so that nothing needs to be read.
