@@ -42,6 +42,7 @@ pub mod model_dir;
 pub mod pooling;
 pub mod program;
 pub mod tokenizer;
+pub mod vision;
 pub mod weights;
 
 pub use haul_kernels::dtype;

@@ -63,22 +63,34 @@ pub enum Op {
         /// `[tokens, width]`.
         out: BufferId,
     },
-    /// `out = activation(x @ weight^T + bias) + residual`.
+    /// The patches of each image through a linear layer, behind a class row where the model has one; then
+    /// `out = row + position[number of the row in its own image]`.
+    EmbedPatches {
+        /// From the numbers of a patch to `width`.
+        patch: LinearId,
+        /// `[width]`: stands before the patches of an image.
+        class: Option<TensorId>,
+        /// `[rows of an image, width]`.
+        position: TensorId,
+        /// `[tokens, width]`.
+        out: BufferId,
+    },
+    /// `out = activation(x @ weight^T + bias) + residual`, for as many rows as `x` has.
     Linear {
-        /// `[tokens, in_features]`.
+        /// `[tokens or sequences, in_features]`.
         x: BufferId,
         /// Weight and bias.
         linear: LinearId,
         /// Applied before the residual is added.
         activation: Activation,
-        /// `[tokens, out_features]`.
+        /// As many rows of `out_features`.
         residual: Option<BufferId>,
-        /// `[tokens, out_features]`.
+        /// As many rows of `out_features`.
         out: BufferId,
     },
     /// `out = activation(x @ up^T + bias) @ down^T + bias + residual`.
     FeedForward {
-        /// `[tokens, in_features of up]`.
+        /// `[tokens or sequences, in_features of up]`.
         x: BufferId,
         /// Weight and bias of the first layer.
         up: LinearId,
@@ -86,9 +98,9 @@ pub enum Op {
         activation: Activation,
         /// Weight and bias of the second layer.
         down: LinearId,
-        /// `[tokens, out_features of down]`.
+        /// As many rows of `down`'s outputs.
         residual: Option<BufferId>,
-        /// `[tokens, out_features of down]`.
+        /// As many rows of `down`'s outputs.
         out: BufferId,
     },
     /// Bidirectional attention inside each sequence: `softmax(q k^T * scale) v` for each head.
@@ -124,13 +136,29 @@ pub enum Op {
         /// `[tokens, width]`.
         out: BufferId,
     },
+    /// One query of the model's own looks at all rows of a sequence: `softmax(q k^T * scale) v` for each head, where `q`
+    /// is the first third of the probe's own row under `qkv`.
+    Probe {
+        /// `[heads * head_size]`.
+        probe: TensorId,
+        /// The layer that made `x`.
+        qkv: LinearId,
+        /// `[tokens, 3 * heads * head_size]`: all of q, which is not read, then k, then v.
+        x: BufferId,
+        /// Number of heads.
+        heads: usize,
+        /// Usually `1 / sqrt(head_size)`.
+        scale: f32,
+        /// `[sequences, heads * head_size]`.
+        out: BufferId,
+    },
     /// Layer norm of each row.
     Norm {
-        /// `[tokens, width]`.
+        /// `[tokens or sequences, width]`.
         x: BufferId,
         /// Scale, shift and epsilon.
         norm: LayerNorm,
-        /// `[tokens, width]`; may be `x`, which is then normed in place.
+        /// As many rows of `width`; may be `x`, which is then normed in place.
         out: BufferId,
     },
     /// One row a sequence.
@@ -238,8 +266,10 @@ pub enum Rows {
 /// (query, key and value, say) stand one below the other.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// Names in the weights file, each a tensor `[out_features / weights.len(), in_features]`.
+    /// Names in the weights file, each a tensor of `out_features / weights.len()` rows.
     pub weights: Vec<String>,
+    /// How each of them stands in the file.
+    pub layout: Layout,
     /// Names of as many biases, or none.
     pub biases: Vec<String>,
     /// Columns of the output.
@@ -248,11 +278,41 @@ pub struct Linear {
     pub in_features: usize,
 }
 
+/// How a file has the weight of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[out_features, in_features]`, as torch's `Linear` has it.
+    OutIn,
+    /// `[in_features, out_features]`: a matrix that stands behind what it is multiplied with.
+    InOut,
+    /// `[out_features, channels, side, side]`: a convolution whose steps are as long as its window.
+    Patch {
+        /// Channels of the image.
+        channels: usize,
+        /// Pixels of a patch in each direction.
+        side: usize,
+    },
+}
+
 impl Linear {
     /// The whole weight `[out_features, in_features]`, row-major.
     pub(crate) fn read_weight(&self, weights: &Weights) -> Result<Vec<f32>, WeightsError> {
-        let shape = [self.out_features / self.weights.len(), self.in_features];
-        read_stacked(&self.weights, &shape, weights)
+        let rows = self.out_features / self.weights.len();
+        match self.layout {
+            Layout::OutIn => read_stacked(&self.weights, &[rows, self.in_features], weights),
+            Layout::Patch { channels, side } => {
+                read_stacked(&self.weights, &[rows, channels, side, side], weights)
+            }
+            Layout::InOut => {
+                let stacked = read_stacked(&self.weights, &[self.in_features, rows], weights)?;
+                let transposed = |matrix: &[f32]| {
+                    (0..rows)
+                        .flat_map(|row| matrix.iter().skip(row).step_by(rows).copied())
+                        .collect::<Vec<f32>>()
+                };
+                Ok(stacked.chunks_exact(rows * self.in_features).flat_map(transposed).collect())
+            }
+        }
     }
 
     /// The whole bias `[out_features]`, if the layer has one.
@@ -309,13 +369,19 @@ impl Program {
     /// Floating-point operations of one packed batch: 2 for each multiply-add of the linear layers and of
     /// attention's two products. Norms, activations and pooling are left out; they are below one percent.
     pub fn flops(&self, lengths_tokens: &[usize]) -> u64 {
-        let tokens: u64 = lengths_tokens.iter().map(|&n| n as u64).sum();
-        let flops_of_linear = |LinearId(id): LinearId| {
-            2 * tokens * self.linears[id].out_features as u64 * self.linears[id].in_features as u64
+        let (sequences, tokens): (u64, u64) =
+            (lengths_tokens.len() as u64, lengths_tokens.iter().map(|&n| n as u64).sum());
+        let flops_of_linear = |x: BufferId, LinearId(id): LinearId| {
+            let rows = match self.buffers[x.0].rows {
+                Rows::Tokens => tokens,
+                Rows::Sequences => sequences,
+            };
+            2 * rows * self.linears[id].out_features as u64 * self.linears[id].in_features as u64
         };
         let flops_of = |op: &Op| match *op {
-            Op::Linear { linear, .. } => flops_of_linear(linear),
-            Op::FeedForward { up, down, .. } => flops_of_linear(up) + flops_of_linear(down),
+            Op::EmbedPatches { patch, out, .. } => flops_of_linear(out, patch),
+            Op::Linear { x, linear, .. } => flops_of_linear(x, linear),
+            Op::FeedForward { x, up, down, .. } => flops_of_linear(x, up) + flops_of_linear(x, down),
             Op::Attention { heads, head_size, window, .. } => {
                 let pairs: u64 = lengths_tokens.iter().map(|&n| attended_pairs(n as u64, window)).sum();
                 4 * pairs * heads as u64 * head_size as u64

@@ -35,6 +35,11 @@ impl Arena {
         &self.buffers[id.0][..self.lengths[id.0]]
     }
 
+    /// Rows of a buffer in this batch.
+    pub(super) fn rows(&self, program: &Program, id: BufferId) -> usize {
+        self.lengths[id.0] / program.width(id)
+    }
+
     /// Writes a buffer while the others can be read; the buffer itself is out of reach meanwhile.
     pub(super) fn write(&mut self, id: BufferId, fill: impl FnOnce(&Arena, &mut [f32])) {
         let mut values = std::mem::take(&mut self.buffers[id.0]);

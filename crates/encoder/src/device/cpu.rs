@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use haul_kernels::act::Activation;
 use haul_kernels::attention::{self, Shape, varlen};
 use haul_kernels::dtype::Dtype;
 use haul_kernels::gate::gate;
@@ -21,9 +22,10 @@ use haul_kernels::norm::{l2_normalize, layer_norm};
 use haul_kernels::rotary::{Angles, rotate};
 
 use crate::device::arena::Arena;
+use crate::device::images::{place_patches, probe_rows};
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
-use crate::program::{LayerNorm, Linear, Op, Positions, Program, Tensor, TensorId};
+use crate::program::{BufferId, LayerNorm, Linear, LinearId, Op, Positions, Program, Tensor, TensorId};
 use crate::weights::{Weights, WeightsError};
 
 /// Batches that wait while every worker has one. One is enough for a worker never to wait for the caller, as long as
@@ -259,6 +261,8 @@ struct Worker {
     arena: Arena,
     linear: gemm::Scratch,
     attention: attention::Scratch,
+    /// Patches of images on their way to their places.
+    patches: Vec<f32>,
 }
 
 impl Worker {
@@ -270,13 +274,53 @@ impl Worker {
         Outputs::gather(&model.program, batch, |buffer| self.arena.read(buffer))
     }
 
+    fn embed_patches(
+        &mut self,
+        model: &CpuModel,
+        batch: &Batch,
+        (patch, class, position): (LinearId, Option<TensorId>, TensorId),
+        out: BufferId,
+    ) {
+        let (scratch, rows) = (&mut self.linear, &mut self.patches);
+        self.arena.write(out, |_, out| {
+            let weight = &model.linears[patch.0].weight;
+            let patches = batch.patches().len() / weight.in_features();
+            rows.resize(patches * weight.out_features(), 0.0);
+            plain_linear(model, patch, batch.patches(), patches, scratch, rows);
+            place_patches(rows, class.map(|id| model.tensor(id)), model.tensor(position), out);
+        });
+    }
+
+    fn look_with_probe(
+        &mut self,
+        model: &CpuModel,
+        batch: &Batch,
+        (probe, qkv, heads, scale): (TensorId, LinearId, usize, f32),
+        (x, out): (BufferId, BufferId),
+    ) {
+        let scratch = &mut self.linear;
+        self.arena.write(out, |arena, out| {
+            let mut query = vec![0.0; model.linears[qkv.0].weight.out_features()];
+            plain_linear(model, qkv, model.tensor(probe), 1, scratch, &mut query);
+            query.truncate(query.len() / 3);
+            probe_rows(&query, arena.read(x), batch.ranges(), (heads, scale), out);
+        });
+    }
+
     fn bytes(&self) -> usize {
-        self.arena.bytes() + self.linear.bytes() + self.attention.bytes()
+        let patches_bytes = self.patches.capacity() * size_of::<f32>();
+        self.arena.bytes() + self.linear.bytes() + self.attention.bytes() + patches_bytes
     }
 
     fn run_op(&mut self, model: &CpuModel, batch: &Batch, op: &Op) {
         let (isa, program) = (model.isa, &model.program);
         match *op {
+            Op::EmbedPatches { patch, class, position, out } => {
+                self.embed_patches(model, batch, (patch, class, position), out);
+            }
+            Op::Probe { probe, qkv, x, heads, scale, out } => {
+                self.look_with_probe(model, batch, (probe, qkv, heads, scale), (x, out));
+            }
             Op::EmbedNorm { word, position, token_type, norm, out } => self.arena.write(out, |_, out| {
                 embed(model, word, position, token_type, batch, out);
                 normalize_rows(model, norm, out);
@@ -287,7 +331,7 @@ impl Worker {
                     let PackedLinear { weight, bias } = &model.linears[id.0];
                     let residual = residual.map(|id| arena.read(id));
                     let epilogue = Epilogue { bias: bias.as_deref(), activation, residual };
-                    linear(isa, arena.read(x), batch.tokens(), weight, epilogue, scratch, out);
+                    linear(isa, arena.read(x), arena.rows(program, x), weight, epilogue, scratch, out);
                 });
             }
             Op::FeedForward { x, up, activation, down, residual, out } => {
@@ -302,7 +346,7 @@ impl Worker {
                         down_bias: down.bias.as_deref(),
                         residual: residual.map(|id| arena.read(id)),
                     };
-                    feed_forward(isa, arena.read(x), batch.tokens(), layers, scratch, out);
+                    feed_forward(isa, arena.read(x), arena.rows(program, x), layers, scratch, out);
                 });
             }
             Op::Attention { qkv, heads, head_size, scale, window, out } => {
@@ -336,6 +380,20 @@ impl Worker {
             Op::L2 { x } => self.arena.write(x, |_, values| l2_normalize(isa, values, program.width(x))),
         }
     }
+}
+
+/// `out = x @ weight^T + bias` for so many rows.
+fn plain_linear(
+    model: &CpuModel,
+    id: LinearId,
+    x: &[f32],
+    rows: usize,
+    scratch: &mut gemm::Scratch,
+    out: &mut [f32],
+) {
+    let PackedLinear { weight, bias } = &model.linears[id.0];
+    let epilogue = Epilogue { bias: bias.as_deref(), activation: Activation::Identity, residual: None };
+    linear(model.isa, x, rows, weight, epilogue, scratch, out);
 }
 
 fn normalize_rows(model: &CpuModel, norm: LayerNorm, x: &mut [f32]) {

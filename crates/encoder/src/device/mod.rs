@@ -6,6 +6,7 @@
 
 mod arena;
 pub mod cpu;
+mod images;
 #[cfg(test)]
 mod late;
 mod outputs;
@@ -53,10 +54,11 @@ pub struct Memory {
     pub arena_bytes: usize,
 }
 
-/// Sequences of token ids, one after the other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Sequences of rows, one after the other: the rows of texts are token ids, those of images are patches.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     ids: Vec<u32>,
+    patches: Vec<f32>,
     cu_seqlens: Vec<u32>,
 }
 
@@ -72,15 +74,28 @@ impl Batch {
             ids.extend_from_slice(sequence);
             cu_seqlens.push(u32::try_from(ids.len()).ok()?);
         }
-        (!ids.is_empty()).then_some(Batch { ids, cu_seqlens })
+        (!ids.is_empty()).then_some(Batch { ids, patches: vec![], cu_seqlens })
     }
 
-    /// All token ids.
+    /// Images of `tokens` rows each, a class row counted; `patches` holds the numbers of their patches. None if there is
+    /// no image, or the rows do not fit 32 bits.
+    pub fn of_images(patches: Vec<f32>, images: usize, tokens: usize) -> Option<Batch> {
+        let cu_seqlens =
+            (0..=images).map(|image| u32::try_from(image * tokens).ok()).collect::<Option<Vec<u32>>>()?;
+        (images > 0 && tokens > 0).then_some(Batch { ids: vec![], patches, cu_seqlens })
+    }
+
+    /// All token ids; none of images.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// Where each sequence begins in `ids`, and at last the number of tokens: `sequences + 1` rising numbers.
+    /// The numbers of all patches, patch by patch; none of texts.
+    pub fn patches(&self) -> &[f32] {
+        &self.patches
+    }
+
+    /// Where each sequence begins among the rows, and at last the number of tokens: `sequences + 1` rising numbers.
     pub fn cu_seqlens(&self) -> &[u32] {
         &self.cu_seqlens
     }
@@ -92,7 +107,7 @@ impl Batch {
 
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
-        self.ids.len()
+        self.cu_seqlens.last().map_or(0, |&tokens| tokens as usize)
     }
 
     /// The token range of each sequence.

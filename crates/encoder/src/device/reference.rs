@@ -9,6 +9,7 @@ use haul_kernels::reference as plain;
 use haul_kernels::rotary::Angles;
 
 use crate::device::arena::Arena;
+use crate::device::images::{place_patches, probe_rows};
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::pooling::PoolMode;
@@ -90,18 +91,31 @@ impl ReferenceModel {
                 self.embed(word, position, token_type, batch, out);
                 self.layer_norm(norm, out);
             }),
+            Op::EmbedPatches { patch, class, position, out } => arena.write(out, |_, out| {
+                let Linear { out_features, in_features, .. } = self.program.linears[patch.0];
+                let patches = batch.patches().len() / in_features;
+                let mut rows = vec![0.0; patches * out_features];
+                self.linear(patch, batch.patches(), patches, Activation::Identity, None, &mut rows);
+                place_patches(&rows, class.map(|id| self.tensor(id)), self.tensor(position), out);
+            }),
             Op::Linear { x, linear, activation, residual, out } => arena.write(out, |arena, out| {
                 let residual = residual.map(|id| arena.read(id));
-                self.linear(linear, arena.read(x), batch.tokens(), activation, residual, out);
+                self.linear(linear, arena.read(x), arena.rows(&self.program, x), activation, residual, out);
             }),
             Op::FeedForward { x, up, activation, down, residual, out } => arena.write(out, |arena, out| {
                 let residual = residual.map(|id| arena.read(id));
-                let mut hidden = vec![0.0; batch.tokens() * self.program.linears[up.0].out_features];
-                self.linear(up, arena.read(x), batch.tokens(), activation, None, &mut hidden);
-                self.linear(down, &hidden, batch.tokens(), Activation::Identity, residual, out);
+                let rows = arena.rows(&self.program, x);
+                let mut hidden = vec![0.0; rows * self.program.linears[up.0].out_features];
+                self.linear(up, arena.read(x), rows, activation, None, &mut hidden);
+                self.linear(down, &hidden, rows, Activation::Identity, residual, out);
             }),
             Op::Attention { qkv, heads, head_size, scale, window, out } => arena.write(out, |arena, out| {
                 plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, window, out);
+            }),
+            Op::Probe { probe, qkv, x, heads, scale, out } => arena.write(out, |arena, out| {
+                let mut row = vec![0.0; self.program.linears[qkv.0].out_features];
+                self.linear(qkv, self.tensor(probe), 1, Activation::Identity, None, &mut row);
+                probe_rows(&row[..row.len() / 3], arena.read(x), batch.ranges(), (heads, scale), out);
             }),
             Op::Rotary { qkv, heads, rotary } => arena.write(qkv, |_, qkv| {
                 plain::rotate(qkv, batch.cu_seqlens(), heads, &self.angles[rotary.0]);

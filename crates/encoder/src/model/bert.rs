@@ -32,10 +32,13 @@ pub(super) fn config(json: serde_json::Value) -> Result<ModelConfig, ConfigError
 
 impl Bert {
     /// Writes everything up to the last hidden state, and gives its buffer.
-    pub(super) fn write(&self, writer: &mut Writer<'_>) -> Result<BufferId, WeightsError> {
+    pub(super) fn write(
+        &self,
+        writer: &mut Writer<'_>,
+        config: &ModelConfig,
+    ) -> Result<BufferId, WeightsError> {
         writer.detect_prefix(self.prefix, WORD_TABLE);
         writer.refuse_more_layers("encoder.layer.")?;
-        let config = writer.config;
         let d = config.hidden_size;
         let buffers = Buffers {
             hidden: writer.token_buffer(d),
@@ -43,15 +46,15 @@ impl Bert {
             context: writer.token_buffer(d),
             attended: writer.token_buffer(d),
         };
-        self.embed(writer, buffers.hidden);
+        self.embed(writer, config, buffers.hidden);
         for layer in 0..config.layers {
-            write_layer(writer, &buffers, layer);
+            write_layer(writer, config, &buffers, layer);
         }
         Ok(buffers.hidden)
     }
 
-    fn embed(&self, writer: &mut Writer<'_>, out: BufferId) {
-        let ModelConfig { hidden_size: d, vocabulary_size, .. } = *writer.config;
+    fn embed(&self, writer: &mut Writer<'_>, config: &ModelConfig, out: BufferId) {
+        let ModelConfig { hidden_size: d, vocabulary_size, .. } = *config;
         let table = writer.tensor("embeddings.position_embeddings.weight", &[self.positions, d]);
         let op = Op::EmbedNorm {
             word: writer.tensor(WORD_TABLE, &[vocabulary_size, d]),
@@ -76,10 +79,10 @@ struct Buffers {
 }
 
 /// Post-norm: each residual sum is normed before it goes on.
-fn write_layer(writer: &mut Writer<'_>, buffers: &Buffers, layer: usize) {
+fn write_layer(writer: &mut Writer<'_>, config: &ModelConfig, buffers: &Buffers, layer: usize) {
     let Buffers { hidden, qkv, context, attended } = *buffers;
-    let ModelConfig { hidden_size: d, heads, intermediate_size, activation, .. } = *writer.config;
-    let head_size = writer.config.head_size();
+    let ModelConfig { hidden_size: d, heads, intermediate_size, activation, .. } = *config;
+    let head_size = config.head_size();
     let at = |part: &str| format!("encoder.layer.{layer}.{part}");
     let names = ["query", "key", "value"].map(|which| at(&format!("attention.self.{which}")));
 

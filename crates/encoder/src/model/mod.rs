@@ -2,6 +2,7 @@
 
 pub mod bert;
 pub mod modern_bert;
+pub mod vision;
 mod writer;
 pub mod xlm_roberta;
 
@@ -9,7 +10,7 @@ use haul_kernels::act::Activation;
 
 use crate::model::bert::Bert;
 use crate::model::modern_bert::ModernBert;
-use crate::model::writer::Writer;
+use crate::model::writer::{Sizes, Writer};
 use crate::pooling::Pooling;
 use crate::program::Program;
 use crate::weights::{Weights, WeightsError};
@@ -117,10 +118,11 @@ impl ModelConfig {
 
     /// The program of this model. `weights` only says how the tensors are named, and how wide the heads are.
     pub fn program(&self, weights: &Weights, wanted: &Wanted) -> Result<Program, WeightsError> {
-        let mut writer = Writer::new(self, weights);
+        let ModelConfig { hidden_size, layers, layer_norm_eps, .. } = *self;
+        let mut writer = Writer::new(Sizes { hidden_size, layers, layer_norm_eps }, weights);
         let hidden = match &self.architecture {
-            Architecture::Bert(bert) => bert.write(&mut writer)?,
-            Architecture::ModernBert(modern) => modern.write(&mut writer)?,
+            Architecture::Bert(bert) => bert.write(&mut writer, self)?,
+            Architecture::ModernBert(modern) => modern.write(&mut writer, self)?,
         };
         writer.finish(hidden, wanted)
     }
@@ -136,9 +138,13 @@ fn activation_named(key: &'static str, name: &str) -> Result<Activation, ConfigE
     Ok(match name {
         "gelu" => Activation::GeluErf,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "quick_gelu" => Activation::QuickGelu,
         "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
-        _ => return Err(unsupported(key, name, "gelu, gelu_new, gelu_pytorch_tanh, relu and silu run")),
+        _ => {
+            let runs = "gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and silu run";
+            return Err(unsupported(key, name, runs));
+        }
     })
 }
 

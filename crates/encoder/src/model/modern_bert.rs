@@ -37,10 +37,14 @@ pub struct LayerAttention {
 
 impl ModernBert {
     /// Writes everything up to the last hidden state, and gives its buffer.
-    pub(super) fn write(&self, writer: &mut Writer<'_>) -> Result<BufferId, WeightsError> {
+    pub(super) fn write(
+        &self,
+        writer: &mut Writer<'_>,
+        config: &ModelConfig,
+    ) -> Result<BufferId, WeightsError> {
         writer.detect_prefix("model.", WORD_TABLE);
         writer.refuse_more_layers("layers.")?;
-        let ModelConfig { hidden_size: d, intermediate_size, vocabulary_size, .. } = *writer.config;
+        let ModelConfig { hidden_size: d, intermediate_size, vocabulary_size, .. } = *config;
         let buffers = Buffers {
             hidden: writer.token_buffer(d),
             normed: writer.token_buffer(d),
@@ -54,8 +58,8 @@ impl ModernBert {
         let out = buffers.hidden;
         writer.push(Op::EmbedNorm { word, position: None, token_type: None, norm, out });
         for (layer, &attention) in self.attention.iter().enumerate() {
-            self.attend(writer, &buffers, layer, attention);
-            self.feed_forward(writer, &buffers, layer);
+            self.attend(writer, config, &buffers, (layer, attention));
+            self.feed_forward(writer, config, &buffers, layer);
         }
         let norm = writer.layer_norm("final_norm", self.norm_bias);
         writer.push(Op::Norm { x: buffers.hidden, norm, out: buffers.normed });
@@ -63,10 +67,16 @@ impl ModernBert {
     }
 
     /// `attended = hidden + attention(norm(hidden))`. The first layer's input is normed already.
-    fn attend(&self, writer: &mut Writer<'_>, buffers: &Buffers, layer: usize, attention: LayerAttention) {
+    fn attend(
+        &self,
+        writer: &mut Writer<'_>,
+        config: &ModelConfig,
+        buffers: &Buffers,
+        (layer, attention): (usize, LayerAttention),
+    ) {
         let Buffers { hidden, normed, qkv, attended, .. } = *buffers;
-        let ModelConfig { hidden_size: d, heads, max_tokens: positions, .. } = *writer.config;
-        let head_size = writer.config.head_size();
+        let ModelConfig { hidden_size: d, heads, max_tokens: positions, .. } = *config;
+        let head_size = config.head_size();
         let mut x = hidden;
         if layer > 0 {
             let norm = writer.layer_norm(&at(layer, "attn_norm"), self.norm_bias);
@@ -85,9 +95,9 @@ impl ModernBert {
     }
 
     /// `hidden = attended + Wo(activation(a) * b)` where `[a, b] = Wi(norm(attended))`.
-    fn feed_forward(&self, writer: &mut Writer<'_>, buffers: &Buffers, layer: usize) {
+    fn feed_forward(&self, writer: &mut Writer<'_>, config: &ModelConfig, buffers: &Buffers, layer: usize) {
         let Buffers { hidden, normed, attended, wide, gated, .. } = *buffers;
-        let ModelConfig { hidden_size: d, intermediate_size, activation, .. } = *writer.config;
+        let ModelConfig { hidden_size: d, intermediate_size, activation, .. } = *config;
         let norm = writer.layer_norm(&at(layer, "mlp_norm"), self.norm_bias);
         writer.push(Op::Norm { x: attended, norm, out: normed });
         let up = writer.linear(&[at(layer, "mlp.Wi")], self.mlp_bias, 2 * intermediate_size, d);

@@ -2,15 +2,15 @@
 
 use haul_kernels::act::Activation;
 
-use crate::model::{Head, ModelConfig, SIZE_MAX, Wanted};
+use crate::model::{Head, SIZE_MAX, Wanted};
 use crate::program::{
-    Buffer, BufferId, LayerNorm, Linear, LinearId, Op, OutputBuffers, Program, Rotary, RotaryId, Rows,
-    SparseBuffer, Tensor, TensorId,
+    Buffer, BufferId, LayerNorm, Layout, Linear, LinearId, Op, OutputBuffers, Program, Rotary, RotaryId,
+    Rows, SparseBuffer, Tensor, TensorId,
 };
 use crate::weights::{Weights, WeightsError};
 
 pub(super) struct Writer<'w> {
-    pub(super) config: &'w ModelConfig,
+    pub(super) sizes: Sizes,
     pub(super) weights: &'w Weights,
     prefix: &'static str,
     ops: Vec<Op>,
@@ -18,6 +18,14 @@ pub(super) struct Writer<'w> {
     linears: Vec<Linear>,
     tensors: Vec<Tensor>,
     rotaries: Vec<Rotary>,
+}
+
+/// What all layers of a model share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) hidden_size: usize,
+    pub(super) layers: usize,
+    pub(super) layer_norm_eps: f32,
 }
 
 /// Whether a layer has a bias.
@@ -35,9 +43,9 @@ impl Bias {
 }
 
 impl<'w> Writer<'w> {
-    pub(super) fn new(config: &'w ModelConfig, weights: &'w Weights) -> Writer<'w> {
+    pub(super) fn new(sizes: Sizes, weights: &'w Weights) -> Writer<'w> {
         Writer {
-            config,
+            sizes,
             weights,
             prefix: "",
             ops: vec![],
@@ -56,9 +64,14 @@ impl<'w> Writer<'w> {
         }
     }
 
+    /// Names stand from here on as they are.
+    pub(super) fn without_prefix(&mut self) {
+        self.prefix = "";
+    }
+
     /// A file with more layers than `config.json` says would give wrong vectors in silence.
     pub(super) fn refuse_more_layers(&self, before_number: &str) -> Result<(), WeightsError> {
-        let layers = self.config.layers;
+        let layers = self.sizes.layers;
         let surplus = format!("{}{before_number}{layers}.", self.prefix);
         match self.weights.names().find(|name| name.starts_with(&surplus)) {
             None => Ok(()),
@@ -90,6 +103,11 @@ impl<'w> Writer<'w> {
         self.buffer(Buffer { rows: Rows::Tokens, width })
     }
 
+    /// A new `[sequences, width]`.
+    pub(super) fn sequence_buffer(&mut self, width: usize) -> BufferId {
+        self.buffer(Buffer { rows: Rows::Sequences, width })
+    }
+
     fn buffer(&mut self, buffer: Buffer) -> BufferId {
         self.buffers.push(buffer);
         BufferId(self.buffers.len() - 1)
@@ -102,20 +120,28 @@ impl<'w> Writer<'w> {
         out_features: usize,
         in_features: usize,
     ) -> LinearId {
-        let prefixed =
-            |suffix: &str| names.iter().map(|name| format!("{}{name}.{suffix}", self.prefix)).collect();
-        let biases = if bias == Bias::Present { prefixed("bias") } else { vec![] };
-        let linear = Linear { weights: prefixed("weight"), biases, out_features, in_features };
-        self.linears.push(linear);
+        let named = |suffix: &str| names.iter().map(|name| format!("{name}.{suffix}")).collect();
+        let biases = if bias == Bias::Present { named("bias") } else { vec![] };
+        let layout = Layout::OutIn;
+        self.linear_of(Linear { weights: named("weight"), layout, biases, out_features, in_features })
+    }
+
+    /// [`Writer::linear`] of tensors that are called or stored otherwise.
+    pub(super) fn linear_of(&mut self, linear: Linear) -> LinearId {
+        let prefixed = |names: Vec<String>| {
+            names.into_iter().map(|name| format!("{}{name}", self.prefix)).collect::<Vec<_>>()
+        };
+        let (weights, biases) = (prefixed(linear.weights), prefixed(linear.biases));
+        self.linears.push(Linear { weights, biases, ..linear });
         LinearId(self.linears.len() - 1)
     }
 
     pub(super) fn layer_norm(&mut self, name: &str, bias: Bias) -> LayerNorm {
-        let d = self.config.hidden_size;
+        let d = self.sizes.hidden_size;
         LayerNorm {
             gamma: self.tensor(&format!("{name}.weight"), &[d]),
             beta: (bias == Bias::Present).then(|| self.tensor(&format!("{name}.bias"), &[d])),
-            eps: self.config.layer_norm_eps,
+            eps: self.sizes.layer_norm_eps,
         }
     }
 
@@ -133,29 +159,37 @@ impl<'w> Writer<'w> {
         }))
     }
 
-    /// From the hidden states to what is wanted of them.
-    pub(super) fn finish(mut self, hidden: BufferId, wanted: &Wanted) -> Result<Program, WeightsError> {
-        self.prefix = "";
-        let dense = self.dense(hidden, wanted);
-        let sparse = wanted.heads.contains(&Head::Sparse).then(|| self.sparse(hidden, wanted));
-        let colbert = if wanted.heads.contains(&Head::Colbert) { Some(self.colbert(hidden)?) } else { None };
-        Ok(Program {
+    /// A program that gives one row a sequence, and nothing else.
+    pub(super) fn program(self, dense: BufferId) -> Program {
+        self.with_outputs(OutputBuffers { dense, sparse: None, colbert: None })
+    }
+
+    fn with_outputs(self, outputs: OutputBuffers) -> Program {
+        Program {
             ops: self.ops,
             buffers: self.buffers,
             linears: self.linears,
             tensors: self.tensors,
             rotaries: self.rotaries,
-            outputs: OutputBuffers { dense, sparse, colbert },
-        })
+            outputs,
+        }
+    }
+
+    /// From the hidden states to what is wanted of them.
+    pub(super) fn finish(mut self, hidden: BufferId, wanted: &Wanted) -> Result<Program, WeightsError> {
+        self.without_prefix();
+        let dense = self.dense(hidden, wanted);
+        let sparse = wanted.heads.contains(&Head::Sparse).then(|| self.sparse(hidden, wanted));
+        let colbert = if wanted.heads.contains(&Head::Colbert) { Some(self.colbert(hidden)?) } else { None };
+        Ok(self.with_outputs(OutputBuffers { dense, sparse, colbert }))
     }
 
     fn dense(&mut self, hidden: BufferId, wanted: &Wanted) -> BufferId {
-        let sequences = |width| Buffer { rows: Rows::Sequences, width };
-        let whole = self.config.hidden_size * wanted.pooling.modes.len();
-        let mut rows = self.buffer(sequences(whole));
+        let whole = self.sizes.hidden_size * wanted.pooling.modes.len();
+        let mut rows = self.sequence_buffer(whole);
         self.push(Op::Pool { x: hidden, pooling: wanted.pooling.clone(), out: rows });
         if let Some(dim) = wanted.dim.filter(|&dim| dim < whole) {
-            let out = self.buffer(sequences(dim));
+            let out = self.sequence_buffer(dim);
             self.push(Op::Cut { x: rows, out });
             rows = out;
         }
@@ -181,7 +215,7 @@ impl<'w> Writer<'w> {
 
     fn head(&mut self, head: Head, hidden: BufferId, activation: Activation, width: usize) -> BufferId {
         let name = head.weights_prefix().trim_end_matches('.');
-        let linear = self.linear(&[name.into()], Bias::Present, width, self.config.hidden_size);
+        let linear = self.linear(&[name.into()], Bias::Present, width, self.sizes.hidden_size);
         let out = self.token_buffer(width);
         self.push_linear(hidden, linear, activation, None, out);
         out

@@ -14,4 +14,5 @@ mod heads;
 mod model_dir;
 mod tokenizer;
 mod torch;
+mod vision;
 mod weights;

@@ -1,0 +1,218 @@
+//! Images to features: the image tower of a CLIP or SigLIP checkpoint, as [`crate::embedder`] is for texts.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::device::{Batch, Device, DeviceError, LoadedModel, Ticket, Vectors};
+use crate::model::ConfigError;
+use crate::model::vision::{CHANNELS, VisionConfig};
+use crate::program::Program;
+use crate::weights::{Weights, WeightsError};
+
+/// Bytes of a configuration.
+const CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// Levels of a colour.
+const LEVELS: usize = 256;
+
+/// An image tower on a device, ready for batches. Features are as the tower gives them, not normalised.
+///
+/// A row depends on its own image alone, to the bit on one instruction set, however images are packed.
+pub struct ImageEncoder {
+    config: VisionConfig,
+    program: Program,
+    model: Box<dyn LoadedModel>,
+}
+
+impl ImageEncoder {
+    /// Reads `config.json` (transformers) or `open_clip_config.json` of a folder, and its weights.
+    ///
+    /// # Errors
+    /// A configuration that does not run, or weights that are not what it says.
+    pub fn load(folder: &Path, device: &dyn Device) -> Result<ImageEncoder, VisionError> {
+        let config = read_config(folder)?;
+        let weights = Weights::open(&weights_file(folder)?)?;
+        let program = config.program(&weights)?;
+        let model = device.load(program.clone(), &weights)?;
+        Ok(ImageEncoder { config, program, model })
+    }
+
+    /// What the tower is like.
+    pub fn config(&self) -> &VisionConfig {
+        &self.config
+    }
+
+    /// Columns of the features.
+    pub fn dim(&self) -> usize {
+        self.program.dim()
+    }
+
+    /// Floating-point operations of so many images, of linear layers and attention.
+    pub fn flops(&self, images: usize) -> u64 {
+        self.program.flops(&vec![self.config.tokens(); images])
+    }
+
+    /// Enqueues images of `image_size` pixels in each direction, each row by row, red, green and blue of a pixel side by
+    /// side.
+    ///
+    /// # Errors
+    /// No image, or bytes that are no whole images.
+    pub fn submit(&self, pixels: &[u8], levels: &Levels) -> Result<Ticket, VisionError> {
+        let size = self.config.image_size;
+        let image_bytes = size * size * CHANNELS;
+        let images = pixels.len() / image_bytes;
+        if images * image_bytes != pixels.len() || images == 0 {
+            return Err(VisionError::Pixels { bytes: pixels.len(), image_bytes });
+        }
+        let mut patches = Vec::with_capacity(images * self.config.patches() * self.config.patch_width());
+        for image in pixels.chunks_exact(image_bytes) {
+            cut_patches(image, size, self.config.patch_size, levels, &mut patches);
+        }
+        let batch = Batch::of_images(patches, images, self.config.tokens());
+        let batch = batch.ok_or(VisionError::Pixels { bytes: pixels.len(), image_bytes })?;
+        Ok(self.model.submit(batch)?)
+    }
+
+    /// Waits for a batch; its features stand in the order of its images.
+    ///
+    /// # Errors
+    /// The batch is lost, or a feature is no number.
+    pub fn collect(&self, ticket: Ticket) -> Result<Vectors, VisionError> {
+        let features = self.model.collect(ticket)?.dense;
+        for (image, row) in features.iter().enumerate() {
+            if let Some(column) = row.iter().position(|value| !value.is_finite()) {
+                return Err(VisionError::NotFinite { image, column, value: row[column] });
+            }
+        }
+        Ok(features)
+    }
+}
+
+/// What each level of each colour is for the model: `(level * scale - mean) / std`, computed as `transformers` does, the
+/// product in f64 and the rest in f32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Levels([[f32; LEVELS]; CHANNELS]);
+
+impl Levels {
+    /// `scale` is 1 / 255 for all known models.
+    pub fn new(scale: f64, mean: [f32; CHANNELS], std: [f32; CHANNELS]) -> Levels {
+        Levels(std::array::from_fn(|channel| {
+            std::array::from_fn(|level| ((level as f64 * scale) as f32 - mean[channel]) / std[channel])
+        }))
+    }
+}
+
+/// The numbers of each patch, patches row by row: all of one colour, then the next, each row by row.
+fn cut_patches(image: &[u8], size: usize, side: usize, levels: &Levels, out: &mut Vec<f32>) {
+    let across = size / side;
+    for (top, left) in (0..across * across).map(|patch| (patch / across * side, patch % across * side)) {
+        for (channel, levels) in levels.0.iter().enumerate() {
+            for y in top..top + side {
+                let row = &image[(y * size + left) * CHANNELS..][..side * CHANNELS];
+                out.extend(row[channel..].iter().step_by(CHANNELS).map(|&level| levels[usize::from(level)]));
+            }
+        }
+    }
+}
+
+fn read_config(folder: &Path) -> Result<VisionConfig, VisionError> {
+    type Read = fn(serde_json::Value) -> Result<VisionConfig, ConfigError>;
+    let kinds: [(&str, Read); 2] = [
+        ("open_clip_config.json", VisionConfig::from_open_clip),
+        ("config.json", VisionConfig::from_hugging_face),
+    ];
+    for (name, read) in kinds {
+        let path = folder.join(name);
+        if let Some(json) = read_json(&path)? {
+            return read(json).map_err(|source| VisionError::Config { path, source });
+        }
+    }
+    Err(VisionError::NoConfig { folder: folder.into() })
+}
+
+/// None where there is no such file.
+fn read_json(path: &Path) -> Result<Option<serde_json::Value>, VisionError> {
+    let failed = |source| VisionError::Read { path: path.into(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = vec![];
+    file.take(CONFIG_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let json = serde_json::from_slice(&bytes).map_err(ConfigError::from);
+    json.map(Some).map_err(|source| VisionError::Config { path: path.into(), source })
+}
+
+fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
+    let names = ["open_clip_model.safetensors", "model.safetensors"];
+    let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| VisionError::NoWeights { folder: folder.into() })
+}
+
+/// Why images have no features.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum VisionError {
+    /// The folder is no model's.
+    #[error("{}: there is neither config.json nor open_clip_config.json", folder.display())]
+    NoConfig { folder: PathBuf },
+    /// The folder has no weights.
+    #[error("{}: there is neither model.safetensors nor open_clip_model.safetensors", folder.display())]
+    NoWeights { folder: PathBuf },
+    /// The disk's own.
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// A model that does not run.
+    #[error("{}: {source}", path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    /// Bytes that are no images of the model's size.
+    #[error("{bytes} bytes of pixels are no whole images of {image_bytes} bytes")]
+    Pixels { bytes: usize, image_bytes: usize },
+    /// The model gave a number that is none.
+    #[error("image {image} of the batch has {value} in column {column} of its features")]
+    NotFinite { image: usize, column: usize, value: f32 },
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl VisionError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            VisionError::NoConfig { .. } => Some("give the folder of a CLIP or SigLIP checkpoint"),
+            VisionError::NoWeights { .. } => Some("fetch the checkpoint's safetensors"),
+            VisionError::NotFinite { .. } => {
+                Some("the weights may be damaged: compare their checksum with the model's")
+            }
+            VisionError::Weights(error) => error.hint(),
+            VisionError::Device(error) => error.hint(),
+            VisionError::Read { .. } | VisionError::Config { .. } | VisionError::Pixels { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_are_cut_by_colour() {
+        // 3 x 3 pixels with patches of 1 x 1, then 2 x 2 of 4 x 4; a level is its own number here.
+        let levels = Levels::new(1.0, [0.0; 3], [1.0; 3]);
+        let image: Vec<u8> = (0..4 * 4 * 3).collect();
+        let mut out = vec![];
+        cut_patches(&image, 4, 2, &levels, &mut out);
+        let first = [0, 3, 12, 15, 1, 4, 13, 16, 2, 5, 14, 17];
+        assert_eq!(out[..12], first.map(f64::from).map(|x| x as f32));
+        assert_eq!(out[12], 6.0);
+        assert_eq!(out[24], 24.0);
+        let mut rest = vec![];
+        cut_patches(&image[..27], 3, 2, &levels, &mut rest);
+        assert_eq!(rest.len(), 12, "what is left over at the edges is not looked at");
+    }
+}
