@@ -26,6 +26,16 @@ pub struct Program {
     pub outputs: OutputBuffers,
 }
 
+/// A program cut in two at its first [`Op::Drop`]: what comes before depends on the image alone and is computed once for
+/// all passes over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Operations before the first [`Op::Drop`].
+    pub prefix_ops: usize,
+    /// Buffers that the others read from those.
+    pub live: Vec<BufferId>,
+}
+
 /// The buffers that a batch gives back.
 #[derive(Debug, Clone)]
 pub struct OutputBuffers {
@@ -136,6 +146,27 @@ pub enum Op {
         /// `[tokens, width]`.
         out: BufferId,
     },
+    /// Dropout of each element with the batch's masks, in place (see [`haul_kernels::dropout`]).
+    Drop {
+        /// `[tokens or sequences, width]`.
+        x: BufferId,
+        /// What the masks call the place.
+        site: u32,
+    },
+    /// `x = activation(x)`, in place.
+    Activate {
+        /// Any buffer.
+        x: BufferId,
+        /// The function.
+        activation: Activation,
+    },
+    /// `x += y`, in place.
+    Add {
+        /// Any buffer.
+        x: BufferId,
+        /// Of the same shape.
+        y: BufferId,
+    },
     /// One query of the model's own looks at all rows of a sequence: `softmax(q k^T * scale) v` for each head, where `q`
     /// is the first third of the probe's own row under `qkv`.
     Probe {
@@ -182,6 +213,46 @@ pub enum Op {
         /// `[sequences or tokens, width]`.
         x: BufferId,
     },
+}
+
+impl Op {
+    /// Buffers that it reads, those that it changes in place among them.
+    fn reads(&self) -> Vec<BufferId> {
+        match *self {
+            Op::EmbedNorm { .. } | Op::EmbedPatches { .. } => vec![],
+            Op::Linear { x, residual, .. } | Op::FeedForward { x, residual, .. } => {
+                [x].into_iter().chain(residual).collect()
+            }
+            Op::Attention { qkv, .. } | Op::Rotary { qkv, .. } => vec![qkv],
+            Op::Add { x, y } => vec![x, y],
+            Op::Probe { x, .. }
+            | Op::Gate { x, .. }
+            | Op::Norm { x, .. }
+            | Op::Pool { x, .. }
+            | Op::Cut { x, .. }
+            | Op::Drop { x, .. }
+            | Op::Activate { x, .. }
+            | Op::L2 { x } => vec![x],
+        }
+    }
+
+    /// The buffer that it writes.
+    fn writes(&self) -> BufferId {
+        match *self {
+            Op::EmbedNorm { out, .. }
+            | Op::EmbedPatches { out, .. }
+            | Op::Linear { out, .. }
+            | Op::FeedForward { out, .. }
+            | Op::Attention { out, .. }
+            | Op::Probe { out, .. }
+            | Op::Gate { out, .. }
+            | Op::Norm { out, .. }
+            | Op::Pool { out, .. }
+            | Op::Cut { out, .. } => out,
+            Op::Rotary { qkv, .. } => qkv,
+            Op::Drop { x, .. } | Op::Activate { x, .. } | Op::Add { x, .. } | Op::L2 { x } => x,
+        }
+    }
 }
 
 /// A table of positions and how the tokens of a sequence are numbered into it.
@@ -364,6 +435,19 @@ impl Program {
     /// Columns of the dense rows that a batch gives back.
     pub fn dim(&self) -> usize {
         self.width(self.outputs.dense)
+    }
+
+    /// Where the program is cut for passes over one image; `None` without an [`Op::Drop`].
+    pub fn split(&self) -> Option<Split> {
+        let prefix_ops = self.ops.iter().position(|op| matches!(op, Op::Drop { .. }))?;
+        let (mut live, mut written) = (vec![], vec![]);
+        for op in &self.ops[prefix_ops..] {
+            let from_before = |id: &BufferId| !written.contains(id) && !live.contains(id);
+            let new: Vec<BufferId> = op.reads().into_iter().filter(from_before).collect();
+            live.extend(new);
+            written.push(op.writes());
+        }
+        Some(Split { prefix_ops, live })
     }
 
     /// Floating-point operations of one packed batch: 2 for each multiply-add of the linear layers and of

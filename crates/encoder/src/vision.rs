@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::device::{Batch, Device, DeviceError, LoadedModel, Ticket, Vectors};
+use haul_kernels::dropout::Rate;
+
+use crate::device::{Batch, Device, DeviceError, LoadedModel, Pass, State, Ticket, Vectors};
 use crate::model::ConfigError;
-use crate::model::vision::{CHANNELS, VisionConfig};
+use crate::model::vision::{CHANNELS, Site, VisionConfig};
 use crate::program::Program;
 use crate::weights::{Weights, WeightsError};
 
@@ -30,9 +33,25 @@ impl ImageEncoder {
     /// # Errors
     /// A configuration that does not run, or weights that are not what it says.
     pub fn load(folder: &Path, device: &dyn Device) -> Result<ImageEncoder, VisionError> {
+        ImageEncoder::load_with(folder, device, &[])
+    }
+
+    /// [`ImageEncoder::load`], for passes in which elements fall out at `sites` of the model.
+    ///
+    /// # Errors
+    /// Also a site that the model does not have: nothing would ever fall out there.
+    pub fn load_with(
+        folder: &Path,
+        device: &dyn Device,
+        sites: &[Site],
+    ) -> Result<ImageEncoder, VisionError> {
         let config = read_config(folder)?;
+        let all = config.sites();
+        if let Some(site) = sites.iter().find(|site| !all.contains(site)) {
+            return Err(VisionError::NoSite { site: site.to_string() });
+        }
         let weights = Weights::open(&weights_file(folder)?)?;
-        let program = config.program(&weights)?;
+        let program = config.program(&weights, sites)?;
         let model = device.load(program.clone(), &weights)?;
         Ok(ImageEncoder { config, program, model })
     }
@@ -53,11 +72,37 @@ impl ImageEncoder {
     }
 
     /// Enqueues images of `image_size` pixels in each direction, each row by row, red, green and blue of a pixel side by
-    /// side.
+    /// side. Nothing falls out.
     ///
     /// # Errors
     /// No image, or bytes that are no whole images.
     pub fn submit(&self, pixels: &[u8], levels: &Levels) -> Result<Ticket, VisionError> {
+        Ok(self.model.submit(self.batch(pixels, levels)?)?)
+    }
+
+    /// What does not depend on what falls out, computed once for all passes: [`ImageEncoder::pass`] begins from there.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::submit`]; or the model was loaded without sites, or the batch is lost.
+    pub fn prefix(&self, pixels: &[u8], levels: &Levels) -> Result<State, VisionError> {
+        if self.program.split().is_none() {
+            return Err(VisionError::WithoutSites);
+        }
+        let ticket = self.model.submit(self.batch(pixels, levels)?.prefix())?;
+        self.model.collect(ticket)?.state.ok_or(VisionError::Device(DeviceError::Lost))
+    }
+
+    /// Enqueues passes over the images of a state; its features stand in the order of `passes`.
+    ///
+    /// # Errors
+    /// No pass, or one over an image that the state does not have.
+    pub fn pass(&self, state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Ticket, VisionError> {
+        let (count, images) = (passes.len(), state.images());
+        let batch = Batch::of_passes(state, passes, rate);
+        Ok(self.model.submit(batch.ok_or(VisionError::Passes { passes: count, images })?)?)
+    }
+
+    fn batch(&self, pixels: &[u8], levels: &Levels) -> Result<Batch, VisionError> {
         let size = self.config.image_size;
         let image_bytes = size * size * CHANNELS;
         let images = pixels.len() / image_bytes;
@@ -69,8 +114,7 @@ impl ImageEncoder {
             cut_patches(image, size, self.config.patch_size, levels, &mut patches);
         }
         let batch = Batch::of_images(patches, images, self.config.tokens());
-        let batch = batch.ok_or(VisionError::Pixels { bytes: pixels.len(), image_bytes })?;
-        Ok(self.model.submit(batch)?)
+        batch.ok_or(VisionError::Pixels { bytes: pixels.len(), image_bytes })
     }
 
     /// Waits for a batch; its features stand in the order of its images.
@@ -169,6 +213,15 @@ pub enum VisionError {
     /// Bytes that are no images of the model's size.
     #[error("{bytes} bytes of pixels are no whole images of {image_bytes} bytes")]
     Pixels { bytes: usize, image_bytes: usize },
+    /// A site that the model does not have.
+    #[error("the model has no {site}")]
+    NoSite { site: String },
+    /// Passes of a model in which nothing falls out.
+    #[error("the model was loaded without sites, so all passes over an image would be the same")]
+    WithoutSites,
+    /// Passes over images that are not there.
+    #[error("{passes} passes over {images} images: none, or one of an image that is not there")]
+    Passes { passes: usize, images: usize },
     /// The model gave a number that is none.
     #[error("image {image} of the batch has {value} in column {column} of its features")]
     NotFinite { image: usize, column: usize, value: f32 },
@@ -191,7 +244,8 @@ impl VisionError {
             }
             VisionError::Weights(error) => error.hint(),
             VisionError::Device(error) => error.hint(),
-            VisionError::Read { .. } | VisionError::Config { .. } | VisionError::Pixels { .. } => None,
+            VisionError::NoSite { .. } => Some("take sites of the model's own blocks"),
+            _ => None,
         }
     }
 }

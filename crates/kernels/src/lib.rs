@@ -32,6 +32,7 @@ mod amx;
 mod amx_unix;
 pub mod attention;
 pub mod dot;
+pub mod dropout;
 pub mod dtype;
 pub mod gate;
 pub mod gemm;

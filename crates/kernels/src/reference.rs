@@ -2,6 +2,7 @@
 //! encoder's reference device; slow, and meant to be read.
 
 use crate::act::Activation;
+use crate::dropout::{MaskKey, Rate, philox};
 use crate::dtype::Dtype;
 use crate::gemm::Epilogue;
 use crate::norm::L2_NORM_MIN;
@@ -212,6 +213,23 @@ pub fn gate(f: Activation, x: &[f32], width: usize, out: &mut [f32]) {
     for (i, out) in out.iter_mut().enumerate() {
         let at = i / width * 2 * width + i % width;
         *out = (activation(f, f64::from(x[at])) * f64::from(x[at + width])) as f32;
+    }
+}
+
+/// [`crate::act::apply`].
+pub fn activate(f: Activation, x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = activation(f, f64::from(*x)) as f32);
+}
+
+/// [`crate::dropout::dropout`].
+pub fn dropout(rate: Rate, mask: MaskKey, site: u32, x: &mut [f32]) {
+    let MaskKey { key, trial, pass } = mask;
+    for (i, x) in x.iter_mut().enumerate() {
+        let words = philox([(i / 8) as u32, site, pass, trial], key);
+        let bits = (words[i % 8 / 2] >> (16 * (i % 2))) & 0xFFFF;
+        let factor =
+            if f64::from(bits) < rate.p() * 65_536.0 { 0.0 } else { (1.0 / (1.0 - rate.p())) as f32 };
+        *x *= factor;
     }
 }
 

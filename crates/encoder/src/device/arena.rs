@@ -1,6 +1,6 @@
 //! The buffers of one worker: allocated once, grown to the largest batch.
 
-use crate::device::Batch;
+use crate::device::{Batch, Part};
 use crate::program::{BufferId, Program, Rows};
 
 #[derive(Default)]
@@ -33,6 +33,20 @@ impl Arena {
 
     pub(super) fn read(&self, id: BufferId) -> &[f32] {
         &self.buffers[id.0][..self.lengths[id.0]]
+    }
+
+    /// Puts what a prefix left of each pass's image into its place.
+    pub(super) fn restore(&mut self, program: &Program, batch: &Batch) {
+        let (Part::Suffix { state, passes, .. }, Some(split)) = (&batch.part, program.split()) else {
+            return;
+        };
+        for (id, values) in split.live.iter().zip(&state.buffers) {
+            let of_image = values.len() / state.images;
+            let rows = self.buffers[id.0].chunks_exact_mut(of_image);
+            for (rows, pass) in rows.zip(passes) {
+                rows.copy_from_slice(&values[pass.image * of_image..][..of_image]);
+            }
+        }
     }
 
     /// Rows of a buffer in this batch.

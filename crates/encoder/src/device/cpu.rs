@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use haul_kernels::act::Activation;
+use haul_kernels::act::{self, Activation};
 use haul_kernels::attention::{self, Shape, varlen};
+use haul_kernels::dropout::dropout;
 use haul_kernels::dtype::Dtype;
 use haul_kernels::gate::gate;
 use haul_kernels::gemm::{self, Epilogue, FeedForward, PackedWeight, feed_forward, linear};
@@ -22,7 +23,7 @@ use haul_kernels::norm::{l2_normalize, layer_norm};
 use haul_kernels::rotary::{Angles, rotate};
 
 use crate::device::arena::Arena;
-use crate::device::images::{place_patches, probe_rows};
+use crate::device::images::{add, drop_rows, place_patches, probe_rows};
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::program::{BufferId, LayerNorm, Linear, LinearId, Op, Positions, Program, Tensor, TensorId};
@@ -268,7 +269,8 @@ struct Worker {
 impl Worker {
     fn run(&mut self, model: &CpuModel, batch: &Batch) -> Outputs {
         self.arena.prepare(&model.program, batch);
-        for op in &model.program.ops {
+        self.arena.restore(&model.program, batch);
+        for op in &model.program.ops[batch.ops(&model.program)] {
             self.run_op(model, batch, op);
         }
         Outputs::gather(&model.program, batch, |buffer| self.arena.read(buffer))
@@ -315,6 +317,11 @@ impl Worker {
     fn run_op(&mut self, model: &CpuModel, batch: &Batch, op: &Op) {
         let (isa, program) = (model.isa, &model.program);
         match *op {
+            Op::Drop { x, site } => self.arena.write(x, |_, x| {
+                drop_rows(batch, x, |rate, mask, rows| dropout(isa, rate, mask, site, rows));
+            }),
+            Op::Activate { x, activation } => self.arena.write(x, |_, x| act::apply(isa, activation, x)),
+            Op::Add { x, y } => self.arena.write(x, |arena, x| add(x, arena.read(y))),
             Op::EmbedPatches { patch, class, position, out } => {
                 self.embed_patches(model, batch, (patch, class, position), out);
             }

@@ -1,6 +1,24 @@
-//! What only images need, too small to be worth kernels: the places of patches, and the one query of a MAP head.
+//! What only images need: the places of patches, the one query of a MAP head, and what falls out of passes.
 
 use std::ops::Range;
+
+use haul_kernels::dropout::{MaskKey, Rate};
+
+use crate::device::{Batch, Part};
+
+/// Drops elements of `x` `[rows, width]`, as many rows a sequence as there are, with the mask of each sequence's pass.
+pub(super) fn drop_rows(batch: &Batch, x: &mut [f32], mut drop: impl FnMut(Rate, MaskKey, &mut [f32])) {
+    let Part::Suffix { passes, rate, .. } = &batch.part else { return };
+    let of_sequence = x.len() / batch.sequences();
+    for (rows, pass) in x.chunks_exact_mut(of_sequence).zip(passes) {
+        drop(*rate, pass.mask, rows);
+    }
+}
+
+/// `x += y`.
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
 
 /// Puts the patches of each image behind its class row, where there is one, and adds to every row the position of its
 /// number. `patches` `[images * patches of an image, width]`, `position` `[rows of an image, width]`, `out` `[images *

@@ -154,8 +154,9 @@ mod tests {
             let embedder = Embedder::load(&tiny(), &FixedDevice(outputs)).unwrap();
             embedder.collect_all(embedder.submit(&[[2, 3]]).unwrap())
         };
-        let answer =
-            |values: &[f32]| answers(Outputs { dense: Vectors::new(2, values), sparse: None, colbert: None });
+        let answer = |values: &[f32]| {
+            answers(Outputs { dense: Vectors::new(2, values), sparse: None, colbert: None, state: None })
+        };
         assert!(answer(&[1.0, 0.0, -0.5, 2.0]).is_ok());
         assert!(matches!(answer(&[1.0, 0.0, -0.0, 0.0]), Err(EmbedError::ZeroNorm { row: 1 })));
         assert!(matches!(answer(&[1.0, f32::NAN]), Err(EmbedError::NotFinite { row: 0, column: 1, .. })));
@@ -167,7 +168,7 @@ mod tests {
         let sparse = |weights: &[f32]| {
             let vector = SparseVector { ids: (7..).take(weights.len()).collect(), weights: weights.to_vec() };
             let empty = SparseVector { ids: vec![], weights: vec![] };
-            answers(Outputs { dense: dense(), sparse: Some(vec![empty, vector]), colbert: None })
+            answers(Outputs { dense: dense(), sparse: Some(vec![empty, vector]), colbert: None, state: None })
         };
         assert!(sparse(&[]).is_ok() && sparse(&[1.0, 2.0]).is_ok());
         assert!(matches!(
@@ -176,7 +177,7 @@ mod tests {
         ));
         let colbert = |values: &[f32]| {
             let tokens = vec![Vectors::new(2, &[]), Vectors::new(2, values)];
-            answers(Outputs { dense: dense(), sparse: None, colbert: Some(tokens) })
+            answers(Outputs { dense: dense(), sparse: None, colbert: Some(tokens), state: None })
         };
         assert!(colbert(&[1.0, 0.0]).is_ok());
         assert!(matches!(

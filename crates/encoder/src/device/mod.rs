@@ -14,7 +14,11 @@ pub mod reference;
 
 pub use outputs::{Outputs, SparseVector};
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use crossbeam_channel::{Receiver, Sender, bounded};
+use haul_kernels::dropout::{MaskKey, Rate};
 
 use crate::program::Program;
 use crate::weights::{Weights, WeightsError};
@@ -55,11 +59,53 @@ pub struct Memory {
 }
 
 /// Sequences of rows, one after the other: the rows of texts are token ids, those of images are patches.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Batch {
     ids: Vec<u32>,
     patches: Vec<f32>,
     cu_seqlens: Vec<u32>,
+    part: Part,
+}
+
+/// How much of a program a batch runs.
+#[derive(Debug, Clone)]
+enum Part {
+    /// All of it; without masks nothing falls out.
+    Whole,
+    /// What comes before the first [`Op::Drop`](crate::program::Op::Drop).
+    Prefix,
+    /// The rest, from the state of a prefix.
+    Suffix { state: Arc<State>, passes: Vec<Pass>, rate: Rate },
+}
+
+/// What the prefix of a program left of some images: its live buffers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Rows of each image, a class row counted.
+    tokens: usize,
+    images: usize,
+    buffers: Vec<Vec<f32>>,
+}
+
+impl State {
+    /// Images that it is of.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.buffers.iter().map(|values| values.capacity() * size_of::<f32>()).sum()
+    }
+}
+
+/// One pass over one image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pass {
+    /// Which image of the state.
+    pub image: usize,
+    /// What falls out.
+    pub mask: MaskKey,
 }
 
 impl Batch {
@@ -74,15 +120,41 @@ impl Batch {
             ids.extend_from_slice(sequence);
             cu_seqlens.push(u32::try_from(ids.len()).ok()?);
         }
-        (!ids.is_empty()).then_some(Batch { ids, patches: vec![], cu_seqlens })
+        (!ids.is_empty()).then_some(Batch { ids, patches: vec![], cu_seqlens, part: Part::Whole })
     }
 
     /// Images of `tokens` rows each, a class row counted; `patches` holds the numbers of their patches. None if there is
     /// no image, or the rows do not fit 32 bits.
     pub fn of_images(patches: Vec<f32>, images: usize, tokens: usize) -> Option<Batch> {
-        let cu_seqlens =
-            (0..=images).map(|image| u32::try_from(image * tokens).ok()).collect::<Option<Vec<u32>>>()?;
-        (images > 0 && tokens > 0).then_some(Batch { ids: vec![], patches, cu_seqlens })
+        let cu_seqlens = equal_seqlens(images, tokens)?;
+        Some(Batch { ids: vec![], patches, cu_seqlens, part: Part::Whole })
+    }
+
+    /// The same batch up to where passes over an image begin to differ.
+    #[must_use]
+    pub fn prefix(self) -> Batch {
+        Batch { part: Part::Prefix, ..self }
+    }
+
+    /// Passes over the images of a state. None if there is none, one is of an image that is not there, or the rows do not
+    /// fit 32 bits.
+    pub fn of_passes(state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Option<Batch> {
+        let cu_seqlens = equal_seqlens(passes.len(), state.tokens)?;
+        let part = Part::Suffix { state: Arc::clone(state), passes, rate };
+        match &part {
+            Part::Suffix { passes, .. } if passes.iter().any(|pass| pass.image >= state.images) => None,
+            _ => Some(Batch { ids: vec![], patches: vec![], cu_seqlens, part }),
+        }
+    }
+
+    /// Operations of the program that the batch runs.
+    fn ops(&self, program: &Program) -> Range<usize> {
+        let prefix_ops = || program.split().map_or(program.ops.len(), |split| split.prefix_ops);
+        match self.part {
+            Part::Whole => 0..program.ops.len(),
+            Part::Prefix => 0..prefix_ops(),
+            Part::Suffix { .. } => prefix_ops()..program.ops.len(),
+        }
     }
 
     /// All token ids; none of images.
@@ -111,9 +183,15 @@ impl Batch {
     }
 
     /// The token range of each sequence.
-    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         self.cu_seqlens.windows(2).map(|pair| pair[0] as usize..pair[1] as usize)
     }
+}
+
+/// Where sequences of one length begin.
+fn equal_seqlens(sequences: usize, tokens: usize) -> Option<Vec<u32>> {
+    let begin = |sequence: usize| sequence.checked_mul(tokens).and_then(|row| u32::try_from(row).ok());
+    if sequences == 0 || tokens == 0 { None } else { (0..=sequences).map(begin).collect() }
 }
 
 /// Finished rows `[rows, dim]`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::device::{Batch, Vectors};
+use crate::device::{Batch, Part, State, Vectors};
 use crate::program::{BufferId, Program};
 
 /// All that a batch gives back. Everything stands in the order of the batch's sequences.
@@ -15,6 +15,8 @@ pub struct Outputs {
     /// The token rows of each sequence without its first token, where the program has the head: a sequence of `n`
     /// tokens has `n - 1` rows.
     pub colbert: Option<Vec<Vectors>>,
+    /// What is left of the images of a batch that ran the prefix of its program: then there is nothing else.
+    pub state: Option<State>,
 }
 
 /// Weights of the distinct tokens of a sequence, sorted by id. Tokens of no weight are left out, so it may be empty.
@@ -40,6 +42,14 @@ impl Outputs {
         batch: &Batch,
         read: impl Fn(BufferId) -> &'b [f32],
     ) -> Outputs {
+        if matches!(batch.part, Part::Prefix) {
+            return Outputs {
+                dense: Vectors::new(program.dim(), &[]),
+                sparse: None,
+                colbert: None,
+                state: Some(state_of(program, batch, read)),
+            };
+        }
         let outputs = &program.outputs;
         let sparse = outputs.sparse.as_ref().map(|sparse| {
             let weights = read(sparse.weights);
@@ -54,8 +64,15 @@ impl Outputs {
                 |range: std::ops::Range<usize>| &values[(range.start + 1) * width..range.end * width];
             batch.ranges().map(|range| Vectors::new(width, rows_of(range))).collect()
         });
-        Outputs { dense: Vectors::new(program.dim(), read(outputs.dense)), sparse, colbert }
+        Outputs { dense: Vectors::new(program.dim(), read(outputs.dense)), sparse, colbert, state: None }
     }
+}
+
+fn state_of<'b>(program: &Program, batch: &Batch, read: impl Fn(BufferId) -> &'b [f32]) -> State {
+    let images = batch.sequences();
+    let live = program.split().map_or_else(Vec::new, |split| split.live);
+    let buffers = live.into_iter().map(|id| read(id).to_vec()).collect();
+    State { tokens: batch.tokens() / images, images, buffers }
 }
 
 impl SparseVector {

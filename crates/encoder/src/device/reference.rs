@@ -9,7 +9,7 @@ use haul_kernels::reference as plain;
 use haul_kernels::rotary::Angles;
 
 use crate::device::arena::Arena;
-use crate::device::images::{place_patches, probe_rows};
+use crate::device::images::{add, drop_rows, place_patches, probe_rows};
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::pooling::PoolMode;
@@ -57,7 +57,8 @@ impl LoadedModel for ReferenceModel {
         let (completion, ticket) = ticket();
         let mut arena = self.arena.lock().map_err(|_| DeviceError::Lost)?;
         arena.prepare(&self.program, &batch);
-        for op in &self.program.ops {
+        arena.restore(&self.program, &batch);
+        for op in &self.program.ops[batch.ops(&self.program)] {
             self.run(op, &mut arena, &batch);
         }
         completion.deliver(Outputs::gather(&self.program, &batch, |buffer| arena.read(buffer)));
@@ -91,6 +92,11 @@ impl ReferenceModel {
                 self.embed(word, position, token_type, batch, out);
                 self.layer_norm(norm, out);
             }),
+            Op::Drop { x, site } => arena.write(x, |_, x| {
+                drop_rows(batch, x, |rate, mask, rows| plain::dropout(rate, mask, site, rows));
+            }),
+            Op::Activate { x, activation } => arena.write(x, |_, x| plain::activate(activation, x)),
+            Op::Add { x, y } => arena.write(x, |arena, x| add(x, arena.read(y))),
             Op::EmbedPatches { patch, class, position, out } => arena.write(out, |_, out| {
                 let Linear { out_features, in_features, .. } = self.program.linears[patch.0];
                 let patches = batch.patches().len() / in_features;

@@ -56,6 +56,77 @@ pub enum VisionHead {
     Probe,
 }
 
+/// A linear layer whose outputs may fall out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// Of a block.
+    Block {
+        /// Number of the block.
+        block: u32,
+        /// Which layer of it.
+        layer: BlockLayer,
+    },
+    /// Of SigLIP's head: the first or second layer of its feed-forward.
+    Head {
+        /// Which.
+        layer: HeadLayer,
+    },
+}
+
+/// The linear layers of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlockLayer {
+    /// Queries, keys and values.
+    Qkv,
+    /// Behind the attention.
+    Proj,
+    /// Into the feed-forward, before its activation.
+    Fc1,
+    /// Out of the feed-forward.
+    Fc2,
+}
+
+/// The linear layers of a head's feed-forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HeadLayer {
+    /// Before its activation.
+    Fc1,
+    /// Behind it.
+    Fc2,
+}
+
+/// Sites of a head are numbered from here.
+const HEAD_SITES: u32 = 1 << 16;
+
+impl Site {
+    /// What masks call it.
+    pub fn number(self) -> u32 {
+        match self {
+            Site::Block { block, layer } => block * 4 + layer as u32,
+            Site::Head { layer } => HEAD_SITES + layer as u32,
+        }
+    }
+}
+
+impl std::fmt::Display for Site {
+    /// `blocks.3.mlp.fc2`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Site::Block { block, layer } => {
+                let layer = match layer {
+                    BlockLayer::Qkv => "attn.qkv",
+                    BlockLayer::Proj => "attn.proj",
+                    BlockLayer::Fc1 => "mlp.fc1",
+                    BlockLayer::Fc2 => "mlp.fc2",
+                };
+                write!(f, "blocks.{block}.{layer}")
+            }
+            Site::Head { layer: HeadLayer::Fc1 } => f.write_str("head.mlp.fc1"),
+            Site::Head { layer: HeadLayer::Fc2 } => f.write_str("head.mlp.fc2"),
+        }
+    }
+}
+
 /// Whose checkpoint it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
@@ -137,26 +208,38 @@ impl VisionConfig {
         self.patches() + usize::from(self.head != VisionHead::Probe)
     }
 
-    /// The program of this tower.
-    pub fn program(&self, weights: &Weights) -> Result<Program, WeightsError> {
-        let VisionConfig { hidden_size, layers, layer_norm_eps, .. } = *self;
-        let mut writer = Writer::new(Sizes { hidden_size, layers, layer_norm_eps }, weights);
+    /// Every site, in the order in which a forward comes by.
+    pub fn sites(&self) -> Vec<Site> {
+        let layers = [BlockLayer::Qkv, BlockLayer::Proj, BlockLayer::Fc1, BlockLayer::Fc2];
+        let blocks = (0..self.layers as u32)
+            .flat_map(|block| layers.into_iter().map(move |layer| Site::Block { block, layer }));
+        let head = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| Site::Head { layer });
+        let head = if self.head == VisionHead::Probe { &head[..] } else { &[] };
+        blocks.chain(head.iter().copied()).collect()
+    }
+
+    /// The program of this tower; at `sites`, elements fall out.
+    pub fn program(&self, weights: &Weights, sites: &[Site]) -> Result<Program, WeightsError> {
+        let VisionConfig { hidden_size: d, layers, layer_norm_eps, .. } = *self;
+        let mut writer = Writer::new(Sizes { hidden_size: d, layers, layer_norm_eps }, weights);
         let called = self.names.called();
         writer.detect_prefix(called.prefix, called.position);
         writer.refuse_more_layers(called.layers)?;
         let hidden = self.embed(&mut writer, &called);
-        let buffers = Buffers {
-            hidden,
-            normed: writer.token_buffer(hidden_size),
-            qkv: writer.token_buffer(3 * hidden_size),
-            attended: writer.token_buffer(hidden_size),
-        };
-        for layer in 0..layers {
-            self.block(&mut writer, &called, &buffers, layer);
+        let [qkv, context, normed, attended] = [3 * d, d, d, d].map(|width| writer.token_buffer(width));
+        let mut rows = Rows { hidden, context, normed, attended };
+        let drops = Drops { sites };
+        for block in 0..layers {
+            self.attend(&mut writer, &called, &rows, (qkv, block), &drops);
+            if block + 1 == layers && self.head != VisionHead::Probe {
+                // Of the last block, nobody looks at other rows than the class row.
+                rows = class_rows(&mut writer, &rows, d);
+            }
+            self.feed_forward(&mut writer, &called, &rows, block, &drops);
         }
         let dense = match self.head {
-            VisionHead::Class { dim } => self.project(&mut writer, &called, hidden, dim),
-            VisionHead::Probe => self.probe(&mut writer, &buffers),
+            VisionHead::Class { dim } => self.project(&mut writer, &called, rows.hidden, dim),
+            VisionHead::Probe => self.probe(&mut writer, &rows, qkv, &drops),
         };
         Ok(writer.program(dense))
     }
@@ -182,63 +265,91 @@ impl VisionConfig {
         out
     }
 
-    /// `attended = hidden + attention(norm(hidden))`, `hidden = attended + mlp(norm(attended))`.
-    fn block(&self, writer: &mut Writer<'_>, called: &Called, buffers: &Buffers, layer: usize) {
-        let Buffers { hidden, normed, qkv, attended } = *buffers;
-        let VisionConfig { hidden_size: d, heads, intermediate_size, activation, .. } = *self;
+    /// `context = attention(norm(hidden))`.
+    fn attend(
+        &self,
+        writer: &mut Writer<'_>,
+        called: &Called,
+        rows: &Rows,
+        (qkv, block): (BufferId, usize),
+        drops: &Drops<'_>,
+    ) {
+        let VisionConfig { hidden_size: d, heads, .. } = *self;
         let head_size = d / heads;
-        let at = |part: &str| format!("{}{layer}.{part}", called.layers);
-
+        let at = |part: &str| format!("{}{block}.{part}", called.layers);
         let norm = writer.layer_norm(&at(called.attention_norm), Bias::Present);
-        writer.push(Op::Norm { x: hidden, norm, out: normed });
+        writer.push(Op::Norm { x: rows.hidden, norm, out: rows.normed });
         let stacked = called.qkv(writer, &at, d);
-        writer.push_linear(normed, stacked, Activation::Identity, None, qkv);
+        let site = drops.site(block, BlockLayer::Qkv);
+        push_dropped(writer, rows.normed, stacked, (Activation::Identity, None), site, qkv);
         let scale = 1.0 / (head_size as f32).sqrt();
-        writer.push(Op::Attention { qkv, heads, head_size, scale, window: None, out: normed });
+        writer.push(Op::Attention { qkv, heads, head_size, scale, window: None, out: rows.context });
+    }
+
+    /// `attended = hidden + proj(context)`, `hidden = attended + mlp(norm(attended))`.
+    fn feed_forward(
+        &self,
+        writer: &mut Writer<'_>,
+        called: &Called,
+        rows: &Rows,
+        block: usize,
+        drops: &Drops<'_>,
+    ) {
+        let Rows { hidden, context, normed, attended } = *rows;
+        let VisionConfig { hidden_size: d, intermediate_size, .. } = *self;
+        let at = |part: &str| format!("{}{block}.{part}", called.layers);
         let linear = writer.linear(&[at(called.attention_out)], Bias::Present, d, d);
-        writer.push_linear(normed, linear, Activation::Identity, Some(hidden), attended);
+        let site = drops.site(block, BlockLayer::Proj);
+        push_dropped(writer, context, linear, (Activation::Identity, Some(hidden)), site, attended);
 
         let norm = writer.layer_norm(&at(called.mlp_norm), Bias::Present);
         writer.push(Op::Norm { x: attended, norm, out: normed });
         let up = writer.linear(&[at(called.up)], Bias::Present, intermediate_size, d);
         let down = writer.linear(&[at(called.down)], Bias::Present, d, intermediate_size);
-        writer.push(Op::FeedForward {
-            x: normed,
-            up,
-            activation,
-            down,
-            residual: Some(attended),
-            out: hidden,
-        });
+        let sites = [BlockLayer::Fc1, BlockLayer::Fc2].map(|layer| drops.site(block, layer));
+        self.push_mlp(writer, normed, (up, down), sites, (attended, hidden));
     }
 
-    fn project(&self, writer: &mut Writer<'_>, called: &Called, hidden: BufferId, dim: usize) -> BufferId {
-        let d = self.hidden_size;
-        let class = writer.sequence_buffer(d);
-        let pooling = Pooling { modes: vec![PoolMode::Cls] };
-        writer.push(Op::Pool { x: hidden, pooling, out: class });
+    /// `out = residual + down(activation(up(x)))`.
+    fn push_mlp(
+        &self,
+        writer: &mut Writer<'_>,
+        x: BufferId,
+        (up, down): (LinearId, LinearId),
+        sites: [Option<u32>; 2],
+        (residual, out): (BufferId, BufferId),
+    ) {
+        let activation = self.activation;
+        if sites == [None, None] {
+            writer.push(Op::FeedForward { x, up, activation, down, residual: Some(residual), out });
+            return;
+        }
+        let wide = writer.buffer_like(x, self.intermediate_size);
+        push_dropped(writer, x, up, (activation, None), sites[0], wide);
+        push_dropped(writer, wide, down, (Activation::Identity, Some(residual)), sites[1], out);
+    }
+
+    fn project(&self, writer: &mut Writer<'_>, called: &Called, class: BufferId, dim: usize) -> BufferId {
         let norm = writer.layer_norm(called.last_norm, Bias::Present);
         writer.push(Op::Norm { x: class, norm, out: class });
         let (name, layout) = called.projection;
         writer.without_prefix();
-        let linear =
-            Linear { weights: vec![name.into()], layout, biases: vec![], out_features: dim, in_features: d };
-        let linear = writer.linear_of(linear);
+        let (out_features, in_features) = (dim, self.hidden_size);
+        let weights = vec![name.into()];
+        let linear = writer.linear_of(Linear { weights, layout, biases: vec![], out_features, in_features });
         let out = writer.sequence_buffer(dim);
         writer.push_linear(class, linear, Activation::Identity, None, out);
         out
     }
 
-    fn probe(&self, writer: &mut Writer<'_>, buffers: &Buffers) -> BufferId {
-        let Buffers { hidden, normed, qkv, .. } = *buffers;
-        let VisionConfig { hidden_size: d, heads, intermediate_size, activation, .. } = *self;
+    fn probe(&self, writer: &mut Writer<'_>, rows: &Rows, qkv: BufferId, drops: &Drops<'_>) -> BufferId {
+        let VisionConfig { hidden_size: d, heads, intermediate_size, .. } = *self;
         let norm = writer.layer_norm("post_layernorm", Bias::Present);
-        writer.push(Op::Norm { x: hidden, norm, out: normed });
+        writer.push(Op::Norm { x: rows.hidden, norm, out: rows.normed });
         let stacked = writer.linear_of(in_projection("head.attention.", d));
-        writer.push_linear(normed, stacked, Activation::Identity, None, qkv);
+        writer.push_linear(rows.normed, stacked, Activation::Identity, None, qkv);
         let probe = writer.tensor("head.probe", &[1, 1, d]);
-        let (seen, attended, rows) =
-            (writer.sequence_buffer(d), writer.sequence_buffer(d), writer.sequence_buffer(d));
+        let [seen, attended, out] = [d; 3].map(|width| writer.sequence_buffer(width));
         let scale = 1.0 / ((d / heads) as f32).sqrt();
         writer.push(Op::Probe { probe, qkv: stacked, x: qkv, heads, scale, out: seen });
         let linear = writer.linear(&["head.attention.out_proj".into()], Bias::Present, d, d);
@@ -247,16 +358,62 @@ impl VisionConfig {
         writer.push(Op::Norm { x: attended, norm, out: seen });
         let up = writer.linear(&["head.mlp.fc1".into()], Bias::Present, intermediate_size, d);
         let down = writer.linear(&["head.mlp.fc2".into()], Bias::Present, d, intermediate_size);
-        writer.push(Op::FeedForward { x: seen, up, activation, down, residual: Some(attended), out: rows });
-        rows
+        let sites = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| drops.number(Site::Head { layer }));
+        self.push_mlp(writer, seen, (up, down), sites, (attended, out));
+        out
     }
 }
 
-struct Buffers {
+/// The buffers of a block; of the last one, those of the class row alone.
+struct Rows {
     hidden: BufferId,
+    context: BufferId,
     normed: BufferId,
-    qkv: BufferId,
     attended: BufferId,
+}
+
+/// The class rows of what the last block still needs.
+fn class_rows(writer: &mut Writer<'_>, rows: &Rows, d: usize) -> Rows {
+    let [hidden, context, normed, attended] = [d; 4].map(|width| writer.sequence_buffer(width));
+    for (x, out) in [(rows.hidden, hidden), (rows.context, context)] {
+        writer.push(Op::Pool { x, pooling: Pooling { modes: vec![PoolMode::Cls] }, out });
+    }
+    Rows { hidden, context, normed, attended }
+}
+
+/// Where elements fall out.
+struct Drops<'s> {
+    sites: &'s [Site],
+}
+
+impl Drops<'_> {
+    fn site(&self, block: usize, layer: BlockLayer) -> Option<u32> {
+        self.number(Site::Block { block: block as u32, layer })
+    }
+
+    fn number(&self, site: Site) -> Option<u32> {
+        self.sites.contains(&site).then(|| site.number())
+    }
+}
+
+/// `out = activation(drop(x @ weight^T + bias)) + residual`, where there is a site; else without the drop.
+fn push_dropped(
+    writer: &mut Writer<'_>,
+    x: BufferId,
+    linear: LinearId,
+    (activation, residual): (Activation, Option<BufferId>),
+    site: Option<u32>,
+    out: BufferId,
+) {
+    let Some(site) = site else { return writer.push_linear(x, linear, activation, residual, out) };
+    writer.push_linear(x, linear, Activation::Identity, None, out);
+    writer.push(Op::Drop { x: out, site });
+    if activation != Activation::Identity {
+        writer.push(Op::Activate { x: out, activation });
+    }
+    if let Some(y) = residual {
+        writer.push(Op::Add { x: out, y });
+    }
 }
 
 /// torch's `MultiheadAttention` keeps queries, keys and values in one matrix.

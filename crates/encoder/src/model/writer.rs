@@ -108,6 +108,11 @@ impl<'w> Writer<'w> {
         self.buffer(Buffer { rows: Rows::Sequences, width })
     }
 
+    /// A new buffer with as many rows as `other`.
+    pub(super) fn buffer_like(&mut self, other: BufferId, width: usize) -> BufferId {
+        self.buffer(Buffer { width, ..self.buffers[other.0] })
+    }
+
     fn buffer(&mut self, buffer: Buffer) -> BufferId {
         self.buffers.push(buffer);
         BufferId(self.buffers.len() - 1)

@@ -58,7 +58,93 @@ def random_weights(state, seed):
     return weights
 
 
-def write(name, config_name, config, weights_name, model, features, breaks):
+def philox(counter, key):
+    """Philox4x32-10 of Salmon et al. 2011, over arrays of counters."""
+    c, k = [np.asarray(word, dtype=np.uint64) for word in counter], list(key)
+    for _ in range(10):
+        first, second = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
+        low = np.uint64(0xFFFFFFFF)
+        c = [(second >> np.uint64(32)) ^ c[1] ^ np.uint64(k[0]), second & low, (first >> np.uint64(32)) ^ c[3] ^ np.uint64(k[1]), first & low]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def mask(elements, site, seed, image, trial, number, p):
+    """What each element is multiplied with: eight elements a block, 16 bits each, the low half of a word first."""
+    halves = lambda value: (value % 2**32, value >> 32)
+    key = [int(word) for word in philox([*halves(image), *halves(seed)], (0, 0))[:2]]
+    blocks = np.arange(-(-elements // 8), dtype=np.uint64)
+    words = philox([blocks, np.full_like(blocks, site), np.full_like(blocks, number), np.full_like(blocks, trial)], key)
+    bits = np.stack([word >> np.uint64(shift) & np.uint64(0xFFFF) for word in words for shift in (0, 16)], axis=1).reshape(-1)
+    threshold = round(p * 65536)
+    return torch.from_numpy(np.where(bits[:elements] < threshold, 0.0, 1.0 / (1.0 - threshold / 65536)))
+
+
+PASSES = [
+    {"sites": ["blocks.0.mlp.fc1"], "p": 0.25},
+    {"sites": ["blocks.1.mlp.fc2"], "p": 0.1},
+    {"sites": ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.1.mlp.fc1", "blocks.1.mlp.fc2"], "p": 0.01},
+    {"sites": ["blocks.0.attn.qkv", "blocks.1.attn.proj"], "p": 0.2},
+    {"sites": ["head.mlp.fc1", "head.mlp.fc2"], "p": 0.2},
+]
+SEED, TRIAL, PASS, IMAGE_KEYS = 2**40 + 7, 3, 11, [5, 2**33, 9]
+
+
+def passes(model, images, features, modules):
+    """Features of a pass at each list of sites that the model has; `modules` maps a site to its number and its modules,
+    whose outputs stand side by side."""
+    found = []
+    for entry in PASSES:
+        if not all(site in modules for site in entry["sites"]):
+            continue
+        rows = []
+        for image, key in zip(images, IMAGE_KEYS):
+            hooks = []
+            for site in entry["sites"]:
+                number, linears = modules[site]
+                for part, linear in enumerate(linears):
+                    hooks.append(linear.register_forward_hook(dropping(number, part, len(linears), key, entry["p"])))
+            rows.append(features(model, image[None])[0].tolist())
+            for hook in hooks:
+                hook.remove()
+        found.append(entry | {"features": [[float(f"{value:.9g}") for value in row] for row in rows]})
+    return found
+
+
+def dropping(number, part, parts, key, p):
+    def hook(_, __, output):
+        width = output.shape[-1]
+        rows = output.numel() // width
+        factors = mask(rows * width * parts, number, SEED, key, TRIAL, PASS, p).reshape(rows, parts, width)
+        return output * factors[:, part].reshape(output.shape)
+
+    return hook
+
+
+def block_modules(blocks, qkv, proj, fc1, fc2):
+    kinds = [("attn.qkv", qkv), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
+    return {
+        f"blocks.{number}.{name}": (number * 4 + kind, find(block))
+        for number, block in enumerate(blocks)
+        for kind, (name, find) in enumerate(kinds)
+        if find is not None
+    }
+
+
+def hugging_face_modules(tower):
+    modules = block_modules(
+        tower.encoder.layers,
+        lambda block: [block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj],
+        lambda block: [block.self_attn.out_proj],
+        lambda block: [block.mlp.fc1],
+        lambda block: [block.mlp.fc2],
+    )
+    if hasattr(tower, "head"):
+        modules |= {"head.mlp.fc1": (65536, [tower.head.mlp.fc1]), "head.mlp.fc2": (65537, [tower.head.mlp.fc2])}
+    return modules
+
+
+def write(name, config_name, config, weights_name, model, features, breaks, modules):
     folder = HERE / f"tiny-{name}"
     folder.mkdir(exist_ok=True)
     weights = random_weights(model.state_dict(), 20260403)
@@ -67,6 +153,7 @@ def write(name, config_name, config, weights_name, model, features, breaks):
     images = normalised(pixels(20))
     with torch.no_grad():
         rows = features(model, images)
+        dropped = passes(model, images, features, modules(model))
         for what, break_it in breaks.items():
             broken = break_it(images)
             moved = (rows - broken).abs().max().item() if broken is not None else float("nan")
@@ -82,6 +169,11 @@ def write(name, config_name, config, weights_name, model, features, breaks):
         "versions": VERSIONS,
         "mean": MEAN,
         "std": STD,
+        "seed": SEED,
+        "trial": TRIAL,
+        "pass": PASS,
+        "image_keys": IMAGE_KEYS,
+        "passes": dropped,
         "features": [[float(f"{value:.9g}") for value in row] for row in rows.tolist()],
     }
     (HERE / f"tiny-{name}-golden.json").write_text(json.dumps(golden, indent=1) + "\n")
@@ -106,7 +198,7 @@ def make_clip():
     def swapped(images):
         return features(model, images.flip(1))
 
-    write("clip", "config.json", config, "model.safetensors", model, features, {"the exact GELU": with_activation, "colours swapped": swapped})
+    write("clip", "config.json", config, "model.safetensors", model, features, {"the exact GELU": with_activation, "colours swapped": swapped}, lambda model: hugging_face_modules(model.vision_model))
 
 
 def make_siglip():
@@ -123,7 +215,7 @@ def make_siglip():
         other.load_state_dict(model.state_dict())
         return features(other.double().eval(), images)
 
-    write("siglip", "config.json", config, "model.safetensors", model, features, {"the exact GELU": with_activation})
+    write("siglip", "config.json", config, "model.safetensors", model, features, {"the exact GELU": with_activation}, lambda model: hugging_face_modules(getattr(model, "vision_model", model)))
 
 
 def make_open_clip():
@@ -142,8 +234,12 @@ def make_open_clip():
         other.load_state_dict(model.state_dict())
         return features(other.double().eval(), images)
 
+    def modules(model):
+        # Its attention reads the weights of `out_proj` and never calls it.
+        return block_modules(model.visual.transformer.resblocks, None, None, lambda block: [block.mlp.c_fc], lambda block: [block.mlp.c_proj])
+
     config = {"model_cfg": OPEN_CLIP, "preprocess_cfg": {"mean": MEAN, "std": STD}}
-    write("open-clip", "open_clip_config.json", config, "open_clip_model.safetensors", model, features, {"quick GELU": with_activation})
+    write("open-clip", "open_clip_config.json", config, "open_clip_model.safetensors", model, features, {"quick GELU": with_activation}, modules)
 
 
 def versions(family):

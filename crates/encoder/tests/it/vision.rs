@@ -1,11 +1,14 @@
 //! Image towers against transformers and open_clip.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
-use haul_encoder::device::Device;
 use haul_encoder::device::cpu::CpuDevice;
 use haul_encoder::device::reference::ReferenceDevice;
+use haul_encoder::device::{Device, Pass, State};
+use haul_encoder::model::vision::{HeadLayer, Site};
 use haul_encoder::vision::{ImageEncoder, Levels, VisionError};
+use haul_kernels::dropout::{MaskKey, Rate};
 use haul_kernels::dtype::Dtype;
 use haul_kernels::isa::Isa;
 use serde::Deserialize;
@@ -21,6 +24,19 @@ const IMAGE_BYTES: usize = SIDE * SIDE * 3;
 struct Golden {
     mean: [f32; 3],
     std: [f32; 3],
+    seed: u64,
+    trial: u32,
+    pass: u32,
+    image_keys: Vec<u64>,
+    features: Vec<Vec<f32>>,
+    passes: Vec<GoldenPass>,
+}
+
+/// What is left of the images when elements fall out, by masks that numpy makes.
+#[derive(Deserialize)]
+struct GoldenPass {
+    sites: Vec<String>,
+    p: f64,
     features: Vec<Vec<f32>>,
 }
 
@@ -28,6 +44,11 @@ impl Golden {
     fn of(family: &str) -> Golden {
         let file = golden_file(&format!("tiny-{family}-golden.json"));
         serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
+
+    fn passes(&self) -> Vec<Pass> {
+        let mask = |key| MaskKey { key: MaskKey::key_of(self.seed, key), trial: self.trial, pass: self.pass };
+        self.image_keys.iter().enumerate().map(|(image, &key)| Pass { image, mask: mask(key) }).collect()
     }
 
     fn levels(&self) -> Levels {
@@ -49,6 +70,33 @@ fn encoder(family: &str, device: &dyn Device) -> ImageEncoder {
     ImageEncoder::load(&golden_file(&format!("tiny-{family}")), device).unwrap()
 }
 
+fn with_sites(family: &str, device: &dyn Device, names: &[String]) -> ImageEncoder {
+    let all = encoder(family, &ReferenceDevice).config().sites();
+    let sites: Vec<Site> = all.into_iter().filter(|site| names.contains(&site.to_string())).collect();
+    assert_eq!(sites.len(), names.len());
+    ImageEncoder::load_with(&golden_file(&format!("tiny-{family}")), device, &sites).unwrap()
+}
+
+fn passes(encoder: &ImageEncoder, state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Vec<Vec<f32>> {
+    let ticket = encoder.pass(state, passes, rate).unwrap();
+    encoder.collect(ticket).unwrap().iter().map(<[f32]>::to_vec).collect()
+}
+
+fn assert_near(what: &str, found: &[Vec<f32>], golden: &[Vec<f32>]) {
+    assert_eq!(found.len(), golden.len(), "{what}");
+    for (found, golden) in found.iter().zip(golden) {
+        assert_eq!(found.len(), golden.len(), "{what}");
+        let largest = found.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest < 1e-4, "{what}: {largest}");
+    }
+}
+
+fn f32_devices() -> Vec<Box<dyn Device>> {
+    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(ReferenceDevice)];
+    devices.extend(cpu(Dtype::F32).into_iter().map(|device| Box::new(device) as Box<dyn Device>));
+    devices
+}
+
 fn features(encoder: &ImageEncoder, pixels: &[u8], levels: &Levels) -> Vec<Vec<f32>> {
     let ticket = encoder.submit(pixels, levels).unwrap();
     encoder.collect(ticket).unwrap().iter().map(<[f32]>::to_vec).collect()
@@ -67,18 +115,104 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 fn features_are_those_of_the_originals() {
     for family in FAMILIES {
         let golden = Golden::of(family);
-        let mut devices: Vec<Box<dyn Device>> = vec![Box::new(ReferenceDevice)];
-        devices.extend(cpu(Dtype::F32).into_iter().map(|device| Box::new(device) as Box<dyn Device>));
-        for device in devices {
+        for device in f32_devices() {
             let found = features(&encoder(family, &*device), &pixels(), &golden.levels());
-            assert_eq!(found.len(), golden.features.len());
-            for (found, golden) in found.iter().zip(&golden.features) {
-                assert_eq!(found.len(), golden.len());
-                let largest = found.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(largest < 1e-4, "{family}, {}: {largest}", device.name());
+            assert_near(&format!("{family}, {}", device.name()), &found, &golden.features);
+        }
+    }
+}
+
+/// transformers' and open_clip's own layers under masks of numpy, which are ours.
+#[test]
+fn passes_are_those_of_the_originals_under_the_same_masks() {
+    for family in FAMILIES {
+        let golden = Golden::of(family);
+        assert!(golden.passes.len() >= 3);
+        for pass in &golden.passes {
+            for device in f32_devices() {
+                let encoder = with_sites(family, &*device, &pass.sites);
+                let state = Arc::new(encoder.prefix(&pixels(), &golden.levels()).unwrap());
+                let rate = Rate::new(pass.p).unwrap();
+                let found = passes(&encoder, &state, golden.passes(), rate);
+                let what = format!("{family}, {:?}, {}", pass.sites, device.name());
+                assert_near(&what, &found, &pass.features);
             }
         }
     }
+}
+
+/// Each site of each family moves the features, in every mode: none is silently dead.
+#[test]
+fn every_site_fires() {
+    let rate = Rate::new(0.5).unwrap();
+    for family in FAMILIES {
+        let golden = Golden::of(family);
+        for device in
+            [Dtype::F32, Dtype::Bf16].map(|dtype| CpuDevice::new(Isa::best(), dtype, NonZeroUsize::MIN))
+        {
+            for site in encoder(family, &device).config().sites() {
+                let encoder = with_sites(family, &device, &[site.to_string()]);
+                let state = Arc::new(encoder.prefix(&pixels(), &golden.levels()).unwrap());
+                let found = passes(&encoder, &state, golden.passes(), rate);
+                let whole = features(&encoder, &pixels(), &golden.levels());
+                assert!(found.iter().zip(&whole).all(|(a, b)| cosine(a, b) < 0.9999), "{family} {site}");
+            }
+        }
+    }
+}
+
+/// To the bit: alone or together, in any order, on any number of threads, from the state of one image or of all.
+#[test]
+fn a_pass_does_not_depend_on_its_batch() {
+    let (golden, rate) = (Golden::of("clip"), Rate::new(0.1).unwrap());
+    let names = ["blocks.0.mlp.fc2".to_owned(), "blocks.1.mlp.fc1".to_owned()];
+    for isa in Isa::available() {
+        let device = CpuDevice::new(isa, Dtype::Bf16, NonZeroUsize::MIN);
+        let encoder = with_sites("clip", &device, &names);
+        let state = Arc::new(encoder.prefix(&pixels(), &golden.levels()).unwrap());
+        let of = |image: usize, pass: u32| {
+            let Pass { mask, .. } = golden.passes()[image];
+            Pass { image, mask: MaskKey { pass, ..mask } }
+        };
+        let all: Vec<Pass> = (0..15).map(|n| of(n as usize % IMAGES, n / 3)).collect();
+        let together = passes(&encoder, &state, all.clone(), rate);
+        let two = CpuDevice::new(isa, Dtype::Bf16, NonZeroUsize::new(2).unwrap());
+        let other = with_sites("clip", &two, &names);
+        for (pass, expected) in all.iter().zip(&together) {
+            let image = &pixels()[pass.image * IMAGE_BYTES..][..IMAGE_BYTES];
+            let alone = Arc::new(other.prefix(image, &golden.levels()).unwrap());
+            let found = passes(&other, &alone, vec![Pass { image: 0, ..*pass }], rate);
+            assert_eq!(&found[0], expected, "{}", isa.name());
+        }
+    }
+}
+
+/// Without anything that falls out, a pass is the forward.
+#[test]
+fn a_rate_of_zero_changes_nothing() {
+    for family in FAMILIES {
+        let golden = Golden::of(family);
+        let encoder = with_sites(family, &ReferenceDevice, &["blocks.1.mlp.fc2".to_owned()]);
+        let state = Arc::new(encoder.prefix(&pixels(), &golden.levels()).unwrap());
+        assert_eq!((state.images(), state.bytes() > 0), (IMAGES, true));
+        let found = passes(&encoder, &state, golden.passes(), Rate::new(0.0).unwrap());
+        assert_near(family, &found, &golden.features);
+    }
+}
+
+#[test]
+fn passes_that_make_no_sense_are_refused() {
+    let (golden, rate) = (Golden::of("clip"), Rate::new(0.1).unwrap());
+    let plain = encoder("clip", &ReferenceDevice);
+    assert!(matches!(plain.prefix(&pixels(), &golden.levels()), Err(VisionError::WithoutSites)));
+    let encoder = with_sites("clip", &ReferenceDevice, &["blocks.0.mlp.fc1".to_owned()]);
+    let state = Arc::new(encoder.prefix(&pixels()[..IMAGE_BYTES], &golden.levels()).unwrap());
+    for wrong in [vec![], vec![golden.passes()[1]]] {
+        assert!(matches!(encoder.pass(&state, wrong, rate), Err(VisionError::Passes { .. })));
+    }
+    let head = Site::Head { layer: HeadLayer::Fc1 };
+    let refused = ImageEncoder::load_with(&golden_file("tiny-clip"), &ReferenceDevice, &[head]);
+    assert_eq!(refused.err().unwrap().to_string(), "the model has no head.mlp.fc1");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod act;
 mod attention;
 mod dot;
+mod dropout;
 mod gate;
 mod gemm;
 mod norm;
