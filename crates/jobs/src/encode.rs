@@ -118,7 +118,7 @@ fn outputs(embedder: &Embedder, ids: &[Vec<u32>]) -> Vec<Result<TextOutputs, Str
 }
 
 fn together(embedder: &Embedder, ids: &[Vec<u32>]) -> Result<Vec<TextOutputs>, EmbedError> {
-    let Outputs { dense, sparse, colbert } = embedder.collect_all(embedder.submit(ids)?)?;
+    let Outputs { dense, sparse, colbert, .. } = embedder.collect_all(embedder.submit(ids)?)?;
     // Of a head there is one output a text, or none at all.
     let (mut sparse, mut colbert) = (sparse.into_iter().flatten(), colbert.into_iter().flatten());
     let mut text =

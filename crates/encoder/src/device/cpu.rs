@@ -182,6 +182,24 @@ impl CpuModel {
         }
     }
 
+    fn feed_forward<'x>(
+        &'x self,
+        LinearId(up): LinearId,
+        activation: Activation,
+        LinearId(down): LinearId,
+        residual: Option<&'x [f32]>,
+    ) -> FeedForward<'x> {
+        let (up, down) = (&self.linears[up], &self.linears[down]);
+        FeedForward {
+            up: &up.weight,
+            up_bias: up.bias.as_deref(),
+            activation,
+            down: &down.weight,
+            down_bias: down.bias.as_deref(),
+            residual,
+        }
+    }
+
     fn weights_bytes(&self) -> usize {
         let bias_bytes = |l: &PackedLinear| l.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]));
         let linears = self.linears.iter().map(|l| l.weight.bytes() + bias_bytes(l));
@@ -344,15 +362,8 @@ impl Worker {
             Op::FeedForward { x, up, activation, down, residual, out } => {
                 let scratch = &mut self.linear;
                 self.arena.write(out, |arena, out| {
-                    let (up, down) = (&model.linears[up.0], &model.linears[down.0]);
-                    let layers = FeedForward {
-                        up: &up.weight,
-                        up_bias: up.bias.as_deref(),
-                        activation,
-                        down: &down.weight,
-                        down_bias: down.bias.as_deref(),
-                        residual: residual.map(|id| arena.read(id)),
-                    };
+                    let residual = residual.map(|id| arena.read(id));
+                    let layers = model.feed_forward(up, activation, down, residual);
                     feed_forward(isa, arena.read(x), arena.rows(program, x), layers, scratch, out);
                 });
             }
