@@ -16,7 +16,7 @@ use haul_corpus::readers::Readers;
 use haul_corpus::source::{Listing, SourceFile};
 use haul_encoder::device::SparseVector;
 use haul_encoder::dtype::Dtype;
-use haul_encoder::embedder::Embedder;
+use haul_encoder::embedder::{Embedder, LoadError};
 use haul_machine::clock::{all_cores_seconds, ended_children_cpu_seconds, process_cpu_seconds};
 use haul_pipeline::batch::{BatchLimits, Lane, TokenQueue};
 use haul_pipeline::forecast::{Range, Replicate, SPEED_SPREAD, Sampled, Scale, Stratum, ranges};
@@ -28,7 +28,7 @@ use super::cut::Spent;
 use super::select::{self, Known};
 use super::{Arrival, IngestError, Inputs, Parts, Purpose, Settings, UNCUT_MAX, room};
 use crate::encode::{self, Computed, Encoded, Sequence, TextOutputs};
-use crate::quality::{SAMPLE_TOKENS, TEXTS};
+use crate::quality::{self, SAMPLE_TOKENS, TEXTS};
 
 /// The name and version of [`Plan`] as JSON.
 pub const SCHEMA: &str = "haul.plan/1";
@@ -52,8 +52,8 @@ const KEPT_TOKENS_MAX: usize = 1 << 20;
 const CLIP_BYTES: u64 = 512 << 10;
 /// What the share of the cores that other programs have adds to the spread of the speed: they may end, or more come.
 const OTHERS_SPREAD: f64 = 0.4;
-/// How much longer than the run's own mode f32 takes for the texts of the quality stage, at most.
-const F32_SLOWNESS: f64 = 2.5;
+/// The run's own mode computes texts of the quality stage for so long, at most.
+const QUALITY_SECONDS: f64 = 2.0;
 /// Bytes of a row of the segment besides its numbers, which are there as i8 and as f16.
 const SEGMENT_ROW_BYTES: usize = 20;
 const SEGMENT_NUMBER_BYTES: usize = 3;
@@ -196,10 +196,15 @@ pub fn plan(
     let speed = if kept.is_empty() || stop.requested() {
         Speed::default()
     } else {
-        let loading = Instant::now();
-        let embedder = load(settings.dtype)?;
-        let load_s = loading.elapsed().as_secs_f64();
-        Speed { load_s, ..speed(&embedder, kept, settings.batch, threads, stop) }
+        let (embedder, load_s) = timed(|| load(settings.dtype));
+        let embedder = embedder?;
+        let texts: Vec<Vec<u32>> = kept.iter().take(TEXTS).cloned().collect();
+        let mut speed = Speed { load_s, ..speed(&embedder, kept, settings.batch, threads, stop) };
+        if settings.dtype != Dtype::F32 {
+            speed.quality_text_s =
+                quality_text_seconds(embedder, &speed, texts, settings, load, threads, stop)?;
+        }
+        speed
     };
     let measured = Measured { accounts, cpu_s, speed, grown_bytes, tried, probe, cores: scratch.cores };
     let mut plan = measured.plan(settings, &groups);
@@ -501,10 +506,44 @@ impl Probe {
     }
 }
 
+/// What the quality stage takes for one text, the other weights included: the stage itself, on some texts of the sample.
+fn quality_text_seconds(
+    embedder: Embedder,
+    speed: &Speed,
+    mut texts: Vec<Vec<u32>>,
+    settings: &Settings,
+    load: &dyn Fn(Dtype) -> Result<Embedder, LoadError>,
+    threads: usize,
+    stop: &Stop,
+) -> Result<f64, IngestError> {
+    let tokens_max = (speed.tokens_per_s() * QUALITY_SECONDS) as usize;
+    texts.truncate((tokens_max / SAMPLE_TOKENS).max(1));
+    texts.iter_mut().for_each(|ids| ids.truncate(SAMPLE_TOKENS));
+    let rows = |embedder: &Embedder| {
+        quality::rows(embedder, &texts, settings.batch, threads, stop).map_err(IngestError::Quality)
+    };
+    let (own, own_s) = timed(|| rows(&embedder));
+    own?;
+    drop(embedder);
+    let (exact, load_s) = timed(|| load(Dtype::F32));
+    let exact = exact?;
+    let (exact, exact_s) = timed(|| rows(&exact));
+    exact?;
+    Ok((own_s + exact_s) / texts.len() as f64 + load_s / TEXTS as f64)
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let started = Instant::now();
+    let done = work();
+    (done, started.elapsed().as_secs_f64())
+}
+
 /// How fast the model is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Speed {
     load_s: f64,
+    /// Of the quality stage, for one text; none in f32.
+    quality_text_s: f64,
     computed: Computed,
     /// Share of the cores that other programs had.
     others_share: f64,
@@ -548,7 +587,7 @@ fn speed(embedder: &Embedder, kept: Vec<Vec<u32>>, batch: BatchLimits, threads: 
         (busy - busy_before - own_s) / (all - before).max(1e-9)
     };
     let others_share = all_before_s.zip(all_cores_seconds()).map_or(0.0, others).clamp(0.0, 1.0);
-    Speed { load_s: 0.0, computed, others_share }
+    Speed { computed, others_share, ..Speed::default() }
 }
 
 /// Currencies of a file's cost.
@@ -589,7 +628,7 @@ impl Measured {
             // Neither faster than the slowest stage nor than all work on all cores.
             let all: f64 = busy.iter().sum();
             let flow = slowest.max(all / self.cores as f64 * self.crowding(all / slowest.max(1e-9)));
-            let fixed = self.fixed_s(settings, replicate.totals[CHUNKS]);
+            let fixed = self.fixed_s(replicate.totals[CHUNKS]);
             let mut figures = alone;
             figures.extend([flow + fixed, self.computed_tokens(replicate), replicate.totals[CHUNKS]]);
             figures
@@ -707,13 +746,8 @@ impl Measured {
     }
 
     /// Loading the weights, and the comparison with f32 at the end.
-    fn fixed_s(&self, settings: &Settings, chunks: f64) -> f64 {
-        let rate = self.speed.tokens_per_s();
-        if settings.dtype == Dtype::F32 || rate == 0.0 {
-            return self.speed.load_s;
-        }
-        let tokens = chunks.min(TEXTS as f64) * SAMPLE_TOKENS as f64;
-        2.0 * self.speed.load_s + tokens * (1.0 + F32_SLOWNESS) / rate
+    fn fixed_s(&self, chunks: f64) -> f64 {
+        self.speed.load_s + chunks.min(TEXTS as f64) * self.speed.quality_text_s
     }
 
     fn account(&self, name: &str) -> Option<&StageAccount> {
