@@ -10,6 +10,7 @@ pub mod documents;
 pub mod input;
 pub mod measure;
 pub mod normalise;
+pub mod record;
 pub mod retrieve;
 pub mod schema;
 pub mod windows;
