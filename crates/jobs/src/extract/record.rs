@@ -127,13 +127,13 @@ pub struct Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tie {
-    /// It names another one, or speaks of the one that was named last, which is another.
+    /// It names another one, speaks of one that was named last and is another, or stands under another's name.
     Other,
-    /// It names none and stands under a heading or behind a sentence of another.
-    Beside,
-    /// It names none, and none was named before it.
+    /// No sentence is known.
+    Unknown,
+    /// It names none, and stands under the name of none.
     Free,
-    /// It speaks of the one that was named last, which is this.
+    /// It speaks of the one that was named last, or stands under its name, and that is this one.
     Under,
     /// It names it.
     Names,
