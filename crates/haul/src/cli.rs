@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use haul_corpus::document::Format;
+use haul_jobs::extract::caps::Most;
 use haul_jobs::ingest::{FORMATS, Shard};
 use haul_jobs::search::evaluate::{CUT, CUT_MAX};
 use haul_machine::dtype::DtypeRequest;
@@ -68,6 +69,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Turn lines of stdin into vectors
     Embed(EmbedArgs),
+    /// Read documents of companies into checked records, with evidence
+    Extract(Box<ExtractArgs>),
     /// Correct a manuscript with a language model, and nothing else in it
     Correct(CorrectArgs),
     /// Answer requests in OpenAI's batch format with a language model
@@ -570,6 +573,56 @@ pub(crate) enum CorrectMode {
     Hybrid,
     /// A dictionary, then the model
     Supplement,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtractArgs {
+    /// A folder with the files of a company, or a folder of such folders; a company is called like its folder
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// What is looked for: .toml or .json (`haul schema check`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: PathBuf,
+    /// The folder for records.json, .jsonl and .csv, coverage.json, receipt.json and the answers; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Tokens of a window of documents, at most [default: what the schema says and the model's context leaves]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub(crate) window_tokens: Option<u32>,
+    /// Windows that are asked which facilities they name, best first: a number, or all
+    #[arg(long, value_name = "N", default_value_t = Most::All)]
+    pub(crate) entity_windows: Most,
+    /// Windows that every group of fields is asked in first, best first
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) group_windows: u32,
+    /// Further windows of every group, best first: a number, or all
+    #[arg(long, value_name = "N", default_value_t = Most::All)]
+    pub(crate) section_passes: Most,
+    /// Fields of a facility that are asked for by themselves in the end, what is perhaps there first
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) deep_fields: u32,
+    /// Do not ask again whether values are right
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Ask every group in every window, also for what is found and where the model says that nothing of it is there
+    #[arg(long)]
+    pub(crate) no_early_stop: bool,
+    /// Facilities of a company, at most: those that most windows name [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) facilities: Option<u32>,
+    /// Time for all calls, such as 90s, 60m or 2h: the most valuable come first, and the rest is listed [default: none]
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::extract::duration)]
+    pub(crate) budget: Option<Duration>,
+    /// Read some companies, say what calls, tokens and minutes all of them will come to and what each cap saves, and stop
+    #[arg(long)]
+    pub(crate) plan: bool,
+    #[command(flatten)]
+    pub(crate) readers: ReaderArgs,
+    /// Write what was done, where and how fast, as JSON, here too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ pub(crate) mod correct;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod eval;
+pub(crate) mod extract;
 pub(crate) mod find;
 pub(crate) mod generate;
 pub(crate) mod generator;

@@ -100,6 +100,7 @@ macro_rules! from_library_that_waits {
 from_library_that_waits! {
     haul_generate::GenerateError;
     haul_jobs::correct::CorrectError;
+    haul_jobs::extract::ExtractError;
 }
 
 impl From<haul_generate::remote::ServerError> for Failure {

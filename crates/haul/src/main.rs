@@ -52,6 +52,7 @@ fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, F
         Command::Search(args) => commands::search::run(&args, settings, output),
         Command::Eval(args) => commands::eval::run(&args, settings, output),
         Command::Embed(args) => commands::embed::run(&args, settings, output),
+        Command::Extract(args) => commands::extract::run(&args, settings, output),
         Command::Correct(args) => commands::correct::run(&args, settings, output),
         Command::Generate(args) => commands::generate::run(&args, settings, output),
         Command::Store(command) => commands::store::run(&command, settings, output),

@@ -43,6 +43,7 @@ macro_rules! line {
 mod calls;
 pub(crate) mod catalogue;
 mod diagnosis;
+pub(crate) mod extract;
 pub(crate) mod preview;
 pub(crate) mod schema;
 pub(crate) mod store_bench;

@@ -44,6 +44,7 @@ const COMMANDS: &[&[&str]] = &[
     &["schema", "check"],
     &["schema", "explain"],
     &["model", "quantize"],
+    &["extract"],
     &["bench"],
     &["bench", "encoder"],
 ];
@@ -64,6 +65,7 @@ fn help_names_the_commands() {
       search    Find passages in a library
       eval      Measure search quality against judgments
       embed     Turn lines of stdin into vectors
+      extract   Read documents of companies into checked records, with evidence
       correct   Correct a manuscript with a language model, and nothing else in it
       generate  Answer requests in OpenAI's batch format with a language model
       store     Look at a library or a collection, check it, bring it elsewhere

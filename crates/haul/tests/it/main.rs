@@ -15,6 +15,7 @@ mod compare;
 mod correct;
 mod disk;
 mod embed;
+mod extract;
 mod fixtures;
 mod generate;
 mod hostile;

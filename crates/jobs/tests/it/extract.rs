@@ -4,8 +4,10 @@
 mod crosscheck;
 mod documents;
 mod fixtures;
+mod mentions;
 mod normalise;
 mod retrieve;
+mod run;
 mod schema;
 mod tiny;
 mod windows;

@@ -1,6 +1,6 @@
 //! What answers are: the shape that a schema writes down, and the JSON schema that holds an answer to it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::prompts::Question;
@@ -66,7 +66,7 @@ pub enum Missing {
 }
 
 /// How sure a model says it is, whatever its words for it are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Confidence {
     /// The last of the words.

@@ -1,0 +1,436 @@
+//! `haul extract`: documents of companies to checked records, with the evidence of every value.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use haul_corpus::limits::Limits;
+use haul_corpus::readers::Setup;
+use haul_corpus::source::{self, SourceFile};
+use haul_corpus::verdict::Verdict;
+use haul_corpus::worker::Worker;
+use haul_jobs::calls::Asked;
+use haul_jobs::extract::ask::Parts;
+use haul_jobs::extract::caps::Caps;
+use haul_jobs::extract::documents::Company;
+use haul_jobs::extract::input::{self, Unread};
+use haul_jobs::extract::plan::{self, Sampled};
+use haul_jobs::extract::reading::{self, Reading};
+use haul_jobs::extract::record::{CompanyCoverage, Record};
+use haul_jobs::extract::run::{self, Outcome};
+use haul_jobs::extract::schema::Schema;
+use haul_jobs::extract::tables;
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
+use haul_pipeline::stage::Stop;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::cli::ExtractArgs;
+use crate::commands::generator::{self, Opened};
+use crate::commands::ingest::parse_worker;
+use crate::commands::{calls, remote, schema};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::settings::Settings;
+use crate::{Exit, live, readers, signals_unix, summary};
+
+const JOB: &str = "extract";
+/// A forecast reads so many companies, and more of them while it has taken less than [`SAMPLE_TIME`].
+const SAMPLED_MIN: usize = 3;
+const SAMPLED_MAX: usize = 8;
+const SAMPLE_TIME: Duration = Duration::from_secs(20);
+
+/// A company's files.
+struct Folder {
+    name: String,
+    files: Vec<SourceFile>,
+    /// What could not be listed.
+    unlisted: Vec<String>,
+}
+
+/// What the companies came to so far.
+#[derive(Default)]
+struct Results {
+    records: Vec<Record>,
+    coverage: Vec<CompanyCoverage>,
+    asked: Asked,
+    items: Items,
+    failures: Vec<Failed>,
+    notes: Vec<Note>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
+    let (started, clock) = (SystemTime::now(), Instant::now());
+    let schema = schema::usable(&args.schema)?;
+    let folders = folders(&args.paths)?;
+    let mut reader = reader(args, settings, output)?;
+    let stop = signals_unix::stop_on_signals()?;
+    fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
+    let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
+    let opened_s = clock.elapsed().as_secs_f64();
+    let window_tokens = reading::window_tokens(&schema, args.window_tokens, &mut opened.generator)?;
+    let caps = caps(args);
+    let progress = Progress::default();
+    let companies = Companies { schema: &schema, caps: &caps, window_tokens, out: &args.out };
+    if args.plan {
+        let mut parts = Parts {
+            generator: &mut opened.generator,
+            journal: &mut journal,
+            progress: &progress,
+            stop: &stop,
+        };
+        return forecast(&companies, &folders, &mut reader, &mut parts, output);
+    }
+    let results = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
+        let mut parts = Parts {
+            generator: &mut opened.generator,
+            journal: &mut journal,
+            progress: &progress,
+            stop: &stop,
+        };
+        companies.run(&folders, &mut reader, &stop, &mut parts)
+    })?
+    .result;
+    remote::note_other_models(&opened, output);
+    let engine = calls::settings_shown(&args.engine, &opened.generator);
+    let run = calls::Run {
+        job: JOB,
+        started,
+        seconds: clock.elapsed().as_secs_f64(),
+        answering_s: clock.elapsed().as_secs_f64() - opened_s,
+        settings: json!({"engine": engine, "schema": args.schema, "caps": caps, "window_tokens": window_tokens}),
+        asked: results.asked,
+        unit: "company",
+    };
+    finish(args, run, &opened, results, output)
+}
+
+/// Reads some companies, and says what all will come to.
+fn forecast(
+    companies: &Companies<'_>,
+    folders: &[Folder],
+    reader: &mut Worker,
+    parts: &mut Parts<'_>,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let mut read = Vec::with_capacity(folders.len());
+    for folder in folders {
+        let (sources, _) = input::read(reader, &folder.files);
+        read.push(Company::new(&folder.name, sources, companies.schema.numbering.unit));
+    }
+    read.retain(|company| !company.sentences.is_empty());
+    let mut windows = Vec::with_capacity(read.len());
+    for company in &read {
+        let tokens = companies.window_tokens;
+        let reading = Reading::new(companies.schema, company.clone(), tokens, parts.generator)?;
+        windows.push(reading.windows.len());
+    }
+    let (started, mut sampled) = (Instant::now(), Vec::new());
+    // From the middle outwards by size, so that the first one is as large as most.
+    let mut order: Vec<usize> = (0..read.len()).collect();
+    order.sort_by_key(|number| windows[*number]);
+    let middle = order.len() / 2;
+    let (small, large) = order.split_at(middle);
+    let outwards: Vec<usize> = interleaved(large, &small.iter().rev().copied().collect::<Vec<_>>());
+    for number in outwards {
+        let is_enough = sampled.len() >= SAMPLED_MIN && started.elapsed() > SAMPLE_TIME;
+        if is_enough || parts.stop.requested() || sampled.len() >= SAMPLED_MAX {
+            break;
+        }
+        let company = read[number].clone();
+        let outcome = run::company(
+            companies.schema,
+            company,
+            companies.window_tokens,
+            companies.caps,
+            &[],
+            None,
+            parts,
+        )?;
+        if outcome.tally.asked.interrupted {
+            return Ok(Exit::Interrupted);
+        }
+        let Outcome { records, tally, worth, .. } = outcome;
+        sampled.push(Sampled { windows: windows[number], entities: records.len(), tally, worth });
+    }
+    let plan = plan::plan(companies.schema, companies.caps, &windows, &sampled);
+    if output.json() {
+        output.json_document(&plan)?;
+    } else {
+        output.data(&summary::extract::plan(&plan))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn interleaved(a: &[usize], b: &[usize]) -> Vec<usize> {
+    let longest = a.len().max(b.len());
+    (0..longest).flat_map(|at| [a.get(at), b.get(at)]).flatten().copied().collect()
+}
+
+fn caps(args: &ExtractArgs) -> Caps {
+    Caps {
+        entity_windows: args.entity_windows,
+        group_windows: args.group_windows as usize,
+        section_passes: args.section_passes,
+        deep_fields: args.deep_fields as usize,
+        verify: !args.no_verify,
+        early_stop: !args.no_early_stop,
+        facilities: args.facilities.map(|facilities| facilities as usize),
+        budget: args.budget,
+    }
+}
+
+/// A process that reads files.
+fn reader(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Worker, Failure> {
+    let readers = readers::for_pdfs(&args.readers, settings, output)?;
+    let setup = Setup { limits: Limits::DEFAULT, readers };
+    let program = parse_worker()?;
+    let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
+    Ok(Worker::spawn(&program.program, &worker_args, &setup)?)
+}
+
+/// A path with files is one company; a folder of nothing but folders is one each.
+fn folders(paths: &[PathBuf]) -> Result<Vec<Folder>, Failure> {
+    let mut folders: Vec<Folder> = Vec::new();
+    for path in paths {
+        let entries = match path.is_dir() {
+            true => subfolders(path)?,
+            false => None,
+        };
+        for company in entries.unwrap_or_else(|| vec![path.clone()]) {
+            let listing = source::list(std::slice::from_ref(&company))?;
+            let unlisted = listing
+                .failures
+                .iter()
+                .map(|failure| format!("{}: {}", failure.path.display(), failure.failure.why));
+            folders.push(Folder { name: name(&company), unlisted: unlisted.collect(), files: listing.files });
+        }
+    }
+    let mut names: Vec<&str> = folders.iter().map(|folder| folder.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Failure::new(format!("two companies are called {}", twice[0])).hint(
+            "a company is called like its folder; rename one of them, or run them into two --out folders",
+        ));
+    }
+    Ok(folders)
+}
+
+/// The folders in a folder that holds nothing else, in the order of their names.
+fn subfolders(path: &Path) -> Result<Option<Vec<PathBuf>>, Failure> {
+    let failed = |error: std::io::Error| Failure::io("read", path, &error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if !entry.path().is_dir() {
+            return Ok(None);
+        }
+        found.push(entry.path());
+    }
+    found.sort();
+    Ok(if found.is_empty() { None } else { Some(found) })
+}
+
+fn name(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let part = if path.is_dir() { whole.file_name() } else { whole.file_stem() };
+    part.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What is done with each company.
+struct Companies<'a> {
+    schema: &'a Schema,
+    caps: &'a Caps,
+    window_tokens: u32,
+    out: &'a Path,
+}
+
+impl Companies<'_> {
+    fn run(
+        &self,
+        folders: &[Folder],
+        reader: &mut Worker,
+        stop: &Stop,
+        parts: &mut Parts<'_>,
+    ) -> Result<Results, Failure> {
+        let mut results = Results::default();
+        results.items.total = folders.len() as u64;
+        let end = self.caps.budget.map(|budget| Instant::now() + budget);
+        for (number, folder) in folders.iter().enumerate() {
+            if stop.requested() {
+                results.asked.interrupted = true;
+                break;
+            }
+            let left = u32::try_from(folders.len() - number).unwrap_or(u32::MAX);
+            let until = end.map(|end| {
+                let now = Instant::now();
+                now + end.saturating_duration_since(now) / left
+            });
+            self.company(folder, reader, until, &mut results, parts)?;
+            if results.asked.interrupted {
+                break;
+            }
+            write(self.schema, self.out, &results)?;
+        }
+        write(self.schema, self.out, &results)?;
+        Ok(results)
+    }
+
+    fn company(
+        &self,
+        folder: &Folder,
+        reader: &mut Worker,
+        until: Option<Instant>,
+        results: &mut Results,
+        parts: &mut Parts<'_>,
+    ) -> Result<(), Failure> {
+        let (sources, unread) = input::read(reader, &folder.files);
+        let cuts: Vec<String> = unread.iter().map(not_read).chain(folder.unlisted.iter().cloned()).collect();
+        let company = Company::new(&folder.name, sources, self.schema.numbering.unit);
+        if company.sentences.is_empty() {
+            let (verdict, why) = match unread.first() {
+                Some(Unread { failure, .. }) => (failure.verdict.name(), cuts.join("; ")),
+                None => (Verdict::Empty.name(), "no text in any file".to_owned()),
+            };
+            results.verdict(&folder.name, verdict, &why);
+            return Ok(());
+        }
+        let caps = self.caps;
+        let outcome = run::company(self.schema, company, self.window_tokens, caps, &cuts, until, parts);
+        match outcome {
+            Ok(outcome) => results.take(&folder.name, outcome, &cuts),
+            Err(error) if error.is_stop() => results.asked.interrupted = true,
+            Err(haul_jobs::extract::ExtractError::Window(error)) => {
+                results.verdict(&folder.name, Verdict::TooLarge.name(), &error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+fn not_read(unread: &Unread) -> String {
+    format!("{} was not read: {} ({})", unread.file, unread.failure.verdict.name(), unread.failure.why)
+}
+
+impl Results {
+    fn verdict(&mut self, company: &str, verdict: &str, why: &str) {
+        *self.items.by_verdict.entry(verdict.to_owned()).or_default() += 1;
+        self.failures.push(Failed {
+            item: company.to_owned(),
+            verdict: verdict.to_owned(),
+            why: why.to_owned(),
+        });
+    }
+
+    fn take(&mut self, company: &str, outcome: Outcome, unread: &[String]) {
+        let Outcome { records, coverage, tally, worth: _ } = outcome;
+        let asked = tally.asked;
+        self.asked.totals.merge(&asked.totals);
+        self.asked.journalled += asked.journalled;
+        self.asked.repeated += asked.repeated;
+        if asked.interrupted {
+            // What is not whole is not written; its answers are in the journal.
+            self.asked.interrupted = true;
+            return;
+        }
+        let failed: usize = coverage.cells.iter().map(|cells| cells.failed.len()).sum();
+        if !unread.is_empty() {
+            self.verdict(company, "partly_read", &unread.join("; "));
+        } else if failed > 0 {
+            let why = format!("{failed} pairs of a window and a group have no answer");
+            self.verdict(company, "partly_answered", &why);
+        } else {
+            *self.items.by_verdict.entry(Verdict::Ok.name().to_owned()).or_default() += 1;
+            self.items.ok += 1;
+        }
+        let mut cuts: Vec<&String> = records.iter().flat_map(|record| &record.cuts).collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        self.notes.extend(cuts.iter().map(|says| Note { item: company.to_owned(), says: (*says).clone() }));
+        self.records.extend(records);
+        self.coverage.push(coverage);
+    }
+}
+
+/// What is there so far, each file renamed into place.
+fn write(schema: &Schema, out: &Path, results: &Results) -> Result<(), Failure> {
+    let written = |name: &str, bytes: &[u8]| {
+        let path = out.join(name);
+        let temporary = path.with_added_extension("tmp");
+        fs::write(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|error| Failure::io("write", &path, &error))
+    };
+    written("records.json", &pretty(&results.records)?)?;
+    written("coverage.json", &pretty(&results.coverage)?)?;
+    let mut lines = Vec::new();
+    for record in &results.records {
+        serde_json::to_writer(&mut lines, record).map_err(not_json)?;
+        lines.push(b'\n');
+    }
+    written("records.jsonl", &lines)?;
+    let rows = results.records.iter().map(|record| tables::of_record(schema, record));
+    let table: String = std::iter::once(tables::head(schema)).chain(rows).collect();
+    written("records.csv", table.as_bytes())
+}
+
+fn pretty(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec_pretty(value).map_err(not_json)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "map_err gives it")]
+fn not_json(error: serde_json::Error) -> Failure {
+    Failure::new(format!("cannot encode the records as JSON: {error}"))
+}
+
+fn finish(
+    args: &ExtractArgs,
+    run: calls::Run<'_>,
+    opened: &Opened,
+    results: Results,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let Results { records, items, failures, notes, .. } = results;
+    let mut receipt: Receipt = run.receipt(opened, items, failures);
+    receipt.notes = notes;
+    receipt.write(&args.out.join("receipt.json"))?;
+    args.receipt.as_ref().map_or(Ok(()), |path| receipt.write(path))?;
+    if calls::exit(&receipt) == Exit::Interrupted {
+        output.note(calls::INTERRUPTED);
+    }
+    if output.json() {
+        output.json_document(&receipt)?;
+    } else {
+        let values: usize =
+            records.iter().map(|r| r.fields.values().filter(|field| field.value.is_some()).count()).sum();
+        let results = format!(
+            "records: {} with {values} values, in {}",
+            records.len(),
+            args.out.join("records.json").display()
+        );
+        output.data(&summary::calls(&receipt, &results))?;
+    }
+    Ok(calls::exit(&receipt))
+}
+
+/// `90s`, `60m`, `2h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time such as 90s, 60m or 2h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
+}

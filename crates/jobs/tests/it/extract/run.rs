@@ -1,0 +1,211 @@
+//! Companies taken through all questions with a script in place of a model.
+
+use std::path::Path;
+
+use haul_generate::Generator;
+use haul_generate::call::{CallError, Finish};
+use haul_generate::fake::{Fake, Line};
+use haul_jobs::extract::ask::Parts;
+use haul_jobs::extract::caps::{Caps, Most};
+use haul_jobs::extract::documents::Company;
+use haul_jobs::extract::record::{Decided, Record, Status, Tie};
+use haul_jobs::extract::run::{self, Outcome};
+use haul_jobs::extract::schema::Schema;
+use haul_jobs::extract::tables;
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::stage::Stop;
+use serde_json::{Value, json};
+
+use super::fixtures::source;
+use super::schema::read;
+
+fn loans() -> Company {
+    let file = source(
+        "loans.txt",
+        &[
+            "# 1. Term Loan A",
+            "The facility bears interest at a margin of 2.75% per annum. Kelmore Bank plc acts as agent of this facility.",
+            "# 2. Revolving Facility",
+            "The Revolving Facility bears interest at a margin of 3.10% per annum.",
+            "# 3. The project",
+            "Revenue grew by 5.00% in 2031. The site covers 12 hectares.",
+        ],
+    );
+    Company::new("North Quay", vec![file], haul_jobs::extract::schema::NumberedUnit::Sentence)
+}
+
+/// Answers as a model that knows its document and takes whatever comes first in it, whatever it is asked for.
+fn answer(prompt: &str) -> String {
+    let (document, question) = prompt.rsplit_once("\n\n").unwrap();
+    let lines: Vec<(u32, &str)> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix('[')?.split_once("] "))
+        .map(|(number, text)| (number.parse().unwrap(), text))
+        .collect();
+    let task = question.lines().next().unwrap();
+    let after =
+        |mark: &str| question.lines().find_map(|line| line.strip_prefix(mark)).unwrap_or("").to_owned();
+    let found = |field: &str| {
+        let (before, behind) = match field {
+            "margin" => ("margin of ", " per annum"),
+            "agent" => ("", " acts as agent"),
+            "upfront_fee" => ("grew by ", " in 2031"),
+            _ => return None,
+        };
+        lines.iter().find_map(|(number, text)| {
+            let (_, rest) = text.split_once(before)?;
+            let (value, _) = rest.split_once(behind)?;
+            Some(json!({"value": value, "at": number, "confidence": "HIGH"}))
+        })
+    };
+    let said = match task {
+        "TASK facilities" => {
+            let names = ["Term Loan A", "Revolving Facility", "Sponsor Loan"];
+            let named: Vec<Value> = names
+                .iter()
+                .filter(|name| document.contains(**name) || **name == "Sponsor Loan")
+                .map(|name| json!({"name": name, "type": "term loan"}))
+                .collect();
+            json!({ "facilities": named })
+        }
+        "TASK present" => json!({"present": ["pricing", "parties"]}),
+        "TASK verify" => json!({"correct": after("VALUE ") != "5.00%"}),
+        _ => {
+            let field = after("FIELDS ");
+            match found(&field) {
+                Some(value) => json!({ field: value }),
+                None => json!({}),
+            }
+        }
+    };
+    said.to_string()
+}
+
+fn extracted(fake: Fake, folder: &Path, caps: &Caps) -> (Outcome, Vec<String>) {
+    let schema = schema();
+    let mut generator = Generator::Fake(fake);
+    let mut journal = Journal::open(&folder.join("journal.sqlite")).unwrap();
+    let (progress, stop) = (Progress::default(), Stop::default());
+    let mut parts =
+        Parts { generator: &mut generator, journal: &mut journal, progress: &progress, stop: &stop };
+    let outcome = run::company(&schema, loans(), 450, caps, &[], None, &mut parts).unwrap();
+    let Generator::Fake(fake) = generator else { unreachable!() };
+    (outcome, fake.asked().to_vec())
+}
+
+fn schema() -> Schema {
+    read("assets/tiny-llm/schema.json")
+}
+
+fn record<'a>(outcome: &'a Outcome, facility: &str) -> &'a Record {
+    outcome.records.iter().find(|record| record.facility == facility).unwrap()
+}
+
+fn says(text: &str) -> Line {
+    Line::says(text)
+}
+
+#[test]
+fn a_value_is_that_of_the_entity_its_sentence_is_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outcome, _) = extracted(Fake::by(|prompt| says(&answer(prompt))), folder.path(), &Caps::USUAL);
+    let names: Vec<&str> = outcome.records.iter().map(|record| record.facility.as_str()).collect();
+    // No sentence names the third that the model lists.
+    assert_eq!(names, ["Term Loan A", "Revolving Facility"]);
+    let term = record(&outcome, "Term Loan A");
+    let margin = &term.fields["margin"];
+    assert_eq!((margin.value.as_deref(), margin.status), (Some("2.75%"), Status::Found));
+    let evidence = margin.evidence.as_ref().unwrap();
+    assert_eq!(evidence.quote, "The facility bears interest at a margin of 2.75% per annum.");
+    assert_eq!(
+        (evidence.aligned, evidence.tie, evidence.heading.as_deref()),
+        (true, Tie::Under, Some("1. Term Loan A"))
+    );
+    let (start, end) = evidence.value_bytes.unwrap();
+    assert_eq!(&loans().sources[0].document.text[start..end], "2.75%");
+    assert_eq!(term.fields["agent"].value.as_deref(), Some("Kelmore Bank plc"));
+    // Asked for the other one, the model gave the first margin of the window again: it is not taken.
+    let revolving = record(&outcome, "Revolving Facility");
+    assert_eq!(revolving.fields["margin"].value, None);
+    assert_eq!(revolving.fields["agent"].value, None);
+    // What stands beside no entity is of all, and what the second question denies is not sure.
+    assert_eq!(term.fields["upfront_fee"].confidence, Some(haul_jobs::extract::schema::Confidence::Low));
+    assert_eq!(term.fields["sponsor"].status, Status::NotFound);
+    assert_eq!(margin.rule, Decided::Only);
+    let row = tables::of_record(&schema(), term);
+    assert!(row.starts_with("North Quay,loans.txt,Facility: Term Loan A | Type: term loan,"), "{row}");
+    assert!(term.cuts.iter().any(|cut| cut.contains("Sponsor Loan")), "{:?}", term.cuts);
+}
+
+#[test]
+fn an_answered_call_is_never_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, asked) = extracted(Fake::by(|prompt| says(&answer(prompt))), folder.path(), &Caps::USUAL);
+    assert!(asked.len() > 10, "{}", asked.len());
+    let (second, asked) = extracted(Fake::by(|_| unreachable!()), folder.path(), &Caps::USUAL);
+    assert_eq!(asked, [""; 0]);
+    assert_eq!(first.records, second.records);
+}
+
+/// Every tenth call comes to something else: no answer, no JSON, null, numbers, a list, half an object.
+#[test]
+fn no_odd_answer_loses_a_company() {
+    for seed in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut number = seed;
+        let fake = Fake::by(move |prompt| {
+            number += 1;
+            let odd = [
+                "null",
+                "17",
+                "[]",
+                "{\"margin\":null}",
+                "{\"margin\":2.75}",
+                "{\"margin\":{\"value\":true,\"at\":\"x\"}}",
+            ];
+            match number % 10 {
+                0 => match number % 3 {
+                    0 => Line::fails(CallError::Refused { why: "busy".to_owned() }),
+                    1 => Line {
+                        answer: Ok(("{\"facil".to_owned(), Finish::Length)),
+                        after: std::time::Duration::ZERO,
+                    },
+                    _ => says(odd[(number / 10) % odd.len()]),
+                },
+                _ => says(&answer(prompt)),
+            }
+        });
+        let (outcome, _) = extracted(fake, folder.path(), &Caps::USUAL);
+        assert!(!outcome.records.is_empty());
+        for record in &outcome.records {
+            assert_eq!(record.fields.len(), schema().fields().count());
+        }
+    }
+}
+
+#[test]
+fn a_company_without_entities_stands_for_one_and_caps_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let caps = Caps { group_windows: 1, section_passes: Most::Number(0), ..Caps::USUAL };
+    let fake = Fake::by(|prompt| match prompt.ends_with("TASK facilities") {
+        true => says(r#"{"facilities":[]}"#),
+        false => says(&answer(prompt)),
+    });
+    let (outcome, _) = extracted(fake, folder.path(), &caps);
+    let [only] = &outcome.records[..] else { panic!("{:?}", outcome.records) };
+    assert_eq!((only.facility.as_str(), only.is_company), ("North Quay", true));
+    assert!(only.cuts.iter().any(|cut| cut.contains("the company stands for one")), "{:?}", only.cuts);
+    assert_eq!(only.fields["margin"].value.as_deref(), Some("2.75%"));
+}
+
+/// With nothing stopped early the number of calls is known beforehand.
+#[test]
+fn without_early_stop_every_window_is_asked_for_every_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let caps = Caps { early_stop: false, verify: false, deep_fields: 0, ..Caps::USUAL };
+    let (outcome, asked) = extracted(Fake::by(|prompt| says(&answer(prompt))), folder.path(), &caps);
+    let (windows, entities) = (outcome.coverage.windows.len(), outcome.records.len());
+    assert_eq!(asked.len(), windows + windows * entities * schema().fields().count());
+    assert!(outcome.coverage.cells.iter().all(|cells| cells.read.len() == windows));
+}
