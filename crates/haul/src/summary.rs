@@ -45,6 +45,7 @@ pub(crate) mod catalogue;
 mod diagnosis;
 pub(crate) mod extract;
 pub(crate) mod preview;
+pub(crate) mod records;
 pub(crate) mod schema;
 pub(crate) mod store_bench;
 

@@ -10,6 +10,7 @@
 //! against what its sentence is about ([`mentions`]), and merges what is left ([`merge`]) into a [`record`]. [`caps`] say how
 //! much is asked, and [`plan`] what that comes to.
 
+pub mod accuracy;
 pub mod ask;
 pub mod caps;
 pub mod crosscheck;
