@@ -24,3 +24,4 @@ pub mod speed;
 pub mod statistics;
 mod stream;
 pub mod tune;
+pub mod vision;

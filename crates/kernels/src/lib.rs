@@ -37,6 +37,7 @@ pub mod gate;
 pub mod gemm;
 pub mod isa;
 pub mod norm;
+pub mod philox;
 pub mod reference;
 pub mod roof;
 pub mod rotary;

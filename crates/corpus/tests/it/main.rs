@@ -4,8 +4,10 @@
 
 mod epub;
 mod files;
+mod image;
 mod manuscript;
 mod pdf;
+mod pixels;
 mod source;
 mod worker;
 

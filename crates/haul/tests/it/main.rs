@@ -42,3 +42,4 @@ mod shards;
 mod sparse;
 #[path = "../../../store/tests/standin/mod.rs"]
 mod standin;
+mod vision;

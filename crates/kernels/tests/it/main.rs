@@ -6,6 +6,7 @@ mod dot;
 mod gate;
 mod gemm;
 mod norm;
+mod philox;
 mod roof;
 mod rotary;
 
