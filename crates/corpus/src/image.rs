@@ -12,6 +12,12 @@ mod jpeg;
 mod png;
 mod webp;
 
+use std::io::Read;
+use std::path::Path;
+
+use preprocess::Preprocess;
+
+use crate::parse;
 use crate::verdict::{ParseFailure, Verdict};
 
 /// Pixels of an image; Pillow refuses more than these as a bomb.
@@ -42,6 +48,18 @@ enum Format {
     Jpeg,
     Bmp,
     Webp,
+}
+
+/// Reads a file and makes of it what a model takes.
+pub(crate) fn read(path: &Path, preprocess: &Preprocess) -> Result<Rgb, ParseFailure> {
+    let mut bytes = Vec::new();
+    let file = parse::open(path)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(parse::unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let why = format!("an image file of more than {FILE_BYTES_MAX} bytes");
+        return Err(ParseFailure::new(Verdict::TooLarge, why));
+    }
+    preprocess.pixels(&decode(&bytes)?)
 }
 
 /// Reads an image. Bounds are held against what a header says, before there is room for pixels.

@@ -70,7 +70,7 @@ pub fn parse(
 }
 
 /// Opens a regular file; anything else, such as a pipe, could block for ever.
-fn open(path: &Path) -> Result<File, ParseFailure> {
+pub(crate) fn open(path: &Path) -> Result<File, ParseFailure> {
     let failed = |error| ParseFailure::new(Verdict::Failed, format!("cannot open the file: {error}"));
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {

@@ -1,8 +1,8 @@
 //! Parsing in another process, so that a file which crashes, hangs or bloats its parser costs only itself.
 //!
 //! [`Worker`] is the process as the pipeline sees it, [`serve`] what runs inside it. They speak frames over the
-//! worker's stdin and stdout: the setup first, then one request a file, answered by a frame for each document
-//! and a last one. One document at a time is in memory, however many a file holds.
+//! worker's stdin and stdout: the setup first, then one request a file, answered by a frame for each document, or by
+//! the pixels of an image, and a last one. One document at a time is in memory, however many a file holds.
 
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -15,6 +15,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::document::Format;
+use crate::image::preprocess::Preprocess;
+use crate::image::{self, Rgb};
 use crate::limits::Limits;
 use crate::parse::{self, Event, Parsed};
 use crate::pdf;
@@ -27,7 +29,7 @@ pub use frame::FrameError;
 mod frame;
 
 /// Both sides must speak the same frames; the worker says this number first.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 /// Time for a fresh worker to say that it is ready.
 const START_SECONDS: u64 = 20;
 /// Replies waiting between the worker and the caller, besides the one being read.
@@ -69,11 +71,43 @@ impl Worker {
         // A file that cannot be looked at gets the limits of an empty one; the worker says what is wrong with it.
         let size_bytes = std::fs::metadata(path).map_or(0, |facts| facts.len());
         let limits = self.setup.limits.of_file(format, size_bytes);
-        let request = Request { path: path.to_owned(), format, limits };
+        let request = Request { path: path.to_owned(), work: Work::Parse(format), limits };
         match self.parse_once(&request, emit) {
             // Files before this one may have left the process too little of its address space.
             Ended::OutOfMemory { files_before: 1.., .. } => self.parse_once(&request, emit).into_result(),
             ended => ended.into_result(),
+        }
+    }
+
+    /// Reads one image and makes of it what a model takes; an error is that of [`Worker::parse`].
+    pub fn pixels(&mut self, path: &Path, preprocess: &Preprocess) -> Result<Rgb, ParseFailure> {
+        let Some(path) = path.to_str() else {
+            return Err(ParseFailure::new(Verdict::Unsupported, "the path is not UTF-8"));
+        };
+        let work = Work::Pixels(Box::new(preprocess.clone()));
+        let request = Request { path: path.to_owned(), work, limits: self.setup.limits.clone() };
+        match self.pixels_once(&request) {
+            Err(Ended::OutOfMemory { files_before: 1.., .. }) => self.pixels_once(&request),
+            once => once,
+        }
+        .map_err(Ended::into_failure)
+    }
+
+    /// An error that is no failure of the image is one of the worker, which said that it was done without pixels.
+    fn pixels_once(&mut self, request: &Request) -> Result<Rgb, Ended> {
+        let patience = Duration::from_secs(request.limits.wall_seconds);
+        self.begin(request, patience).map_err(|failure| Ended::Result(Err(failure)))?;
+        let mut found = None;
+        loop {
+            match self.process.receive(patience) {
+                Ok(Reply::Pixels { width, height, pixels }) => found = Some(Rgb { width, height, pixels }),
+                Ok(Reply::Done(result)) => {
+                    self.process.files += 1;
+                    return found.ok_or(Ended::Result(result));
+                }
+                Ok(_) => return Err(self.end(0, Death::Garbled, &request.limits)),
+                Err(death) => return Err(self.end(0, death, &request.limits)),
+            }
         }
     }
 
@@ -91,7 +125,7 @@ impl Worker {
                     self.process.files += 1;
                     return Ended::Result(result);
                 }
-                Ok(Reply::Ready { .. } | Reply::Begun) => {
+                Ok(Reply::Ready { .. } | Reply::Begun | Reply::Pixels { .. }) => {
                     return self.end(documents, Death::Garbled, &request.limits);
                 }
                 Err(death) => return self.end(documents, death, &request.limits),
@@ -161,6 +195,12 @@ impl Ended {
             Ended::OutOfMemory { failure, .. } => Err(failure),
         }
     }
+
+    /// Of a reading without a result.
+    fn into_failure(self) -> ParseFailure {
+        let without = || ParseFailure::new(Verdict::Failed, "the worker was done without a result");
+        self.into_result().err().unwrap_or_else(without)
+    }
 }
 
 /// The main loop of a worker process: limits itself, loads the libraries that the first frame names, then answers
@@ -216,13 +256,26 @@ fn answer(
         }
     };
     system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit)?;
-    let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        parser(Path::new(&request.path), request.format, setup, &mut emit)
+    let path = Path::new(&request.path);
+    let mut pixels = None;
+    let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match &request.work {
+        Work::Parse(format) => parser(path, *format, setup, &mut emit),
+        Work::Pixels(preprocess) => image::read(path, preprocess).map(|image| pixels = Some(image)),
     }));
-    match broken {
-        Some(error) => Err(error),
-        None => Ok(parsed.unwrap_or_else(|panic| Err(panicked(&*panic)))),
+    if let Some(error) = broken {
+        return Err(error);
     }
+    if let Some(image) = pixels {
+        send_pixels(image, replies, limits)?;
+    }
+    Ok(parsed.unwrap_or_else(|panic| Err(panicked(&*panic))))
+}
+
+/// A frame that says how many there are, and then the pixels as they are.
+fn send_pixels(image: Rgb, replies: &mut impl Write, limits: &Limits) -> Result<(), WorkerError> {
+    let Rgb { width, height, pixels } = image;
+    frame::write(replies, &Reply::Pixels { width, height, pixels: vec![] }, limits.reply_bytes)?;
+    Ok(frame::write_bytes(replies, &pixels)?)
 }
 
 fn send(event: Event, replies: &mut impl Write, limits: &Limits) -> Result<(), WorkerError> {
@@ -308,8 +361,15 @@ impl WorkerError {
 #[derive(Serialize, Deserialize)]
 struct Request {
     path: String,
-    format: Format,
+    work: Work,
     limits: Limits,
+}
+
+/// What is made of a file.
+#[derive(Serialize, Deserialize)]
+enum Work {
+    Parse(Format),
+    Pixels(Box<Preprocess>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -322,6 +382,13 @@ enum Reply {
     Begun,
     Document(Box<Parsed>),
     PageRecognised,
+    /// Pixels are not in the frame, but behind it.
+    Pixels {
+        width: u32,
+        height: u32,
+        #[serde(skip)]
+        pixels: Vec<u8>,
+    },
     Done(Result<(), ParseFailure>),
 }
 
@@ -473,12 +540,21 @@ impl Drop for Process {
 
 fn read_replies(mut stdout: ChildStdout, reply_bytes: u64, sender: &SyncSender<Result<Reply, FrameError>>) {
     while let Some(reply) = frame::read::<Reply>(&mut stdout, reply_bytes).transpose() {
+        let reply = reply.and_then(|reply| with_pixels(reply, &mut stdout, reply_bytes));
         let broken = reply.is_err();
         // The receiver is gone once the worker is no longer wanted.
         if sender.send(reply).is_err() || broken {
             return;
         }
     }
+}
+
+/// Reads what a reply announces.
+fn with_pixels(reply: Reply, stdout: &mut ChildStdout, limit: u64) -> Result<Reply, FrameError> {
+    let Reply::Pixels { width, height, .. } = reply else { return Ok(reply) };
+    // Two sides of 32 bits can be more than 64 bits with three bytes a pixel.
+    let bytes = (u64::from(width) * u64::from(height)).saturating_mul(3);
+    Ok(Reply::Pixels { width, height, pixels: frame::read_bytes(stdout, bytes, limit)? })
 }
 
 /// Drains stderr, so that the worker never blocks on it, and keeps its end.
