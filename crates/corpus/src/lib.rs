@@ -5,6 +5,7 @@
 //! [`chunk::by_tokens`] cuts a document into pieces that fit a model, given the offsets of its tokens.
 //! [`manuscript::Manuscript`] reads a document that is to be corrected into passages of plain text and writes it
 //! back with every byte outside of changed words as it was; it is read in this process, under the same limits.
+//! [`image::decode`] makes pixels of images, and [`pixels::PixelCache`] keeps them.
 //! [`calibre::read`] says what a Calibre library knows of its books.
 //!
 //! This crate never fetches anything that a file refers to, never writes beside its input (a Calibre database is
@@ -35,10 +36,12 @@ pub mod calibre;
 pub mod chunk;
 pub mod container;
 pub mod document;
+pub mod image;
 pub mod limits;
 pub mod manuscript;
 pub mod parse;
 pub mod pdf;
+pub mod pixels;
 pub mod readers;
 pub mod source;
 pub mod verdict;

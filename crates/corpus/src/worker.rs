@@ -1,8 +1,8 @@
 //! Parsing in another process, so that a file which crashes, hangs or bloats its parser costs only itself.
 //!
 //! [`Worker`] is the process as the pipeline sees it, [`serve`] what runs inside it. They speak frames over the
-//! worker's stdin and stdout: the setup first, then one request a file, answered by a frame for each document
-//! and a last one. One document at a time is in memory, however many a file holds.
+//! worker's stdin and stdout: the setup first, then one request a file, answered by a frame for each document, or by
+//! the pixels of an image, and a last one. One document at a time is in memory, however many a file holds.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{self, Container};
 use crate::document::Format;
+use crate::image::preprocess::Preprocess;
+use crate::image::{self, Rgb};
 use crate::limits::Limits;
 use crate::parse::{self, Event, Parsed};
 use crate::pdf;
@@ -124,6 +126,38 @@ impl Worker {
                 Err(death) => death,
             };
             return self.end(unpacking.count, death, &request.limits).into_result();
+        }
+    }
+
+    /// Reads one image and makes of it what a model takes; an error is that of [`Worker::parse`].
+    pub fn pixels(&mut self, path: &Path, preprocess: &Preprocess) -> Result<Rgb, ParseFailure> {
+        let Some(path) = path.to_str() else {
+            return Err(ParseFailure::new(Verdict::Unsupported, "the path is not UTF-8"));
+        };
+        let task = Task::Pixels(Box::new(preprocess.clone()));
+        let request = Request { path: path.to_owned(), task, limits: self.setup.limits.clone() };
+        match self.pixels_once(&request) {
+            Err(Ended::OutOfMemory { files_before: 1.., .. }) => self.pixels_once(&request),
+            once => once,
+        }
+        .map_err(Ended::into_failure)
+    }
+
+    /// An error that is no failure of the image is one of the worker, which said that it was done without pixels.
+    fn pixels_once(&mut self, request: &Request) -> Result<Rgb, Ended> {
+        let patience = Duration::from_secs(request.limits.wall_seconds);
+        self.begin(request, patience).map_err(|failure| Ended::Result(Err(failure)))?;
+        let mut found = None;
+        loop {
+            match self.process.receive(patience) {
+                Ok(Reply::Pixels { width, height, pixels }) => found = Some(Rgb { width, height, pixels }),
+                Ok(Reply::Done(result)) => {
+                    self.process.files += 1;
+                    return found.ok_or(Ended::Result(result));
+                }
+                Ok(_) => return Err(self.end(0, Death::Garbled, &request.limits)),
+                Err(death) => return Err(self.end(0, death, &request.limits)),
+            }
         }
     }
 
@@ -288,6 +322,12 @@ impl Ended {
             Ended::OutOfMemory { failure, .. } => Err(failure),
         }
     }
+
+    /// Of a reading without a result.
+    fn into_failure(self) -> ParseFailure {
+        let without = || ParseFailure::new(Verdict::Failed, "the worker was done without a result");
+        self.into_result().err().unwrap_or_else(without)
+    }
 }
 
 /// The main loop of a worker process: limits itself, loads the libraries that the first frame names, then answers
@@ -318,6 +358,7 @@ pub fn serve_with(
         frame::write(&mut replies, &Reply::Begun, reply_bytes)?;
         let result = match request.task {
             Task::Parse(format) => answer(&request.path, format, &setup, &mut replies, &parser)?,
+            Task::Pixels(preprocess) => pixels_of(&request.path, &preprocess, &setup.limits, &mut replies)?,
             Task::Unpack(container) => unpacked(&request.path, container, &setup.limits, &mut replies)?,
         };
         frame::write(&mut replies, &Reply::Done(result), reply_bytes)?;
@@ -354,6 +395,28 @@ fn answer(
         Some(error) => Err(error),
         None => Ok(parsed.unwrap_or_else(|panic| Err(panicked(&*panic)))),
     }
+}
+
+/// Reads one image, as [`answer`] parses one file.
+fn pixels_of(
+    path: &str,
+    preprocess: &Preprocess,
+    limits: &Limits,
+    replies: &mut impl Write,
+) -> Result<Result<(), ParseFailure>, WorkerError> {
+    system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit)?;
+    let read = std::panic::catch_unwind(|| image::read(Path::new(path), preprocess));
+    match read.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+        Ok(image) => send_pixels(image, replies, limits).map(Ok),
+        Err(failure) => Ok(Err(failure)),
+    }
+}
+
+/// A frame that says how many there are, and then the pixels as they are.
+fn send_pixels(image: Rgb, replies: &mut impl Write, limits: &Limits) -> Result<(), WorkerError> {
+    let Rgb { width, height, pixels } = image;
+    frame::write(replies, &Reply::Pixels { width, height, pixels: vec![] }, limits.reply_bytes)?;
+    Ok(frame::write_bytes(replies, &pixels)?)
 }
 
 /// Opens one container, as [`answer`] parses one file. CPU time is counted for each of its files anew.
@@ -487,9 +550,11 @@ struct Request {
     limits: Limits,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+/// What is made of a file.
+#[derive(Serialize, Deserialize)]
 enum Task {
     Parse(Format),
+    Pixels(Box<Preprocess>),
     Unpack(Container),
 }
 
@@ -513,6 +578,13 @@ enum Reply {
         length: usize,
         #[serde(skip)]
         bytes: Vec<u8>,
+    },
+    /// Pixels are not in the frame, but behind it.
+    Pixels {
+        width: u32,
+        height: u32,
+        #[serde(skip)]
+        pixels: Vec<u8>,
     },
     Done(Result<(), ParseFailure>),
 }
@@ -676,9 +748,14 @@ fn read_replies(mut stdout: ChildStdout, reply_bytes: u64, sender: &SyncSender<R
 fn read_reply(stdout: &mut impl Read, reply_bytes: u64) -> Result<Option<Reply>, FrameError> {
     match frame::read::<Reply>(stdout, reply_bytes)? {
         Some(Reply::Piece { length, .. }) if length <= PIECE_BYTES => {
-            let mut bytes = vec![0; length];
-            stdout.read_exact(&mut bytes)?;
+            let bytes = frame::read_bytes(stdout, length as u64, reply_bytes)?;
             Ok(Some(Reply::Piece { length, bytes }))
+        }
+        Some(Reply::Pixels { width, height, .. }) => {
+            // Two sides of 32 bits can be more than 64 bits with three bytes a pixel.
+            let bytes = (u64::from(width) * u64::from(height)).saturating_mul(3);
+            let pixels = frame::read_bytes(stdout, bytes, reply_bytes)?;
+            Ok(Some(Reply::Pixels { width, height, pixels }))
         }
         other => Ok(other),
     }

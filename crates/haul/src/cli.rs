@@ -87,6 +87,9 @@ pub(crate) enum Command {
     /// Compare records with what is true
     #[command(subcommand)]
     Records(RecordsCommand),
+    /// Say how sure vision encoders are of images
+    #[command(subcommand)]
+    Vision(VisionCommand),
     /// Compare GGUF files of one model, and say which to take
     Compare(CompareArgs),
     /// Find the fastest settings for a model, and keep them
@@ -820,6 +823,29 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_name = "DTYPE", requires = "golden")]
         dtype: Option<DtypeRequest>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VisionCommand {
+    /// Derive every table again from saved passes and trials (.npz), without a model
+    Analyze(AnalyzeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnalyzeArgs {
+    /// Files, and folders for the .npz files in them: exp0_trials_T*.npz, trial*_seed*.npz, mc.npz and others
+    #[arg(required = true, value_name = "DIR|FILE.npz")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Divide traces by the number of passes and not one less, as the original study did; and its second off-diagonal
+    /// ratio beside the first
+    #[arg(long)]
+    pub(crate) seed_compat: bool,
+    /// Frozen weights for weighted_trace_pre and topk64_trace_pre [default: of the images at hand]
+    #[arg(long, value_name = "FILE.npz")]
+    pub(crate) weights: Option<PathBuf>,
+    /// Freeze the weights of the images at hand, for --weights
+    #[arg(long, value_name = "FILE.npz", conflicts_with = "weights")]
+    pub(crate) save_weights: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

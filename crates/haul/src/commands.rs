@@ -25,6 +25,7 @@ pub(crate) mod select;
 pub(crate) mod server;
 pub(crate) mod store;
 pub(crate) mod tune;
+pub(crate) mod vision;
 
 use std::num::NonZeroUsize;
 

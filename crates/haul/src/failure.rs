@@ -135,6 +135,8 @@ from_library! {
     haul_jobs::tune::TuneError => |e| e.hint();
     haul_jobs::tune::ProfileError => |e| Some(e.hint().to_owned());
     haul_jobs::tune::encoder::EncoderTuneError => |_| None;
+    haul_jobs::vision::analyze::AnalyzeError => |e| e.hint().map(str::to_owned);
+    haul_jobs::vision::npz::NpzError => |_| None;
     haul_jobs::golden::GoldenError => |e| e.hint().map(str::to_owned);
     haul_jobs::search::SearchError => |e| e.hint();
     haul_jobs::search::evaluate::InputError => |_| None;

@@ -48,6 +48,7 @@ pub(crate) mod preview;
 pub(crate) mod records;
 pub(crate) mod schema;
 pub(crate) mod store_bench;
+pub(crate) mod vision;
 
 /// What a server got, in one line; nothing where there is none.
 fn sent(receipt: &Receipt) -> String {

@@ -25,3 +25,4 @@ pub mod speed;
 pub mod statistics;
 mod stream;
 pub mod tune;
+pub mod vision;

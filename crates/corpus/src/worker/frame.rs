@@ -62,15 +62,27 @@ pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read, limit: u64) -> R
         };
     };
     let announced = u64::from(u32::from_le_bytes(length));
+    let body = read_bytes(stream, announced, limit)?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+/// Writes bytes as they are, behind a frame that says how many, and flushes.
+pub(super) fn write_bytes(stream: &mut impl Write, bytes: &[u8]) -> Result<(), FrameError> {
+    stream.write_all(bytes)?;
+    Ok(stream.flush()?)
+}
+
+/// Reads bytes that a frame announced.
+pub(super) fn read_bytes(stream: &mut impl Read, announced: u64, limit: u64) -> Result<Vec<u8>, FrameError> {
     if announced > limit {
         return Err(FrameError::TooLarge { bytes: announced, limit });
     }
-    let mut body = Vec::new();
-    let bytes = stream.take(announced).read_to_end(&mut body)? as u64;
+    let mut read = Vec::new();
+    let bytes = stream.take(announced).read_to_end(&mut read)? as u64;
     if bytes < announced {
         return Err(FrameError::Torn { bytes, announced });
     }
-    Ok(Some(serde_json::from_slice(&body)?))
+    Ok(read)
 }
 
 /// A buffer that refuses to grow over its limit.

@@ -5,9 +5,11 @@
 mod containers;
 mod epub;
 mod files;
+mod image;
 mod manuscript;
 mod office;
 mod pdf;
+mod pixels;
 mod source;
 mod worker;
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use haul_corpus::document::{Block, BlockKind, Chapter, Document, Format};
+use haul_corpus::image::decode;
+use haul_corpus::image::preprocess::{Numbers, Preprocess, Size};
+use haul_corpus::image::resize::Filter;
 use haul_corpus::limits::Limits;
 use haul_corpus::parse::{Event, Parsed, parse};
 use haul_corpus::readers::Setup;
@@ -346,4 +349,31 @@ fn programs_that_are_no_workers_are_refused_by_name() {
         assert!(matches!(error, WorkerError::NotAWorker { .. }), "{error}");
         assert!(error.to_string().contains(program) && error.hint().is_some());
     }
+}
+
+/// Images that can be read are what they are in this process; the others get a verdict, and the worker goes on.
+#[test]
+fn pixels_come_from_the_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
+    let preprocess = Preprocess {
+        size: Size::Squash { width: 20, height: 16 },
+        filter: Filter::Bicubic,
+        numbers: Numbers { mean: [0.5; 3], std: [0.5; 3] },
+    };
+    let mut room = Room::new(&LIMITS);
+    for name in ["rgb.png", "cmyk.jpg", "animated.webp", "rgba.bmp", "one.png"] {
+        let path = golden.join(name);
+        let here = preprocess.pixels(&decode(&std::fs::read(&path).unwrap()).unwrap()).unwrap();
+        assert_eq!(room.worker.pixels(&path, &preprocess), Ok(here), "{name}");
+        // An image that is cut off, between two that are whole.
+        let cut = dir.path().join(name);
+        std::fs::write(&cut, &std::fs::read(&path).unwrap()[..40]).unwrap();
+        assert_eq!(room.worker.pixels(&cut, &preprocess).unwrap_err().verdict, Verdict::Corrupt, "{name}");
+    }
+    let empty = dir.path().join("empty.png");
+    std::fs::write(&empty, "").unwrap();
+    assert_eq!(room.worker.pixels(&empty, &preprocess).unwrap_err().verdict, Verdict::Empty);
+    let absent = room.worker.pixels(&dir.path().join("absent.png"), &preprocess).unwrap_err();
+    assert_eq!(absent.verdict, Verdict::Failed);
 }

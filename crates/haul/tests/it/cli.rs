@@ -72,6 +72,7 @@ fn help_names_the_commands() {
       model     Add, download, list and check models
       schema    Check a schema of what is extracted, or show its prompts
       records   Compare records with what is true
+      vision    Say how sure vision encoders are of images
       compare   Compare GGUF files of one model, and say which to take
       tune      Find the fastest settings for a model, and keep them
       doctor    Say what this machine can do, from measurement

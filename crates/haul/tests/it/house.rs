@@ -104,8 +104,10 @@ fn arrows_point_downward() {
 /// `jobs/src`, and never import each other.
 #[test]
 fn jobs_do_not_import_each_other() {
-    let jobs =
-        ["ingest", "search", "embed", "models", "bench", "golden", "correct", "compare", "tune", "extract"];
+    let jobs = [
+        "ingest", "search", "embed", "models", "bench", "golden", "correct", "compare", "tune", "extract",
+        "vision",
+    ];
     let mut found = Vec::new();
     for job in jobs {
         let own = |name: &str| {

@@ -44,3 +44,4 @@ mod shards;
 mod sparse;
 #[path = "../../../store/tests/standin/mod.rs"]
 mod standin;
+mod vision;

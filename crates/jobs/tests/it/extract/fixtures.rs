@@ -1,9 +1,7 @@
 //! Documents made for tests.
 
-use std::fs;
-use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use haul_corpus::document::{Block, BlockKind, Chapter, Document, Format};
 use haul_corpus::limits::Limits;
@@ -29,21 +27,6 @@ pub(crate) fn source(file: &str, paragraphs: &[&str]) -> Source {
     document.chapters.push(Chapter { breadcrumb: vec![], href: None, start: 0, end: document.text.len() });
     document.check().unwrap();
     Source { file: file.to_owned(), document }
-}
-
-/// A file or folder of the shared data beside the repository; without it, the test says that it is skipped.
-#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test says what it did not test")]
-pub(super) fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
-    if found.exists() {
-        return Some(found);
-    }
-    println!("skipped: there is no ../shared/{path}");
-    if let Some(skips) = std::env::var_os("HAUL_TEST_SKIPS") {
-        let mut file = fs::File::options().append(true).create(true).open(skips).unwrap();
-        writeln!(file, "extract: there is no ../shared/{path}").unwrap();
-    }
-    None
 }
 
 /// What a file says, read in this process.

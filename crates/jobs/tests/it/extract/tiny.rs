@@ -8,8 +8,9 @@ use haul_jobs::extract::documents::Company;
 use haul_jobs::extract::windows::{Room, coverage, cut};
 use serde::Deserialize;
 
-use super::fixtures::{parsed, shared};
+use super::fixtures::parsed;
 use super::schema::read;
+use crate::shared;
 
 #[derive(Deserialize)]
 struct Gold {
@@ -33,7 +34,7 @@ struct Fact {
 /// number and a small letter follow ("... by law. 430 basis points is the margin ...").
 #[test]
 fn every_stated_fact_stands_in_a_sentence_of_ours() {
-    let Some(folder) = shared("models/tiny-llm/companies") else { return };
+    let Some(folder) = shared("extract", "models/tiny-llm/companies") else { return };
     let schema = read("assets/tiny-llm/schema.json");
     let gold: BTreeMap<String, Gold> =
         serde_json::from_slice(&fs::read(folder.join("gold.json")).unwrap()).unwrap();

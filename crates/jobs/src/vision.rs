@@ -1,0 +1,12 @@
+//! Uncertainty of vision encoders: what passes with dropout say of images, without the model that made them.
+//!
+//! [`analyze::analyze`] reads saved passes and trials (`npz`), its own and those of the study it follows, and derives
+//! every quantity of [`statistics`] from them. [`images`] says which images a run takes, [`sites`] where a model is
+//! disturbed.
+
+pub mod analyze;
+pub mod images;
+pub mod npz;
+pub mod sample;
+pub mod sites;
+pub mod statistics;
