@@ -26,7 +26,7 @@ fn table(text: &mut String, reading: &Reading) {
     line!(text, "  {}, {}{passes}", counted(reading.images, "image"), counted(reading.trials, "trial"));
     line!(
         text,
-        "  {:18} {:>10} {:>8} {:>6} {:>6} {:>8} {:>7} {:>7}",
+        "  {:18} {:>10} {:>7} {:>7} {:>7} {:>8} {:>7} {:>7}",
         "quantity",
         "mean",
         "snr",
@@ -59,7 +59,7 @@ fn row(quantity: &Quantity) -> String {
     let needed = quantity.law.as_ref().and_then(|law| law.passes_for_icc_75);
     let needed = needed.map_or_else(|| "-".to_owned(), |passes| passes.to_string());
     format!(
-        "{:>10.3e} {snr:>8} {:>6} {:>6} {:>8} {:>7} {needed:>7}",
+        "{:>10.3e} {snr:>7} {:>7} {:>7} {:>8} {:>7} {needed:>7}",
         quantity.mean,
         shown(reliability.and_then(|of| of.icc)),
         shown(reliability.and_then(|of| of.pairwise_spearman_median)),

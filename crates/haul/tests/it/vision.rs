@@ -25,7 +25,18 @@ fn tables_fit_a_terminal() {
     for line in ran.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }
-    assert_ran!(home, home.run(&["vision", "analyze", "run/exp0_trials_T16.npz"]), @"");
+    assert_ran!(home, home.run(&["vision", "analyze", "run/exp0_trials_T16.npz"]), @r"
+    exit 0
+    --- stdout
+    run/exp0_trials_T16.npz
+      40 images, 6 trials of 16 passes
+      quantity                 mean     snr     icc     rho   status of mean   T .75
+      trace_post            1.153e1   5.890  0.8513  0.8234   usable  0.9717       9
+      trace_pre             3.085e0   5.593  0.8444  0.8234   usable  0.9702       9
+
+    1 read, 0 not
+    --- stderr
+    ");
 }
 
 #[test]
@@ -51,14 +62,38 @@ fn weights_are_frozen_and_used_again() {
     };
     let first = of(&["--save-weights", "w.npz"]);
     assert!((of(&["--weights", "w.npz"]) / first - 1.0).abs() < 1e-12);
-    assert_ran!(home, home.run(&["vision", "analyze", "run/exp0_trials_T16.npz", "--save-weights", "w2.npz"]), @"");
-    assert_ran!(home, home.run(&["vision", "analyze", "run", "--weights", "run/exp0_trials_T16.npz"]), @"");
+    assert_ran!(home, home.run(&["vision", "analyze", "run/exp0_trials_T16.npz", "--save-weights", "w2.npz"]), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    haul: no weights for w2.npz: no passes of two images or more were read
+
+    hint: weights come from trial*_seed*.npz and from mc.npz
+    ");
+    assert_ran!(home, home.run(&["vision", "analyze", "run", "--weights", "run/exp0_trials_T16.npz"]), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    haul: run/exp0_trials_T16.npz: no array `weights`
+    ");
 }
 
 #[test]
 fn nothing_to_read_could_not_run() {
     let home = Home::empty();
     home.write("empty/readme.txt", "no arrays");
-    assert_ran!(home, home.run(&["vision", "analyze", "empty"]), @"");
-    assert_ran!(home, home.run(&["vision", "analyze", "absent"]), @"");
+    assert_ran!(home, home.run(&["vision", "analyze", "empty"]), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    haul: no .npz file in empty
+
+    hint: name the folder that a run wrote, or its files
+    ");
+    assert_ran!(home, home.run(&["vision", "analyze", "absent"]), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    haul: cannot list absent: No such file or directory (os error 2)
+    ");
 }

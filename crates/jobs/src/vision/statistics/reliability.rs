@@ -158,10 +158,10 @@ impl Trials<'_> {
             pairwise_spearman_q25: Some(q25),
             pairwise_spearman_q75: Some(q75),
             status: status(median, snr, icc),
-            icc_of_mean: icc.map(|icc| spearman_brown(icc, trials as f64)),
+            icc_of_mean: icc.and_then(|icc| spearman_brown(icc, trials as f64)),
             split_half,
             split_half_of_mean: split_half
-                .map(|half| spearman_brown(half, trials as f64 / (trials / 2) as f64)),
+                .and_then(|half| spearman_brown(half, trials as f64 / (trials / 2) as f64)),
             ..nothing
         }
     }
@@ -191,10 +191,9 @@ fn icc(signal: f64, noise: f64, trials: usize) -> Option<f64> {
     (all > 0.0).then(|| (between - noise) / all)
 }
 
-/// The reliability of something `times` as long.
-#[must_use]
-pub fn spearman_brown(reliability: f64, times: f64) -> f64 {
-    times * reliability / (1.0 + (times - 1.0) * reliability)
+/// The reliability of something `times` as long; none where there is none to begin with.
+fn spearman_brown(reliability: f64, times: f64) -> Option<f64> {
+    (reliability >= 0.0).then(|| times * reliability / (1.0 + (times - 1.0) * reliability))
 }
 
 /// Without noise there is nothing that a signal could be too small for.
