@@ -1,4 +1,4 @@
-//! The zip archive of a book, read under limits that no declared size can lift.
+//! A zip archive, read under limits that no declared size can lift.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -28,6 +28,8 @@ pub(crate) struct Archive {
     /// Names as paths are looked up: exact first, then without regard to case.
     by_name: HashMap<String, usize>,
     by_folded_name: HashMap<String, usize>,
+    /// Entries that are no folders, those of one name each.
+    files: usize,
     limits: Limits,
     file_bytes: u64,
     /// Bytes inflated so far.
@@ -76,13 +78,14 @@ impl Archive {
     fn of_entries(names: Vec<String>, entries: Entries, file_bytes: u64, limits: &Limits) -> Archive {
         let mut by_name = HashMap::new();
         let mut by_folded_name = HashMap::new();
+        let files = names.iter().filter(|name| is_file(name)).count();
         for (index, name) in names.into_iter().enumerate() {
             let name = name.replace('\\', "/");
             by_folded_name.entry(name.to_lowercase()).or_insert(index);
             by_name.entry(name).or_insert(index);
         }
         let limits = limits.clone();
-        Archive { entries, by_name, by_folded_name, limits, file_bytes, inflated_bytes: 0 }
+        Archive { entries, by_name, by_folded_name, files, limits, file_bytes, inflated_bytes: 0 }
     }
 
     /// The directory of the archive is broken.
@@ -92,6 +95,18 @@ impl Archive {
 
     pub(crate) fn has(&self, path: &str) -> bool {
         self.index_of(path).is_some()
+    }
+
+    /// The names of all entries that are no folders, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.by_name.keys().filter(|name| is_file(name)).cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Entries that are no folders, also those that have one name.
+    pub(crate) fn files(&self) -> usize {
+        self.files
     }
 
     /// The first entry, by name, whose name ends so.
@@ -144,6 +159,10 @@ impl Archive {
         let folded = || self.by_folded_name.get(&path.to_lowercase());
         self.by_name.get(path).or_else(folded).copied()
     }
+}
+
+fn is_file(name: &str) -> bool {
+    !name.is_empty() && !name.ends_with(['/', '\\'])
 }
 
 /// What one entry may inflate to.

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::sentence;
 
+/// What stands between blocks of a document that is put together here.
+pub(crate) const BETWEEN_BLOCKS: &str = "\n\n";
+const BETWEEN_ROWS: &str = "\n";
+
 /// One document. Offsets are bytes of `text` and stand on character boundaries.
 ///
 /// Chapters partition the text: the first starts at 0, each starts where the one before ends, the last ends
@@ -29,7 +33,7 @@ pub struct Document {
     pub blocks: Vec<Block>,
     /// Chapters: see the type.
     pub chapters: Vec<Chapter>,
-    /// Where each page that has text begins, in order; empty for formats without pages.
+    /// Where each page that has text begins, in order; a sheet of a workbook is a page. Empty for formats without pages.
     pub pages: Vec<PageStart>,
     /// What was left out or replaced, counted.
     pub furniture: Furniture,
@@ -126,6 +130,9 @@ pub struct Furniture {
     pub mended_hyphens: usize,
     /// Pieces of text that a tracked change deletes.
     pub deleted_pieces: usize,
+    /// Files that hang on a mail; they are documents of their own where containers are unpacked.
+    #[serde(default)]
+    pub attachments: usize,
 }
 
 impl Furniture {
@@ -144,6 +151,7 @@ impl Furniture {
         self.running_lines += other.running_lines;
         self.mended_hyphens += other.mended_hyphens;
         self.deleted_pieces += other.deleted_pieces;
+        self.attachments += other.attachments;
     }
 }
 
@@ -159,6 +167,21 @@ pub struct Sentence {
 }
 
 impl Document {
+    /// Adds a block at the end of the text; nothing where it says nothing.
+    pub(crate) fn push(&mut self, text: &str, kind: BlockKind) {
+        if text.trim().is_empty() {
+            return;
+        }
+        let after_row = self.blocks.last().is_some_and(|block| block.kind == BlockKind::TableRow);
+        let between = if after_row && kind == BlockKind::TableRow { BETWEEN_ROWS } else { BETWEEN_BLOCKS };
+        if !self.text.is_empty() {
+            self.text.push_str(between);
+        }
+        let start = self.text.len();
+        self.text.push_str(text);
+        self.blocks.push(Block { kind, start, end: self.text.len(), chapter: 0 });
+    }
+
     /// The sentences of all blocks, in order: everything of the text but the whitespace between blocks. What numbers a
     /// paragraph or heading, as in "2. Term Loan A", is no sentence by itself.
     pub fn sentences(&self) -> Vec<Sentence> {
@@ -269,6 +292,13 @@ pub enum Format {
     Pdf,
     /// Word documents since 2007.
     Docx,
+    /// Excel workbooks since 2007.
+    Xlsx,
+    /// Mails as Outlook saves them.
+    Msg,
+    /// A picture of a page, which only recognition reads. No extension stands for it: pictures beside books are covers,
+    /// and who wants them read says so.
+    Picture,
 }
 
 impl Format {
@@ -282,6 +312,8 @@ impl Format {
             "jsonl" | "ndjson" => Some(Format::JsonLines),
             "pdf" => Some(Format::Pdf),
             "docx" | "docm" => Some(Format::Docx),
+            "xlsx" | "xlsm" => Some(Format::Xlsx),
+            "msg" => Some(Format::Msg),
             _ => None,
         }
     }
@@ -296,6 +328,9 @@ impl Format {
             Format::JsonLines => "json_lines",
             Format::Pdf => "pdf",
             Format::Docx => "docx",
+            Format::Xlsx => "xlsx",
+            Format::Msg => "msg",
+            Format::Picture => "picture",
         }
     }
 }

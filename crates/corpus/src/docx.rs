@@ -11,15 +11,13 @@ use serde_json::json;
 
 use crate::archive::Archive;
 use crate::chapters;
-use crate::document::{Block, BlockKind, Document};
+use crate::document::{BETWEEN_BLOCKS, BlockKind, Document};
 use crate::encoding;
 use crate::html::one_line_title;
 use crate::limits::{Limits, METADATA_VALUE_BYTES_MAX};
 use crate::markup::{Dialect, Element, Token, tokens};
 use crate::verdict::{ParseFailure, Verdict};
 
-const BETWEEN_BLOCKS: &str = "\n\n";
-const BETWEEN_ROWS: &str = "\n";
 /// Styles that go back to each other are followed no further.
 const STYLE_CHAIN_MAX: usize = 16;
 /// Word knows nine outline levels, a document six.
@@ -49,6 +47,15 @@ pub(crate) fn read(file: File, limits: &Limits) -> Result<Document, ParseFailure
 
 /// The part that the package names as its document.
 pub(crate) fn main_part(archive: &mut Archive) -> Result<String, ParseFailure> {
+    let main = named_main(archive)?.unwrap_or_else(|| "word/document.xml".to_owned());
+    if archive.has(&main) && main.rsplit('/').next().is_some_and(|name| name.starts_with("document")) {
+        return Ok(main);
+    }
+    Err(without_document(archive))
+}
+
+/// What a package of Office says its main part is.
+pub(crate) fn named_main(archive: &mut Archive) -> Result<Option<String>, ParseFailure> {
     let relations = text_of(archive, "_rels/.rels")?.unwrap_or_default();
     let mut main = None;
     tokens(&relations, Dialect::Xml, |token| {
@@ -60,11 +67,7 @@ pub(crate) fn main_part(archive: &mut Archive) -> Result<String, ParseFailure> {
             main = main.take().or(target);
         }
     });
-    let main = main.unwrap_or_else(|| "word/document.xml".to_owned());
-    if archive.has(&main) && main.rsplit('/').next().is_some_and(|name| name.starts_with("document")) {
-        return Ok(main);
-    }
-    Err(without_document(archive))
+    Ok(main)
 }
 
 fn without_document(archive: &Archive) -> ParseFailure {
@@ -83,7 +86,7 @@ fn without_document(archive: &Archive) -> ParseFailure {
 }
 
 /// A part of the package as text; a part that a package need not have and lacks says nothing.
-fn text_of(archive: &mut Archive, path: &str) -> Result<Option<String>, ParseFailure> {
+pub(crate) fn text_of(archive: &mut Archive, path: &str) -> Result<Option<String>, ParseFailure> {
     Ok(archive.read(path)?.map(|bytes| encoding::decode_markup(bytes).text))
 }
 
@@ -295,7 +298,7 @@ impl<'a> Reader<'a> {
                     None if is_item => BlockKind::ListItem,
                     None => BlockKind::Paragraph,
                 };
-                self.push(&text, kind);
+                self.document.push(&text, kind);
                 self.push_notes(notes);
             }
         }
@@ -303,7 +306,7 @@ impl<'a> Reader<'a> {
 
     fn end_row(&mut self) {
         let row = std::mem::take(&mut self.cells).join("\t");
-        self.push(row.trim_matches('\t'), BlockKind::TableRow);
+        self.document.push(row.trim_matches('\t'), BlockKind::TableRow);
         let notes = std::mem::take(&mut self.outer.first_mut().unwrap_or(&mut self.paragraph).notes);
         self.push_notes(notes);
     }
@@ -311,24 +314,9 @@ impl<'a> Reader<'a> {
     fn push_notes(&mut self, notes: Vec<NoteId>) {
         for note in notes {
             if let Some(text) = self.notes.remove(&note) {
-                self.push(&text, BlockKind::Paragraph);
+                self.document.push(&text, BlockKind::Paragraph);
             }
         }
-    }
-
-    fn push(&mut self, text: &str, kind: BlockKind) {
-        if text.is_empty() {
-            return;
-        }
-        let document = &mut self.document;
-        let after_row = document.blocks.last().is_some_and(|block| block.kind == BlockKind::TableRow);
-        let between = if after_row && kind == BlockKind::TableRow { BETWEEN_ROWS } else { BETWEEN_BLOCKS };
-        if !document.text.is_empty() {
-            document.text.push_str(between);
-        }
-        let start = document.text.len();
-        document.text.push_str(text);
-        document.blocks.push(Block { kind, start, end: document.text.len(), chapter: 0 });
     }
 
     fn finish(mut self) -> Result<Document, ParseFailure> {
@@ -347,7 +335,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_properties(source: &str, document: &mut Document) {
+/// Title, authors and the like of `docProps/core.xml`.
+pub(crate) fn read_properties(source: &str, document: &mut Document) {
     let mut open: Option<&'static str> = None;
     let names = ["title", "creator", "language", "subject", "keywords", "created"];
     let mut found: HashMap<&'static str, String> = HashMap::new();

@@ -33,6 +33,7 @@
 
 pub mod calibre;
 pub mod chunk;
+pub mod container;
 pub mod document;
 pub mod limits;
 pub mod manuscript;
@@ -51,13 +52,16 @@ mod epub;
 mod html;
 mod json_lines;
 mod language;
+mod mail;
 mod markdown;
 mod markup;
 #[cfg(unix)]
 mod path_unix;
 #[cfg(any(windows, test))]
 mod path_windows;
+mod picture;
 mod sentence;
 mod sniff;
 mod text;
+mod workbook;
 mod worker_unix;

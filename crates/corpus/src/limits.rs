@@ -84,6 +84,14 @@ pub(crate) const PACKAGE_ITEMS_MAX: usize = 100_000;
 pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 64 * KIB as usize;
 /// Bytes of one title in a breadcrumb. Every chapter below repeats it.
 pub(crate) const TITLE_BYTES_MAX: usize = KIB as usize;
+/// Sheets of a workbook.
+pub(crate) const SHEETS_MAX: usize = 10_000;
+/// Columns of a sheet, as many as Excel has.
+pub(crate) const TABLE_COLUMNS_MAX: usize = 16_384;
+/// Mails that hang on mails that hang on a mail.
+pub(crate) const MAIL_DEPTH_MAX: usize = 8;
+/// Files that hang on a mail.
+pub(crate) const MAIL_ATTACHMENTS_MAX: usize = 1_000;
 /// Directory levels below a listed root.
 pub(crate) const FOLDER_DEPTH_MAX: usize = 64;
 

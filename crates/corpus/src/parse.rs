@@ -11,7 +11,9 @@ use crate::document::{Document, Format};
 use crate::limits::Limits;
 use crate::readers::Setup;
 use crate::verdict::{ParseFailure, Verdict};
-use crate::{docx, encoding, epub, html, json_lines, language, markdown, pdf, sniff, text};
+use crate::{
+    docx, encoding, epub, html, json_lines, language, mail, markdown, pdf, picture, sniff, text, workbook,
+};
 
 /// Changes when the same file gives other documents; part of the pipeline fingerprint.
 pub const VERSION: u32 = 3;
@@ -54,6 +56,9 @@ pub fn parse(
     let mut document = match format {
         Format::Epub => epub::read(file, limits)?,
         Format::Docx => docx::read(file, limits)?,
+        Format::Xlsx => workbook::read(file, limits)?,
+        Format::Msg => mail::read(file, limits)?,
+        Format::Picture => picture::read(path, setup)?,
         Format::Pdf => pdf::read(path, setup, &mut || emit(Event::PageRecognised))?,
         Format::Html => html::document(encoding::decode_markup(read_bytes(&mut file, limits)?), limits)?,
         Format::Markdown => markdown::document(encoding::decode(read_bytes(&mut file, limits)?)),
@@ -70,7 +75,7 @@ pub fn parse(
 }
 
 /// Opens a regular file; anything else, such as a pipe, could block for ever.
-fn open(path: &Path) -> Result<File, ParseFailure> {
+pub(crate) fn open(path: &Path) -> Result<File, ParseFailure> {
     let failed = |error| ParseFailure::new(Verdict::Failed, format!("cannot open the file: {error}"));
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {

@@ -19,7 +19,7 @@ mod furniture;
 mod oxide;
 mod paragraphs;
 mod pdfium;
-mod recognise;
+pub(crate) mod recognise;
 
 /// Metadata of a document: what read it, as [`Readers::pdf_engine`] says.
 pub const ENGINE: &str = "pdf_engine";

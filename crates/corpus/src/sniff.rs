@@ -54,18 +54,30 @@ fn check_start(start: &[u8], format: Format) -> Result<(), ParseFailure> {
     if format == Format::Pdf {
         return check_pdf(start, binary);
     }
-    if matches!(format, Format::Epub | Format::Docx) {
+    if format == Format::Msg {
+        return check_mail(start, binary);
+    }
+    if format == Format::Picture {
+        // Whoever recognises it knows more kinds of picture than are named here.
+        return Ok(());
+    }
+    if matches!(format, Format::Epub | Format::Docx | Format::Xlsx) {
         return match binary {
             Some(kind) if kind.ends_with("zip archive") => Ok(()),
-            // Word puts a document with a password into the shell of an old one.
-            Some(kind) if kind == OLD_OFFICE && format == Format::Docx => {
-                let why = "encrypted, or an old Word document under the name of a new one";
+            // Office puts a document with a password into the shell of an old one.
+            Some(kind) if kind == OLD_OFFICE && format != Format::Epub => {
+                let is = if format == Format::Docx { "Word document" } else { "Excel workbook" };
+                let why = format!("encrypted, or an old {is} under the name of a new one");
                 Err(ParseFailure::new(Verdict::Drm, why))
             }
             Some(kind) => unsupported(kind),
             None if looks_like_html(start) => unsupported("HTML"),
             None => {
-                let is = if format == Format::Docx { "a Word document" } else { "an EPUB" };
+                let is = match format {
+                    Format::Docx => "a Word document",
+                    Format::Xlsx => "an Excel workbook",
+                    _ => "an EPUB",
+                };
                 let why = format!("not a zip archive, as {is} is: it starts with {:?}", first_letters(start));
                 Err(ParseFailure::new(Verdict::Corrupt, why))
             }
@@ -90,6 +102,20 @@ fn check_pdf(start: &[u8], binary: Option<&'static str>) -> Result<(), ParseFail
         }
         _ => {
             let why = format!("not a PDF: it starts with {:?}", first_letters(start));
+            Err(ParseFailure::new(Verdict::Corrupt, why))
+        }
+    }
+}
+
+fn check_mail(start: &[u8], binary: Option<&'static str>) -> Result<(), ParseFailure> {
+    match binary {
+        Some(OLD_OFFICE) => Ok(()),
+        Some(kind) => {
+            let why = format!("named as msg, but its content is {kind}");
+            Err(ParseFailure::new(Verdict::Unsupported, why))
+        }
+        None => {
+            let why = format!("not a mail of Outlook: it starts with {:?}", first_letters(start));
             Err(ParseFailure::new(Verdict::Corrupt, why))
         }
     }

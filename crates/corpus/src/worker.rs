@@ -4,6 +4,7 @@
 //! worker's stdin and stdout: the setup first, then one request a file, answered by a frame for each document
 //! and a last one. One document at a time is in memory, however many a file holds.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::{self, Container};
 use crate::document::Format;
 use crate::limits::Limits;
 use crate::parse::{self, Event, Parsed};
 use crate::pdf;
-use crate::readers::Setup;
+use crate::readers::{Readers, Setup};
 use crate::verdict::{ParseFailure, Verdict};
 use crate::worker_unix as system;
 
@@ -27,13 +29,15 @@ pub use frame::FrameError;
 mod frame;
 
 /// Both sides must speak the same frames; the worker says this number first.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 /// Time for a fresh worker to say that it is ready.
 const START_SECONDS: u64 = 20;
 /// Replies waiting between the worker and the caller, besides the one being read.
 const REPLIES_MAX: usize = 1;
 /// Bytes of a request frame: one path, a format and limits; or the setup.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of a file of a container that are sent at a time.
+const PIECE_BYTES: usize = 1 << 20;
 /// The last bytes of the worker's stderr that are kept to say why it died.
 const STDERR_TAIL_BYTES: usize = 4 << 10;
 
@@ -69,11 +73,57 @@ impl Worker {
         // A file that cannot be looked at gets the limits of an empty one; the worker says what is wrong with it.
         let size_bytes = std::fs::metadata(path).map_or(0, |facts| facts.len());
         let limits = self.setup.limits.of_file(format, size_bytes);
-        let request = Request { path: path.to_owned(), format, limits };
+        let request = Request { path: path.to_owned(), task: Task::Parse(format), limits };
         match self.parse_once(&request, emit) {
             // Files before this one may have left the process too little of its address space.
             Ended::OutOfMemory { files_before: 1.., .. } => self.parse_once(&request, emit).into_result(),
             ended => ended.into_result(),
+        }
+    }
+
+    /// What this worker reads with.
+    #[must_use]
+    pub fn readers(&self) -> &Readers {
+        &self.setup.readers
+    }
+
+    /// Writes the files of a container into the empty folder `into`, `bytes_max` bytes at most, and hands each to `emit` as
+    /// it comes. Their names there are numbers. An error says why the container, or the rest of it, was not read.
+    pub fn unpack(
+        &mut self,
+        path: &Path,
+        container: Container,
+        into: &Path,
+        bytes_max: u64,
+        emit: &mut dyn FnMut(Unpacked),
+    ) -> Result<(), ParseFailure> {
+        let Some(path) = path.to_str() else {
+            return Err(ParseFailure::new(Verdict::Unsupported, "the path is not UTF-8"));
+        };
+        let archive_bytes = self.setup.limits.archive_bytes.min(bytes_max);
+        let limits = Limits { archive_bytes, ..self.setup.limits.clone() };
+        let patience = Duration::from_secs(limits.wall_seconds);
+        let request = Request { path: path.to_owned(), task: Task::Unpack(container), limits };
+        self.begin(&request, patience)?;
+        let mut unpacking = Unpacking { into, left_bytes: archive_bytes, count: 0, open: None };
+        loop {
+            let death = match self.process.receive(patience) {
+                Ok(Reply::Done(result)) if unpacking.open.is_none() => {
+                    self.process.files += 1;
+                    return result;
+                }
+                Ok(reply) => match unpacking.take(reply, emit) {
+                    Ok(()) => continue,
+                    Err(Untaken::Garbled) => Death::Garbled,
+                    Err(Untaken::Disk(error)) => {
+                        self.process.kill();
+                        let why = format!("cannot write into {}: {error}", into.display());
+                        return Err(ParseFailure::new(Verdict::Failed, why));
+                    }
+                },
+                Err(death) => death,
+            };
+            return self.end(unpacking.count, death, &request.limits).into_result();
         }
     }
 
@@ -91,7 +141,7 @@ impl Worker {
                     self.process.files += 1;
                     return Ended::Result(result);
                 }
-                Ok(Reply::Ready { .. } | Reply::Begun) => {
+                Ok(_) => {
                     return self.end(documents, Death::Garbled, &request.limits);
                 }
                 Err(death) => return self.end(documents, death, &request.limits),
@@ -146,6 +196,83 @@ impl Worker {
     }
 }
 
+/// A file that came out of a container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unpacked {
+    /// Its name there, with `/` between its parts and none that leads out.
+    pub name: String,
+    /// Where its bytes are now, or why there are none.
+    pub content: Result<PathBuf, ParseFailure>,
+}
+
+/// The files of a container as they come, a piece at a time.
+struct Unpacking<'a> {
+    into: &'a Path,
+    /// Bytes that may still be written, whatever the worker says.
+    left_bytes: u64,
+    count: usize,
+    open: Option<OpenFile>,
+}
+
+struct OpenFile {
+    name: String,
+    path: PathBuf,
+    file: File,
+    missing_bytes: u64,
+}
+
+/// Why a reply of a worker that unpacks was not taken.
+enum Untaken {
+    Garbled,
+    Disk(io::Error),
+}
+
+impl Unpacking<'_> {
+    fn take(&mut self, reply: Reply, emit: &mut dyn FnMut(Unpacked)) -> Result<(), Untaken> {
+        match (reply, self.open.take()) {
+            (Reply::Packed { name, content }, None) => {
+                self.count += 1;
+                match (container::inner_name(&name), content) {
+                    (Ok(name), Ok(bytes)) => return self.begin(name, bytes, emit),
+                    (Ok(name), Err(failure)) => emit(Unpacked { name, content: Err(failure) }),
+                    // Without its bytes: a name that leads out is refused where it is sent.
+                    (Err(failure), Err(_)) => emit(Unpacked { name, content: Err(failure) }),
+                    (Err(_), Ok(_)) => return Err(Untaken::Garbled),
+                }
+                Ok(())
+            }
+            (Reply::Piece { bytes, .. }, Some(mut open)) => {
+                let length = bytes.len() as u64;
+                if length == 0 || length > open.missing_bytes {
+                    return Err(Untaken::Garbled);
+                }
+                open.file.write_all(&bytes).map_err(Untaken::Disk)?;
+                open.missing_bytes -= length;
+                self.finish(open, emit);
+                Ok(())
+            }
+            _ => Err(Untaken::Garbled),
+        }
+    }
+
+    fn begin(&mut self, name: String, bytes: u64, emit: &mut dyn FnMut(Unpacked)) -> Result<(), Untaken> {
+        self.left_bytes = self.left_bytes.checked_sub(bytes).ok_or(Untaken::Garbled)?;
+        let path = self.into.join(self.count.to_string());
+        let file = File::create_new(&path).map_err(Untaken::Disk)?;
+        self.finish(OpenFile { name, path, file, missing_bytes: bytes }, emit);
+        Ok(())
+    }
+
+    /// Hands a file out when all of it has come.
+    fn finish(&mut self, open: OpenFile, emit: &mut dyn FnMut(Unpacked)) {
+        if open.missing_bytes == 0 {
+            emit(Unpacked { name: open.name, content: Ok(open.path) });
+        } else {
+            self.open = Some(open);
+        }
+    }
+}
+
 /// How the reading of a file ended.
 enum Ended {
     /// By the parser, or by a death that is the file's.
@@ -189,7 +316,10 @@ pub fn serve_with(
         setup.limits = request.limits.clone();
         system::limit_memory(setup.limits.memory_bytes).map_err(WorkerError::Limit)?;
         frame::write(&mut replies, &Reply::Begun, reply_bytes)?;
-        let result = answer(&request, &setup, &mut replies, &parser)?;
+        let result = match request.task {
+            Task::Parse(format) => answer(&request.path, format, &setup, &mut replies, &parser)?,
+            Task::Unpack(container) => unpacked(&request.path, container, &setup.limits, &mut replies)?,
+        };
         frame::write(&mut replies, &Reply::Done(result), reply_bytes)?;
     }
     Ok(())
@@ -197,7 +327,8 @@ pub fn serve_with(
 
 /// Parses one file. The outer error is a broken pipe, the inner result the file's.
 fn answer(
-    request: &Request,
+    path: &str,
+    format: Format,
     setup: &Setup,
     replies: &mut impl Write,
     parser: &impl Fn(&Path, Format, &Setup, &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), ParseFailure>,
@@ -217,12 +348,56 @@ fn answer(
     };
     system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit)?;
     let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        parser(Path::new(&request.path), request.format, setup, &mut emit)
+        parser(Path::new(path), format, setup, &mut emit)
     }));
     match broken {
         Some(error) => Err(error),
         None => Ok(parsed.unwrap_or_else(|panic| Err(panicked(&*panic)))),
     }
+}
+
+/// Opens one container, as [`answer`] parses one file. CPU time is counted for each of its files anew.
+fn unpacked(
+    path: &str,
+    container: Container,
+    limits: &Limits,
+    replies: &mut impl Write,
+) -> Result<Result<(), ParseFailure>, WorkerError> {
+    let mut broken = None;
+    let mut emit = |packed: container::Packed| {
+        let sent = send_packed(packed, replies, limits)
+            .and_then(|()| system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit));
+        sent.map_err(|error| {
+            broken = Some(error);
+            container::Broken
+        })
+    };
+    system::limit_cpu(limits.cpu_seconds).map_err(WorkerError::Limit)?;
+    let unpacked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        container::unpack(Path::new(path), container, limits, &mut emit)
+    }));
+    match (unpacked, broken) {
+        (_, Some(error)) => Err(error),
+        (Ok(Ok(result)), None) => Ok(result),
+        (Ok(Err(container::Broken)), None) => Ok(Ok(())),
+        (Err(panic), None) => Ok(Err(panicked(&*panic))),
+    }
+}
+
+/// The name of a file first, with its length; then its bytes, which are no JSON.
+fn send_packed(
+    packed: container::Packed,
+    replies: &mut impl Write,
+    limits: &Limits,
+) -> Result<(), WorkerError> {
+    let named = container::inner_name(&packed.name).and(packed.content);
+    let length = named.as_ref().map(|bytes| bytes.len() as u64).map_err(Clone::clone);
+    frame::write(replies, &Reply::Packed { name: packed.name, content: length }, limits.reply_bytes)?;
+    for piece in named.iter().flat_map(|bytes| bytes.chunks(PIECE_BYTES)) {
+        frame::write(replies, &Reply::Piece { length: piece.len(), bytes: Vec::new() }, limits.reply_bytes)?;
+        replies.write_all(piece).and_then(|()| replies.flush()).map_err(FrameError::Io)?;
+    }
+    Ok(())
 }
 
 fn send(event: Event, replies: &mut impl Write, limits: &Limits) -> Result<(), WorkerError> {
@@ -308,8 +483,14 @@ impl WorkerError {
 #[derive(Serialize, Deserialize)]
 struct Request {
     path: String,
-    format: Format,
+    task: Task,
     limits: Limits,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Task {
+    Parse(Format),
+    Unpack(Container),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -322,6 +503,17 @@ enum Reply {
     Begun,
     Document(Box<Parsed>),
     PageRecognised,
+    /// A file of a container: its name there, and how many bytes follow.
+    Packed {
+        name: String,
+        content: Result<u64, ParseFailure>,
+    },
+    /// So many of its bytes, which stand behind the frame.
+    Piece {
+        length: usize,
+        #[serde(skip)]
+        bytes: Vec<u8>,
+    },
     Done(Result<(), ParseFailure>),
 }
 
@@ -472,12 +664,23 @@ impl Drop for Process {
 }
 
 fn read_replies(mut stdout: ChildStdout, reply_bytes: u64, sender: &SyncSender<Result<Reply, FrameError>>) {
-    while let Some(reply) = frame::read::<Reply>(&mut stdout, reply_bytes).transpose() {
+    while let Some(reply) = read_reply(&mut stdout, reply_bytes).transpose() {
         let broken = reply.is_err();
         // The receiver is gone once the worker is no longer wanted.
         if sender.send(reply).is_err() || broken {
             return;
         }
+    }
+}
+
+fn read_reply(stdout: &mut impl Read, reply_bytes: u64) -> Result<Option<Reply>, FrameError> {
+    match frame::read::<Reply>(stdout, reply_bytes)? {
+        Some(Reply::Piece { length, .. }) if length <= PIECE_BYTES => {
+            let mut bytes = vec![0; length];
+            stdout.read_exact(&mut bytes)?;
+            Ok(Some(Reply::Piece { length, bytes }))
+        }
+        other => Ok(other),
     }
 }
 

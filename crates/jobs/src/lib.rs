@@ -17,6 +17,7 @@ pub mod golden;
 pub mod ingest;
 mod mixes;
 pub mod models;
+mod parsed;
 pub mod proof;
 mod quality;
 pub mod search;

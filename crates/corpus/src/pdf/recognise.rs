@@ -7,9 +7,15 @@ use super::pdfium::Picture;
 use crate::readers::Ocr;
 use crate::verdict::{ParseFailure, Verdict};
 
-/// Recognises one page. The command inherits the limits of this process; whoever waits for this process waits for
-/// both.
+/// Recognises one page.
 pub(super) fn text(ocr: &Ocr, picture: &Picture) -> Result<String, ParseFailure> {
+    let header = format!("P5\n{} {}\n255\n", picture.width, picture.height);
+    of_image(ocr, &[header.as_bytes(), &picture.pixels])
+}
+
+/// Recognises the image whose file consists of these parts. The command inherits the limits of this process; whoever
+/// waits for this process waits for both.
+pub(crate) fn of_image(ocr: &Ocr, parts: &[&[u8]]) -> Result<String, ParseFailure> {
     let failed = |why: String| ParseFailure::new(Verdict::Failed, format!("tesseract: {why}"));
     let mut command = Command::new(&ocr.tesseract);
     command.args(["stdin", "stdout", "--dpi", "300"]);
@@ -20,12 +26,8 @@ pub(super) fn text(ocr: &Ocr, picture: &Picture) -> Result<String, ParseFailure>
     command.env("OMP_THREAD_LIMIT", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
-    let header = format!("P5\n{} {}\n255\n", picture.width, picture.height);
     // It reads all of its input before it writes; if it ends early instead, its own words say why.
-    let sent = child
-        .stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(header.as_bytes()).and_then(|()| stdin.write_all(&picture.pixels)));
+    let sent = child.stdin.take().map(|mut stdin| parts.iter().try_for_each(|part| stdin.write_all(part)));
     let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod containers;
 mod epub;
 mod files;
 mod manuscript;
+mod office;
 mod pdf;
 mod source;
 mod worker;

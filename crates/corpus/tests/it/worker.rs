@@ -19,7 +19,7 @@ const AS_WORKER: &str = "as-worker";
 const SCRIPT: &str = r#"exec "$0" worker::serve_as_child as-worker --exact --nocapture 3>&1 >/dev/null"#;
 
 /// Wall-clock time is long, for machines that are busy with other tests.
-const LIMITS: Limits =
+pub(super) const LIMITS: Limits =
     Limits { cpu_seconds: 20, wall_seconds: 120, memory_bytes: 512 << 20, ..Limits::DEFAULT };
 
 /// Of the limit, more than half.
@@ -121,13 +121,13 @@ fn text_document(text: &str) -> Document {
     Document { text: text.to_owned(), blocks: vec![block], chapters: vec![chapter], ..Document::default() }
 }
 
-struct Room {
-    folder: tempfile::TempDir,
-    worker: Worker,
+pub(super) struct Room {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) worker: Worker,
 }
 
 impl Room {
-    fn new(limits: &Limits) -> Room {
+    pub(super) fn new(limits: &Limits) -> Room {
         #[expect(clippy::disallowed_methods, reason = "the worker is this very test binary")]
         let program = std::env::current_exe().unwrap();
         let args = ["-c", SCRIPT, program.to_str().unwrap()];
@@ -158,7 +158,7 @@ impl Room {
         (failure.verdict, failure.why)
     }
 
-    fn assert_works(&mut self) {
+    pub(super) fn assert_works(&mut self) {
         let documents = self.read("good.txt").unwrap();
         let texts: Vec<_> = documents.iter().map(|p| p.document.as_ref().unwrap().text.as_str()).collect();
         assert_eq!(texts, ["plain text"]);

@@ -125,6 +125,7 @@ fn cases(secret: &Path) -> Vec<Case> {
     cases.extend(texts());
     cases.extend(odd_books());
     cases.extend(word_documents(secret));
+    cases.extend(workbooks_and_mails(secret));
     cases
 }
 
@@ -358,6 +359,44 @@ fn word_documents(secret: &Path) -> Vec<Case> {
         case("bomb.docx", archive(&word(&bomb)), "too_large", "to 1"),
         case("deleted.docx", archive(&word(deleted)), "ok", ""),
         case("truncated.docx", archive(&word(WORDS))[..150].to_vec(), "corrupt", ""),
+    ]
+}
+
+/// A workbook of one sheet with these rows.
+fn workbook(rows: &str) -> Entries {
+    let sheet = format!("<worksheet><sheetData>{rows}</sheetData></worksheet>");
+    let book = "<workbook><sheets><sheet name=\"Terms\" r:id=\"r1\"/></sheets></workbook>";
+    let relations = "<Relationships><Relationship Id=\"r1\" Target=\"worksheets/s.xml\"/></Relationships>";
+    let parts = [
+        ("xl/workbook.xml", book),
+        ("xl/_rels/workbook.xml.rels", relations),
+        ("xl/worksheets/s.xml", &sheet),
+    ];
+    parts.map(|(name, part)| (name.to_owned(), part.as_bytes().to_vec())).into()
+}
+
+fn workbooks_and_mails(secret: &Path) -> Vec<Case> {
+    let row = |words: &str| format!("<row><c t=\"str\"><v>{words}</v></c></row>");
+    let plain = row("The lamp in the north window.");
+    let leaking = format!("<!DOCTYPE w [<!ENTITY own SYSTEM \"file://{}\">]>", secret.display());
+    let leak = workbook(&row("Read: &own;"));
+    let leak = leak.into_iter().map(|(name, part)| (name, [leaking.as_bytes(), &part].concat())).collect();
+    let stray = format!("{plain}<row r=\"1048576\"><c r=\"XFD1048576\"><v>1</v></c></row>");
+    let many = "<row><c><v>1</v></c></row>".repeat(200_000);
+    vec![
+        case("plain.xlsx", archive(&workbook(&plain)), "ok", ""),
+        case("words.xlsx", "just words", "corrupt", "not a zip archive"),
+        case("no-rows.xlsx", archive(&workbook("")), "empty", "no text"),
+        case("book.xlsx", archive(&plain_book()), "corrupt", "without a workbook"),
+        case("password.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".as_slice(), "drm", "encrypted"),
+        case("leak.xlsx", archive(&leak), "ok", ""),
+        case("stray.xlsx", archive(&workbook(&stray)), "ok", ""),
+        case("many.xlsx", archive(&workbook(&many)), "ok", ""),
+        case("bomb.xlsx", archive(&workbook(&row(&" ".repeat(65 * MIB)))), "too_large", "to 1"),
+        case("truncated.xlsx", archive(&workbook(&plain))[..120].to_vec(), "corrupt", ""),
+        case("words.msg", "just words", "corrupt", "not a mail"),
+        case("page.msg", "%PDF-1.7 and so on", "unsupported", "a PDF"),
+        case("torn.msg", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".as_slice(), "corrupt", "damaged"),
     ]
 }
 

@@ -7,17 +7,18 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use haul_corpus::document::{Document, Format};
-use haul_corpus::parse::{self, Parsed};
+use haul_corpus::parse::Parsed;
 use haul_corpus::verdict::{ParseFailure, Verdict};
 use haul_corpus::worker::Worker;
 use haul_pipeline::cache::{Cache, CacheKey};
 use haul_pipeline::stage::{Disconnected, Meter};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::prefetch::LocalCopy;
 use super::room::Place;
 use super::select::NamedFile;
 use super::{Arrival, IngestError, Shared, journal_key};
+use crate::parsed;
 
 /// A file that needs reading.
 pub(crate) struct Unread {
@@ -100,9 +101,9 @@ fn read_one(
     uncut: &Sender<Uncut>,
 ) -> Result<u64, Disconnected> {
     let begun = Instant::now();
-    let key = cache_key(file);
+    let key = parsed::key(file.format, &file.content_hash);
     let document =
-        from_cache(shared.cache, &key).map_or_else(|| parse_one(shared.cache, &key, worker, file), Ok);
+        parsed::get(shared.cache, &key).map_or_else(|| parse_one(shared.cache, &key, worker, file), Ok);
     meter.send(uncut, file.uncut(None, file.content_hash, document, begun))?;
     Ok(1)
 }
@@ -126,7 +127,7 @@ fn parse_one(
             "changed while it was read; the next run reads it again",
         ));
     }
-    to_cache(cache, key, file, &document);
+    parsed::put(cache, key, &file.file.shown(), &document);
     Ok(document)
 }
 
@@ -195,27 +196,4 @@ fn content_hash(file: &Unread, parsed: &Parsed) -> [u8; 32] {
         hasher.update(field.as_bytes());
     }
     *hasher.finalize().as_bytes()
-}
-
-fn cache_key(file: &Unread) -> CacheKey {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"parsed document|");
-    hasher.update(&parse::VERSION.to_le_bytes());
-    hasher.update(file.format.name().as_bytes());
-    hasher.update(&file.content_hash);
-    hasher.finalize()
-}
-
-fn from_cache(cache: &Cache, key: &CacheKey) -> Option<Document> {
-    let bytes = cache.get(key)?;
-    // An entry that does not decode was written by another build; the file is read again.
-    let document: Option<Document> = serde_json::from_slice(&bytes).ok();
-    document.filter(|document| document.check().is_ok())
-}
-
-fn to_cache(cache: &Cache, key: &CacheKey, file: &Unread, document: &Document) {
-    match serde_json::to_vec(document) {
-        Ok(bytes) => cache.put(key, &bytes),
-        Err(error) => warn!(%error, "{} cannot be kept in the cache", file.file.shown()),
-    }
 }

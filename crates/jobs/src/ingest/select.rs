@@ -24,7 +24,8 @@ use super::parse::Unread;
 use super::prefetch::{FetchError, Fetched, Prefetcher};
 use super::quarantine::worth_another_try;
 use super::shard::Shard;
-use super::{Arrival, IngestError, Settings, Shared, Tally, journal_key, pdf};
+use super::{Arrival, IngestError, Settings, Shared, Tally, journal_key};
+use crate::parsed;
 
 /// What stands beside a library `X.haul` and begins with its name: SQLite's files, lock, segment, runs.
 const LIBRARY_SUFFIXES: [&[u8]; 5] = [b"-wal", b"-shm", b".lock", b".seg", b".run/"];
@@ -133,7 +134,7 @@ fn decide(
         }
     };
     tally.bytes_read += file.file.size_bytes;
-    let content_hash = pdf::content_hash(format, fetched.content_hash, &shared.setup.readers);
+    let content_hash = parsed::content_hash(format, fetched.content_hash, &shared.setup.readers);
     let fetched = Fetched { content_hash, ..fetched };
     let row = file.row(shared, None, content_hash, None);
     // Of a file of many documents, its own row says nothing about the others.
@@ -231,7 +232,7 @@ impl NamedFile {
             && row.modified_ns.is_some()
             && row.modified_ns == self.modified_ns
             && row.revision == revision(&row.content_hash, fingerprint)
-            && pdf::is_read_by(self.file.format, &row.content_hash, readers)
+            && parsed::is_read_by(self.file.format, &row.content_hash, readers)
             && !worth_another_try(row)
     }
 

@@ -4,6 +4,7 @@
 mod crosscheck;
 mod documents;
 mod fixtures;
+mod input;
 mod normalise;
 mod retrieve;
 mod schema;
