@@ -81,6 +81,9 @@ pub(crate) enum Command {
     /// Check a schema of what is extracted, or show its prompts
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// Compare records with what is true
+    #[command(subcommand)]
+    Records(RecordsCommand),
     /// Compare GGUF files of one model, and say which to take
     Compare(CompareArgs),
     /// Find the fastest settings for a model, and keep them
@@ -776,6 +779,29 @@ pub(crate) enum SchemaCommand {
     },
     /// Show fields, every prompt as it would be sent, what answers must be, and sizes: in tokens with --model, else in words
     Explain(Box<ExplainArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecordsCommand {
+    /// Count by column how many values are right, wrong, missing and invented; rows that only one side has count as well
+    Compare(RecordsCompareArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecordsCompareArgs {
+    /// The records: records.json, or a .csv with a column for the company
+    #[arg(value_name = "RECORDS")]
+    pub(crate) records: PathBuf,
+    /// What is true: a .csv with a row for each entity
+    #[arg(long, value_name = "GOLDEN.csv")]
+    pub(crate) golden: PathBuf,
+    /// Which golden column is which of the records, a line "Golden column" = "column" each; `company` and `facility` are
+    /// columns as well. Columns of one name need no line
+    #[arg(long, value_name = "MAP.toml")]
+    pub(crate) columns: Option<PathBuf>,
+    /// The schema of the records: cells are read by the types of its fields, and columns go by its labels
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

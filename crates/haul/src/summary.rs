@@ -44,6 +44,7 @@ mod calls;
 pub(crate) mod catalogue;
 mod diagnosis;
 pub(crate) mod preview;
+pub(crate) mod records;
 pub(crate) mod schema;
 pub(crate) mod store_bench;
 

@@ -5,6 +5,7 @@
 //! files of a company, [`windows`] cuts it into what a model reads at a time, [`retrieve`] ranks windows for a question,
 //! [`normalise`] brings values into one form, and [`crosscheck`] holds the values of a record against each other.
 
+pub mod accuracy;
 pub mod crosscheck;
 pub mod documents;
 pub mod input;

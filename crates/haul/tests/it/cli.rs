@@ -69,6 +69,7 @@ fn help_names_the_commands() {
       store     Look at a library or a collection, check it, bring it elsewhere
       model     Add, download, list and check models
       schema    Check a schema of what is extracted, or show its prompts
+      records   Compare records with what is true
       compare   Compare GGUF files of one model, and say which to take
       tune      Find the fastest settings for a model, and keep them
       doctor    Say what this machine can do, from measurement

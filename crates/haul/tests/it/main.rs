@@ -33,6 +33,7 @@ mod quality;
 #[expect(dead_code, reason = "the tests of `llama-worker`, whose models these are, use all of it")]
 #[path = "../../../llama-worker/tests/it/random.rs"]
 mod random;
+mod records;
 mod reembed;
 mod remote;
 mod scale;

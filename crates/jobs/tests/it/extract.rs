@@ -1,6 +1,7 @@
 //! What `extract` is made of.
 #![expect(clippy::unwrap_used, reason = "what fixtures cannot do fails the test")]
 
+mod accuracy;
 mod crosscheck;
 mod documents;
 mod fixtures;
