@@ -6,9 +6,9 @@
 //! three and the confidence are the rule of the system that this replaces; the first two look at the document.
 
 use super::ask::Stage;
-use super::normalise::{folded, of_field};
+use super::normalise::{Unread, folded, of_field};
 use super::record::{Decided, Evidence, FieldRecord, Other, Status, Tie};
-use super::schema::{Confidence, Field, Formats};
+use super::schema::{Confidence, Field, FieldType, Formats};
 
 /// An answer to a field.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,8 @@ pub struct Candidate {
     pub window: usize,
     /// When it was asked.
     pub stage: Stage,
+    /// Whether it can be a value of the field's type: "25 basis points" is no date.
+    pub is_of_type: bool,
 }
 
 /// All answers to a field.
@@ -64,6 +66,7 @@ impl Candidate {
     fn refused(&self) -> Option<&'static str> {
         match &self.evidence {
             Some(evidence) if evidence.tie == Tie::Other => Some("its sentence is about another"),
+            _ if !self.is_of_type => Some("no value of the field's type"),
             None if self.confidence() == Confidence::Low => Some("without evidence, and not sure"),
             _ => None,
         }
@@ -72,13 +75,25 @@ impl Candidate {
     /// Nobody needs to ask for it again.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.confidence == Some(Confidence::High) && self.is_aligned() && self.tie() >= Tie::Under
+        self.confidence == Some(Confidence::High)
+            && self.is_aligned()
+            && self.is_of_type
+            && self.tie() >= Tie::Under
     }
 
     /// What the merge compares, the most important first.
     fn rank(&self) -> (Tie, bool, Confidence) {
         (self.tie(), self.is_aligned(), self.confidence())
     }
+}
+
+/// Whether a text can be a value of a field. Types that are words take all; a text that can be read in two ways, or holds
+/// several values, is one.
+#[must_use]
+pub fn is_of_type(field: &Field, value: &str, formats: &Formats) -> bool {
+    let is_words =
+        matches!(field.kind, FieldType::Text | FieldType::Name | FieldType::YesNo | FieldType::Enum);
+    is_words || of_field(field, value, formats) != Err(Unread::Absent)
 }
 
 /// The field's record.

@@ -13,7 +13,7 @@ use super::ask::{Parts, Reply, Stage, Tally, ask};
 use super::caps::Caps;
 use super::evidence::{self, place};
 use super::mentions::Mentions;
-use super::merge::{Answers, Candidate};
+use super::merge::{Answers, Candidate, is_of_type};
 use super::reading::Reading;
 use super::record::{Cells, Tie};
 use super::reply::{self, Reader, Said, Stated};
@@ -357,6 +357,7 @@ impl<'a> Passes<'a> {
             evidence: place.as_ref().map(|place| evidence::shown(company, place, tie)),
             window,
             stage: self.stage,
+            is_of_type: is_of_type(field, &stated.value, &schema.formats),
         };
         let Some(sentence) = place.as_ref().filter(|place| place.aligned).map(|place| place.sentence) else {
             let tie = place.as_ref().map_or(Tie::Unknown, |place| self.mentions.tie(place.sentence, entity));
@@ -430,6 +431,7 @@ impl<'a> Passes<'a> {
                 let is_aligned = candidate.evidence.as_ref().is_some_and(|evidence| evidence.aligned);
                 *of == entity
                     && is_aligned
+                    && candidate.is_of_type
                     && candidate.evidence.as_ref().is_some_and(|e| e.tie != Tie::Other)
             })
             .map(|(_, candidate)| candidate)
