@@ -583,13 +583,14 @@ pub(crate) enum CorrectMode {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExtractArgs {
-    /// A folder with the files of a company, or a folder of such folders; a company is called like its folder
+    /// Files of a company: a folder, a zip or a 7z archive; or a folder of those. A company is called like its folder
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// What is looked for: .toml or .json (`haul schema check`)
     #[arg(long, value_name = "FILE")]
     pub(crate) schema: PathBuf,
-    /// The folder for records.json, .jsonl and .csv, coverage.json, receipt.json and the answers; made if it is not there
+    /// The folder for records.json, .jsonl and .csv, a page for each company (review/NAME.html), coverage.json,
+    /// receipt.json and the answers; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     #[command(flatten)]

@@ -5,7 +5,6 @@ pub(crate) mod compare;
 pub(crate) mod correction;
 pub(crate) mod html;
 pub(crate) mod markdown;
-#[cfg_attr(not(test), expect(dead_code, reason = "`haul extract` writes the page"))]
 pub(crate) mod review;
 pub(crate) mod sheet;
 pub(crate) mod tune;

@@ -1,25 +1,26 @@
 //! `haul extract`: documents of companies to checked records, with the evidence of every value.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use haul_corpus::limits::Limits;
 use haul_corpus::readers::Setup;
-use haul_corpus::source::{self, SourceFile};
 use haul_corpus::verdict::Verdict;
 use haul_corpus::worker::Worker;
 use haul_jobs::calls::Asked;
 use haul_jobs::extract::ask::Parts;
 use haul_jobs::extract::caps::Caps;
 use haul_jobs::extract::documents::Company;
-use haul_jobs::extract::input::{self, Unread};
+use haul_jobs::extract::input::{self, Found, Read, Unread};
 use haul_jobs::extract::plan::{self, Sampled};
 use haul_jobs::extract::reading::{self, Reading};
 use haul_jobs::extract::record::{CompanyCoverage, Record};
 use haul_jobs::extract::run::{self, Outcome};
 use haul_jobs::extract::schema::Schema;
 use haul_jobs::extract::tables;
+use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
@@ -33,6 +34,7 @@ use crate::commands::ingest::parse_worker;
 use crate::commands::{calls, remote, schema};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::report::review;
 use crate::settings::Settings;
 use crate::{Exit, live, readers, signals_unix, summary};
 
@@ -41,18 +43,13 @@ const JOB: &str = "extract";
 const SAMPLED_MIN: usize = 3;
 const SAMPLED_MAX: usize = 8;
 const SAMPLE_TIME: Duration = Duration::from_secs(20);
-
-/// A company's files.
-struct Folder {
-    name: String,
-    files: Vec<SourceFile>,
-    /// What could not be listed.
-    unlisted: Vec<String>,
-}
+/// Of a company's name in that of its page.
+const NAME_CHARS_MAX: usize = 80;
 
 /// What the companies came to so far.
 #[derive(Default)]
 struct Results {
+    names: HashSet<String>,
     records: Vec<Record>,
     coverage: Vec<CompanyCoverage>,
     asked: Asked,
@@ -65,8 +62,8 @@ struct Results {
 pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let (started, clock) = (SystemTime::now(), Instant::now());
     let schema = schema::usable(&args.schema)?;
-    let folders = folders(&args.paths)?;
-    let mut reader = reader(args, settings, output)?;
+    let found = input::companies(&args.paths)?;
+    let mut reader = Reader::new(args, settings, output)?;
     let stop = signals_unix::stop_on_signals()?;
     fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
@@ -83,7 +80,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             progress: &progress,
             stop: &stop,
         };
-        return forecast(&companies, &folders, &mut reader, &mut parts, output);
+        return forecast(&companies, &found, &mut reader, &mut parts, output);
     }
     let results = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
         let mut parts = Parts {
@@ -92,7 +89,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             progress: &progress,
             stop: &stop,
         };
-        companies.run(&folders, &mut reader, &stop, &mut parts)
+        companies.run(&found, &mut reader, &stop, &mut parts)
     })?
     .result;
     remote::note_other_models(&opened, output);
@@ -112,15 +109,14 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
 /// Reads some companies, and says what all will come to.
 fn forecast(
     companies: &Companies<'_>,
-    folders: &[Folder],
-    reader: &mut Worker,
+    found: &[Found],
+    reader: &mut Reader,
     parts: &mut Parts<'_>,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let mut read = Vec::with_capacity(folders.len());
-    for folder in folders {
-        let (sources, _) = input::read(reader, &folder.files);
-        read.push(Company::new(&folder.name, sources, companies.schema.numbering.unit));
+    let mut read = Vec::with_capacity(found.len());
+    for Read { company, sources, .. } in found.iter().flat_map(|found| reader.read(found)) {
+        read.push(Company::new(&company, sources, companies.schema.numbering.unit));
     }
     read.retain(|company| !company.sentences.is_empty());
     let mut windows = Vec::with_capacity(read.len());
@@ -184,64 +180,26 @@ fn caps(args: &ExtractArgs) -> Caps {
     }
 }
 
-/// A process that reads files.
-fn reader(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Worker, Failure> {
-    let readers = readers::for_pdfs(&args.readers, settings, output)?;
-    let setup = Setup { limits: Limits::DEFAULT, readers };
-    let program = parse_worker()?;
-    let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
-    Ok(Worker::spawn(&program.program, &worker_args, &setup)?)
+/// Reads files of companies, unchanged ones from the cache.
+struct Reader {
+    worker: Worker,
+    cache: Cache,
 }
 
-/// A path with files is one company; a folder of nothing but folders is one each.
-fn folders(paths: &[PathBuf]) -> Result<Vec<Folder>, Failure> {
-    let mut folders: Vec<Folder> = Vec::new();
-    for path in paths {
-        let entries = match path.is_dir() {
-            true => subfolders(path)?,
-            false => None,
-        };
-        for company in entries.unwrap_or_else(|| vec![path.clone()]) {
-            let listing = source::list(std::slice::from_ref(&company))?;
-            let unlisted = listing
-                .failures
-                .iter()
-                .map(|failure| format!("{}: {}", failure.path.display(), failure.failure.why));
-            folders.push(Folder { name: name(&company), unlisted: unlisted.collect(), files: listing.files });
-        }
+impl Reader {
+    fn new(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Reader, Failure> {
+        let readers = readers::for_pdfs(&args.readers, settings, output)?;
+        let setup = Setup { limits: Limits::DEFAULT, readers };
+        let program = parse_worker()?;
+        let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
+        let worker = Worker::spawn(&program.program, &worker_args, &setup)?;
+        let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
+        Ok(Reader { worker, cache })
     }
-    let mut names: Vec<&str> = folders.iter().map(|folder| folder.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Failure::new(format!("two companies are called {}", twice[0])).hint(
-            "a company is called like its folder; rename one of them, or run them into two --out folders",
-        ));
-    }
-    Ok(folders)
-}
 
-/// The folders in a folder that holds nothing else, in the order of their names.
-fn subfolders(path: &Path) -> Result<Option<Vec<PathBuf>>, Failure> {
-    let failed = |error: std::io::Error| Failure::io("read", path, &error);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        }
-        if !entry.path().is_dir() {
-            return Ok(None);
-        }
-        found.push(entry.path());
+    fn read(&mut self, found: &Found) -> Vec<Read> {
+        input::read_companies(&mut self.worker, &self.cache, found.clone())
     }
-    found.sort();
-    Ok(if found.is_empty() { None } else { Some(found) })
-}
-
-fn name(path: &Path) -> String {
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let part = if path.is_dir() { whole.file_name() } else { whole.file_stem() };
-    part.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// What is done with each company.
@@ -255,29 +213,30 @@ struct Companies<'a> {
 impl Companies<'_> {
     fn run(
         &self,
-        folders: &[Folder],
-        reader: &mut Worker,
+        found: &[Found],
+        reader: &mut Reader,
         stop: &Stop,
         parts: &mut Parts<'_>,
     ) -> Result<Results, Failure> {
         let mut results = Results::default();
-        results.items.total = folders.len() as u64;
         let end = self.caps.budget.map(|budget| Instant::now() + budget);
-        for (number, folder) in folders.iter().enumerate() {
+        for (number, one) in found.iter().enumerate() {
             if stop.requested() {
                 results.asked.interrupted = true;
                 break;
             }
-            let left = u32::try_from(folders.len() - number).unwrap_or(u32::MAX);
+            let left = u32::try_from(found.len() - number).unwrap_or(u32::MAX);
             let until = end.map(|end| {
                 let now = Instant::now();
                 now + end.saturating_duration_since(now) / left
             });
-            self.company(folder, reader, until, &mut results, parts)?;
-            if results.asked.interrupted {
-                break;
+            for read in reader.read(one) {
+                self.company(read, until, &mut results, parts)?;
+                if results.asked.interrupted {
+                    break;
+                }
+                write(self.schema, self.out, &results)?;
             }
-            write(self.schema, self.out, &results)?;
         }
         write(self.schema, self.out, &results)?;
         Ok(results)
@@ -285,34 +244,63 @@ impl Companies<'_> {
 
     fn company(
         &self,
-        folder: &Folder,
-        reader: &mut Worker,
+        read: Read,
         until: Option<Instant>,
         results: &mut Results,
         parts: &mut Parts<'_>,
     ) -> Result<(), Failure> {
-        let (sources, unread) = input::read(reader, &folder.files);
-        let cuts: Vec<String> = unread.iter().map(not_read).chain(folder.unlisted.iter().cloned()).collect();
-        let company = Company::new(&folder.name, sources, self.schema.numbering.unit);
+        let failure = read.failure();
+        let lacks = read.lacks.iter().map(|(file, lack)| format!("{file}: {lack}"));
+        let cuts: Vec<String> = read.unread.iter().map(not_read).chain(lacks).collect();
+        let name = results.named(&read.company);
+        let company = Company::new(&name, read.sources, self.schema.numbering.unit);
+        if let Some(failure) = failure {
+            results.verdict(&name, failure.verdict.name(), &failure.why);
+            return Ok(());
+        }
         if company.sentences.is_empty() {
-            let (verdict, why) = match unread.first() {
-                Some(Unread { failure, .. }) => (failure.verdict.name(), cuts.join("; ")),
-                None => (Verdict::Empty.name(), "no text in any file".to_owned()),
-            };
-            results.verdict(&folder.name, verdict, &why);
+            let why = if cuts.is_empty() { "no text in any file".to_owned() } else { cuts.join("; ") };
+            results.verdict(&name, Verdict::Empty.name(), &why);
             return Ok(());
         }
         let caps = self.caps;
+        let reviewed = company.clone();
         let outcome = run::company(self.schema, company, self.window_tokens, caps, &cuts, until, parts);
         match outcome {
-            Ok(outcome) => results.take(&folder.name, outcome, &cuts),
+            Ok(outcome) => {
+                let before = results.records.len();
+                results.take(&name, outcome, &cuts);
+                self.review(&reviewed, &results.records[before..])?;
+            }
             Err(error) if error.is_stop() => results.asked.interrupted = true,
             Err(haul_jobs::extract::ExtractError::Window(error)) => {
-                results.verdict(&folder.name, Verdict::TooLarge.name(), &error.to_string());
+                results.verdict(&name, Verdict::TooLarge.name(), &error.to_string());
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// The page on which a person looks at a company's records: one a company, so that no more than one is in memory.
+    fn review(&self, company: &Company, records: &[Record]) -> Result<(), Failure> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let folder = self.out.join("review");
+        fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
+        let page = review::page(self.schema, records, std::slice::from_ref(company));
+        written(&folder.join(format!("{}.html", file_name(&company.name))), page.as_bytes())
+    }
+}
+
+/// A company's name as that of a file: letters, digits and a few signs stay, and a hash keeps others apart.
+fn file_name(company: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || " -_.()&,".contains(c);
+    let plain: String =
+        company.chars().map(|c| if is_plain(c) { c } else { '_' }).take(NAME_CHARS_MAX).collect();
+    match plain == company && !plain.starts_with('.') {
+        true => plain,
+        false => format!("_{plain}-{}", &blake3::hash(company.as_bytes()).to_hex()[..8]),
     }
 }
 
@@ -321,6 +309,19 @@ fn not_read(unread: &Unread) -> String {
 }
 
 impl Results {
+    /// The company's name, with a number behind it where another one of the run has it: archives name what they hold.
+    fn named(&mut self, company: &str) -> String {
+        let mut name = company.to_owned();
+        for number in 2.. {
+            if self.names.insert(name.clone()) {
+                break;
+            }
+            name = format!("{company} ({number})");
+        }
+        self.items.total += 1;
+        name
+    }
+
     fn verdict(&mut self, company: &str, verdict: &str, why: &str) {
         *self.items.by_verdict.entry(verdict.to_owned()).or_default() += 1;
         self.failures.push(Failed {
@@ -362,24 +363,25 @@ impl Results {
 
 /// What is there so far, each file renamed into place.
 fn write(schema: &Schema, out: &Path, results: &Results) -> Result<(), Failure> {
-    let written = |name: &str, bytes: &[u8]| {
-        let path = out.join(name);
-        let temporary = path.with_added_extension("tmp");
-        fs::write(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|error| Failure::io("write", &path, &error))
-    };
-    written("records.json", &pretty(&results.records)?)?;
-    written("coverage.json", &pretty(&results.coverage)?)?;
+    written(&out.join("records.json"), &pretty(&results.records)?)?;
+    written(&out.join("coverage.json"), &pretty(&results.coverage)?)?;
     let mut lines = Vec::new();
     for record in &results.records {
         serde_json::to_writer(&mut lines, record).map_err(not_json)?;
         lines.push(b'\n');
     }
-    written("records.jsonl", &lines)?;
+    written(&out.join("records.jsonl"), &lines)?;
     let rows = results.records.iter().map(|record| tables::of_record(schema, record));
     let table: String = std::iter::once(tables::head(schema)).chain(rows).collect();
-    written("records.csv", table.as_bytes())
+    written(&out.join("records.csv"), table.as_bytes())
+}
+
+/// A file renamed into place.
+fn written(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let temporary = path.with_added_extension("tmp");
+    fs::write(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|error| Failure::io("write", path, &error))
 }
 
 fn pretty(value: &impl Serialize) -> Result<Vec<u8>, Failure> {

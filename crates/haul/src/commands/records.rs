@@ -39,6 +39,7 @@ fn compare(args: &RecordsCompareArgs, output: &Output) -> Result<Exit, Failure> 
     Ok(Exit::Ok)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "map_err gives it")]
 fn failed(error: CompareError) -> Failure {
     let failure = Failure::new(error.to_string());
     match error.hint() {

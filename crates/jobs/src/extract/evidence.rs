@@ -135,12 +135,16 @@ fn folded(text: &str) -> Vec<(char, usize)> {
 #[must_use]
 pub fn shown(company: &Company, place: &Place, tie: Tie) -> Evidence {
     let sentence = &company.sentences[place.sentence];
+    // Blanks around a sentence are not its words.
+    let text = company.text(place.sentence);
+    let start = sentence.start + text.len() - text.trim_start().len();
+    let quote = text.trim();
     Evidence {
         file: company.sources[sentence.source].file.clone(),
         page: sentence.page,
-        start: sentence.start,
-        end: sentence.end,
-        quote: company.text(place.sentence).to_owned(),
+        start,
+        end: start + quote.len(),
+        quote: quote.to_owned(),
         aligned: place.aligned,
         value_bytes: place.value.as_ref().map(|range| (range.start, range.end)),
         heading: sentence.under.map(|heading| company.sentences[heading].line.clone()),

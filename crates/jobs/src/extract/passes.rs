@@ -331,7 +331,7 @@ impl<'a> Passes<'a> {
             Said::Missing => {}
             Said::Possible => self.answers[entity][number].possible = true,
             Said::Value(stated) => {
-                for (of, candidate) in self.candidates(window, entity, field, stated) {
+                for (of, candidate) in self.candidates(window, entity, field, &stated) {
                     self.answers[of][number].candidates.push(candidate);
                 }
             }
@@ -345,7 +345,7 @@ impl<'a> Passes<'a> {
         window: usize,
         entity: usize,
         field: &Field,
-        stated: Stated,
+        stated: &Stated,
     ) -> Vec<(usize, Candidate)> {
         let Reading { schema, company, windows, .. } = self.reading;
         let sentences = &windows[window].sentences;
@@ -416,14 +416,13 @@ impl<'a> Passes<'a> {
     }
 
     /// What is known of an entity's fields, in the schema's order.
-    #[must_use]
     pub fn answers(&self, entity: usize) -> impl Iterator<Item = (&'a Field, &Answers)> {
         self.fields.iter().map(|(_, field)| *field).zip(&self.answers[entity])
     }
 
     /// A value that was given in place of another one, held against its window.
     #[must_use]
-    pub fn instead(&self, window: usize, entity: usize, field: &Field, stated: Stated) -> Option<Candidate> {
+    pub fn instead(&self, window: usize, entity: usize, field: &Field, stated: &Stated) -> Option<Candidate> {
         let found = self.candidates(window, entity, field, stated);
         found
             .into_iter()

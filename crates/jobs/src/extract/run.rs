@@ -247,7 +247,7 @@ fn verify(
             continue;
         }
         let (field, record) = (fields[*number], &mut of_entities[*entity].fields[*number]);
-        let instead = checked.instead.and_then(|stated| passes.instead(*window, *entity, field, stated));
+        let instead = checked.instead.and_then(|stated| passes.instead(*window, *entity, field, &stated));
         correct(field, record, instead, passes.names_entities(), reading);
     }
     Ok(())

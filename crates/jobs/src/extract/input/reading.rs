@@ -163,7 +163,7 @@ impl<'a> Reading<'a> {
 
     fn inner(&mut self, name: &str, content: Result<&Path, &ParseFailure>, depth: usize) {
         // What systems put beside files of the user's; a name that leads out is no such file.
-        let is_hidden = |part: &str| part.starts_with('.') && part.trim_matches('.') != "";
+        let is_hidden = |part: &str| part.starts_with('.') && !part.trim_matches('.').is_empty();
         if name.split('/').any(|part| is_hidden(part) || part == "__MACOSX") {
             self.read.hidden += 1;
             return;
