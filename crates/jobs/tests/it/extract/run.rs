@@ -129,8 +129,10 @@ fn a_value_is_that_of_the_entity_its_sentence_is_about() {
     let revolving = record(&outcome, "Revolving Facility");
     assert_eq!(revolving.fields["margin"].value, None);
     assert_eq!(revolving.fields["agent"].value, None);
-    // What stands beside no entity is of all, and what the second question denies is not sure.
-    assert_eq!(term.fields["upfront_fee"].confidence, Some(haul_jobs::extract::schema::Confidence::Low));
+    // What stands beside no entity is of all, until the second question says no.
+    let fee = &term.fields["upfront_fee"];
+    assert_eq!((fee.status, &fee.others[0].value[..]), (Status::NotFound, "5.00%"));
+    assert_eq!(fee.others[0].why, "asked again, the model says that it is not so");
     assert_eq!(term.fields["sponsor"].status, Status::NotFound);
     assert_eq!(margin.rule, Decided::Only);
     let row = tables::of_record(&schema(), term);
