@@ -43,6 +43,8 @@ const JOB: &str = "extract";
 const SAMPLED_MIN: usize = 3;
 const SAMPLED_MAX: usize = 8;
 const SAMPLE_TIME: Duration = Duration::from_secs(20);
+/// A company of so many folders may be a folder of companies.
+const FOLDERS_NOTED: usize = 2;
 /// Of a company's name in that of its page.
 const NAME_CHARS_MAX: usize = 80;
 
@@ -63,6 +65,13 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
     let (started, clock) = (SystemTime::now(), Instant::now());
     let schema = schema::usable(&args.schema)?;
     let found = input::companies(&args.paths)?;
+    for one in found.iter().filter(|one| one.folders >= FOLDERS_NOTED) {
+        output.note(&format!(
+            "{} is read as one company, for files stand beside its {} folders; if each of them is one, give them by \
+             themselves: {0}/*/",
+            one.name, one.folders
+        ));
+    }
     let mut reader = Reader::new(args, settings, output)?;
     let stop = signals_unix::stop_on_signals()?;
     fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;

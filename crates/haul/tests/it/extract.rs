@@ -149,6 +149,17 @@ fn companies_of_one_name_stay_apart_and_what_cannot_run_says_so() {
         .map(|company| company["company"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(companies, ["one", "one (2)"]);
+    // A stray file once made one company of a folder of companies, in silence.
+    home.write("c/two/x.txt", "x");
+    home.write("c/three/x.txt", "x");
+    home.write("c/list.txt", "x");
+    let ran = extract(&home, &["c"], &["--quiet"]);
+    assert_eq!((ran.code, &ran.json()["items"]["total"]), (0, &1.into()), "{ran:#?}");
+    let ran = extract(&home, &["c"], &[]);
+    assert!(
+        ran.stderr.contains("c is read as one company, for files stand beside its 2 folders"),
+        "{ran:#?}"
+    );
     let ran = extract(&home, &["a"], &["--budget", "soon"]);
     assert_eq!(ran.code, 2, "{ran:#?}");
     assert!(ran.stderr.contains("90s, 60m or 2h"), "{}", ran.stderr);

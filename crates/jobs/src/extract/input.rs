@@ -54,6 +54,8 @@ pub struct Found {
     pub unread: Vec<Unread>,
     /// Files left out because their names start with a dot.
     pub hidden: usize,
+    /// Folders of its folder, where files stand beside them: they may have been meant as a company each.
+    pub folders: usize,
 }
 
 /// What was read of a company.
@@ -148,7 +150,12 @@ fn company(path: &Path) -> Result<Found, SourceError> {
         files: listing.files,
         unread: unread.collect(),
         hidden: listing.hidden,
+        folders: folders(path),
     })
+}
+
+fn folders(path: &Path) -> usize {
+    fs::read_dir(path).map_or(0, |entries| entries.flatten().filter(|entry| entry.path().is_dir()).count())
 }
 
 /// `acme/` and `acme.zip` are two companies, and so are folders of one name in two folders.
