@@ -120,6 +120,7 @@ impl Mail {
 
     /// A picture with an id is one that the body shows: a logo, a signature.
     fn is_attached_file(&mut self, attached: &str) -> bool {
+        // What has no name is no picture by its name.
         let name = ATTACHED_NAMES.iter().find_map(|name| self.text(attached, name, None)).unwrap_or_default();
         let name = name.to_lowercase();
         let is_picture = [".png", ".jpg", ".jpeg", ".gif", ".bmp"].iter().any(|end| name.ends_with(end));

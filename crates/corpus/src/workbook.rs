@@ -34,6 +34,7 @@ pub(crate) fn read(file: File, limits: &Limits) -> Result<Document, ParseFailure
     let source = text_of(&mut archive, &main)?.filter(|source| source.contains("sheet"));
     let Some(source) = source else { return Err(without_workbook(&archive)) };
     let (sheets, epoch) = sheets(&source);
+    // A workbook may lack each of these parts: sheets then stand under their usual names, and cells hold their own text.
     let targets = targets(&text_of(&mut archive, &part("_rels/workbook.xml.rels"))?.unwrap_or_default());
     let strings = text_of(&mut archive, &part("sharedStrings.xml"))?.unwrap_or_default();
     let styles = text_of(&mut archive, &part("styles.xml"))?.unwrap_or_default();

@@ -17,6 +17,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, ParseFailure> {
     }
     let (width, height) = (header.width as usize, header.height as usize);
     let stride = (width * usize::from(header.bits)).div_ceil(32) * 4;
+    // An offset beyond the file leaves no rows, which the check of their length names.
     let rows = bytes.get(header.pixels_at..).unwrap_or_default();
     // Some writers leave the padding of the last row out.
     let needed = stride * (height - 1) + (width * usize::from(header.bits)).div_ceil(8);

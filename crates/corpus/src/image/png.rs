@@ -21,6 +21,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, ParseFailure> {
     let bytes = reader.output_buffer_size().ok_or_else(|| corrupt("PNG", "a size beyond memory"))?;
     let mut raw = vec![0; bytes];
     let frame = reader.next_frame(&mut raw).map_err(failed)?;
+    // Only indexed images have one; without it they are black, as in Pillow.
     let palette = reader.info().palette.clone().unwrap_or_default();
     let rows = raw.chunks_exact(frame.line_size.max(1)).take(height as usize);
     Ok(match frame.color_type {
