@@ -4,13 +4,16 @@
 //! sequence of its own that begins with the trunk's cells ([`Engine::share`]), or with a copy of its state where a model
 //! keeps more than cells ([`Engine::snapshot`]), reads the rest of its prompt, and writes.
 //! Every step is one batch of everything that can go on: a token for each call that writes, then what is left of the
-//! trunk, then prompts. A call begins when the cells that it may need at most are free, so none ever runs out of them.
+//! trunk, then prompts. A call begins when the cells that it may need at most are free, so none ever runs out of them,
+//! and on a processor when those of others are not many more than its own ([`Engine::cells_of_others_max`]).
+//! A trunk that was computed is kept as a copy ([`Beginnings`]), for a group that begins alike much later.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use haul_frames::{self as frames, Event, Finish, GROUP_CALLS_MAX, TokenLogprob};
 
+use crate::beginnings::Beginnings;
 use crate::constrain::{Form, Grammars};
 use crate::engine::{Engine, Fed, Output};
 use crate::llama::{Marks, State, Token};
@@ -27,6 +30,8 @@ pub(crate) struct Desk {
     free: Vec<i32>,
     /// Cells that the trunk gave up and that calls still read.
     held: Vec<Held>,
+    /// Trunks of groups before, for groups to come.
+    beginnings: Beginnings,
     grammars: Option<Grammars>,
     pub(crate) totals: Totals,
 }
@@ -72,6 +77,8 @@ struct Live {
     fed: usize,
     reused: usize,
     consumed: usize,
+    /// Tokens that it began with: the trunk's cells.
+    began_at: usize,
     /// Cells that it may need beside the trunk's.
     reserved: usize,
     /// The prompt and the answer: what a penalty looks back on.
@@ -94,6 +101,7 @@ impl Desk {
             live: Vec::new(),
             free: (1..=sequences_of_calls(engine)).rev().collect(),
             held: Vec::new(),
+            beginnings: Beginnings::new(engine.n_ctx()),
             grammars: None,
             totals: Totals::default(),
         }
@@ -212,6 +220,7 @@ impl Desk {
             }
         }
         self.uproot(engine);
+        self.beginnings.forget();
     }
 
     /// Gives sequences to calls as long as there are sequences and cells.
@@ -231,12 +240,16 @@ impl Desk {
             if self.trunk.done < self.trunk.tokens.len() || self.live.len() >= engine.n_batch() {
                 return Ok(());
             }
+            self.keep_trunk(engine)?;
+            let Some(group) = self.groups.front() else { return Ok(()) };
             let Some((call, prompt)) = group.calls.front() else {
                 self.groups.pop_front();
                 continue;
             };
             let reserved = cells_for(engine, prompt.len(), shared, call);
-            if self.free.is_empty() {
+            let is_crowded =
+                !self.live.is_empty() && self.cells_of_others() > engine.cells_of_others_max(prompt.len());
+            if self.free.is_empty() || is_crowded {
                 return Ok(());
             }
             if self.cells_used() + reserved > engine.n_ctx() as usize {
@@ -258,6 +271,13 @@ impl Desk {
         let held: usize = self.held.iter().map(|held| held.cells).sum();
         let live: usize = self.live.iter().map(|live| live.reserved).sum();
         self.trunk.tokens.len() + held + live
+    }
+
+    /// Cells in use that a call which begins now has no part in.
+    fn cells_of_others(&self) -> usize {
+        let held: usize = self.held.iter().map(|held| held.cells).sum();
+        let live: usize = self.live.iter().map(|live| live.said.len() - live.began_at).sum();
+        held + live
     }
 
     /// Cells that are used when the trunk begins with `shared`: calls that read what it gives up keep that.
@@ -284,8 +304,34 @@ impl Desk {
             return;
         }
         self.cut(engine, if keeps { common } else { 0 });
+        if !engine.recurrent {
+            self.put_back(engine, shared);
+        }
         self.trunk.tokens = shared.to_vec();
         self.trunk.snapshot = None;
+    }
+
+    /// Puts a copy in the trunk's place that has more of `shared` than what is left of it.
+    fn put_back(&mut self, engine: &mut Engine, shared: &[Token]) {
+        let Some((common, state)) = self.beginnings.longer(shared, self.trunk.tokens.len()) else { return };
+        self.cut(engine, 0);
+        // Where the engine finds no room for the copy, the beginning is computed again.
+        let is_back = engine.restore(&state, TRUNK).is_ok() && engine.consumed(TRUNK) >= common;
+        let done = if is_back && engine.forget(TRUNK, common) { common } else { 0 };
+        if done == 0 {
+            engine.forget(TRUNK, 0);
+        }
+        self.trunk.done = done;
+        self.trunk.uncharged = 0;
+    }
+
+    /// Copies a trunk that was just computed.
+    fn keep_trunk(&mut self, engine: &mut Engine) -> Result<(), String> {
+        if !engine.recurrent && self.beginnings.wants(&self.trunk.tokens) {
+            let state = engine.snapshot(TRUNK)?;
+            self.beginnings.keep(self.trunk.tokens.clone(), state);
+        }
+        Ok(())
     }
 
     /// Shortens the trunk. Calls that began with it go on with its cells.
@@ -341,6 +387,7 @@ impl Desk {
         self.live.push(Live {
             sequence,
             fed: shared,
+            began_at: shared,
             reused,
             consumed: 0,
             reserved: cells_for(engine, prompt.len(), shared, &call),

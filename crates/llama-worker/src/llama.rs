@@ -29,6 +29,7 @@ pub(crate) struct Context {
 }
 
 /// The state of a sequence, as the engine wrote it.
+#[derive(Default)]
 pub(crate) struct State(Vec<u8>);
 
 /// Text of a pointer of the engine's.

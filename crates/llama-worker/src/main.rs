@@ -9,6 +9,7 @@
 
 mod answers;
 mod backends;
+mod beginnings;
 mod constrain;
 mod engine;
 mod llama;

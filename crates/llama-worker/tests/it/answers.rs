@@ -92,6 +92,30 @@ fn a_group_waits_for_room_for_its_beginning() {
     assert!(answers.iter().all(|answer| answer.consumed_tokens == answer.prompt_tokens));
 }
 
+/// Extraction asks about every window of a document in one round, and about the same windows in the next. Each round
+/// computed all windows anew, which was two thirds of all that was computed.
+#[test]
+fn a_beginning_that_comes_again_after_others_is_not_computed_again() {
+    let (mut worker, _) = Worker::loaded(Load { n_ctx: 2048, ..load() });
+    let round = |worker: &mut Worker, first: u64| {
+        let groups = (0..4).map(|window| {
+            let sentence = FIRST.replace("region", ["region", "country", "office", "year"][window as usize]);
+            let calls = (0..2)
+                .map(|number| call(first + window * 10 + number, &correction(TEXTS[number as usize]).1, 32));
+            let (system, _) = correction("");
+            Group { prefix: format!("{system}{}", format!("{sentence} ").repeat(8)), calls: calls.collect() }
+        });
+        worker.answers(groups.collect())
+    };
+    let (once, again) = (round(&mut worker, 0), round(&mut worker, 100));
+    let paying =
+        |answers: &[haul_frames::Answer]| answers.iter().filter(|answer| answer.reused_tokens < 64).count();
+    assert_eq!((paying(&once), paying(&again)), (4, 0), "{once:?} {again:?}");
+    for (once, again) in once.iter().zip(&again) {
+        assert_eq!((&once.text, once.consumed_tokens), (&again.text, again.prompt_tokens));
+    }
+}
+
 #[test]
 fn every_sequence_has_a_cache_of_its_own_where_none_is_shared() {
     let (mut worker, loaded) = Worker::loaded(Load { kv_unified: false, n_seq_max: 5, ..load() });

@@ -1,0 +1,112 @@
+//! Beginnings that were computed once and are no longer in the cache: copies of their states, in ordinary memory.
+//!
+//! Questions go through the windows of a document in rounds: when a window's turn comes again, its cells have long been
+//! given to others. To put a copy back costs a hundredth of computing it.
+
+use std::rc::Rc;
+
+use crate::llama::{State, Token};
+
+/// A shorter beginning is computed again.
+const BEGINNING_TOKENS_MIN: usize = 64;
+/// All copies together have at most the cache's cells divided by this.
+const SHARE_OF_CELLS: usize = 2;
+
+/// Copies of beginnings, within a bound.
+pub(crate) struct Beginnings {
+    kept: Vec<Beginning>,
+    tokens_max: usize,
+    /// Copies that were given up, which draws the next one.
+    given_up: usize,
+}
+
+struct Beginning {
+    tokens: Vec<Token>,
+    state: Rc<State>,
+}
+
+impl Beginnings {
+    /// For a cache of so many cells.
+    pub(crate) fn new(cells: u32) -> Self {
+        Self { kept: Vec::new(), tokens_max: cells as usize / SHARE_OF_CELLS, given_up: 0 }
+    }
+
+    /// The copy that has most in common with `tokens`, if that is more than `common`.
+    pub(crate) fn longer(&self, tokens: &[Token], common: usize) -> Option<(usize, Rc<State>)> {
+        let by_common = self
+            .kept
+            .iter()
+            .map(|kept| (kept.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count(), kept));
+        let (most, kept) = by_common.max_by_key(|(common, _)| *common)?;
+        (most > common && most >= BEGINNING_TOKENS_MIN).then(|| (most, Rc::clone(&kept.state)))
+    }
+
+    /// Whether a beginning is worth a copy, and has none.
+    pub(crate) fn wants(&self, tokens: &[Token]) -> bool {
+        (BEGINNING_TOKENS_MIN..=self.tokens_max).contains(&tokens.len())
+            && !self.kept.iter().any(|kept| kept.tokens.starts_with(tokens))
+    }
+
+    /// Keeps a copy. What has to go for it is drawn by lot: in rounds, the oldest is the one that is needed next.
+    pub(crate) fn keep(&mut self, tokens: Vec<Token>, state: State) {
+        self.kept.retain(|kept| !tokens.starts_with(&kept.tokens));
+        while !self.kept.is_empty() && self.tokens() + tokens.len() > self.tokens_max {
+            self.given_up += 1;
+            // A multiplier of Knuth's spreads consecutive numbers.
+            let lot = self.given_up.wrapping_mul(2_654_435_761) >> 7;
+            self.kept.swap_remove(lot % self.kept.len());
+        }
+        self.kept.push(Beginning { tokens, state: Rc::new(state) });
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.kept.clear();
+    }
+
+    fn tokens(&self) -> usize {
+        self.kept.iter().map(|kept| kept.tokens.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(first: i32, count: usize) -> Vec<Token> {
+        (first..).take(count).map(Token).collect()
+    }
+
+    #[test]
+    fn a_round_over_more_than_there_is_room_for_finds_some() {
+        let mut beginnings = Beginnings::new(2 * 1000);
+        let mut found = 0;
+        for round in 0..10 {
+            for window in 0..15 {
+                let window = tokens(window * 1000, 100);
+                if beginnings.longer(&window, 0).is_some() {
+                    found += 1;
+                } else if beginnings.wants(&window) {
+                    beginnings.keep(window, State::default());
+                }
+                assert!(beginnings.tokens() <= 1000, "round {round}");
+            }
+        }
+        // The oldest one given up first would find none of 15 in a memory of 10.
+        assert!(found > 40, "{found} of 135");
+    }
+
+    #[test]
+    fn the_longest_common_beginning_is_found_and_a_longer_copy_takes_its_place() {
+        let mut beginnings = Beginnings::new(1000);
+        beginnings.keep(tokens(0, 100), State::default());
+        let mut other = tokens(0, 80);
+        other.extend(tokens(5000, 80));
+        assert_eq!(beginnings.longer(&other, 0).unwrap().0, 80);
+        assert!(beginnings.longer(&other, 80).is_none(), "that much is there already");
+        assert!(!beginnings.wants(&tokens(0, 90)), "a part of what is kept");
+        assert!(!beginnings.wants(&tokens(0, 63)), "too short");
+        beginnings.keep(tokens(0, 120), State::default());
+        assert_eq!(beginnings.kept.len(), 1);
+        assert_eq!(beginnings.longer(&tokens(0, 200), 0).unwrap().0, 120);
+    }
+}
