@@ -82,8 +82,8 @@ use tally::Tally;
 const UNREAD_MAX: usize = 64;
 /// Parsed documents waiting to be cut; each may be as large as a book.
 const UNCUT_MAX: usize = 4;
-/// Messages to the writer.
-const ARRIVALS_MAX: usize = 64;
+/// Messages to the writer: about as many as come while it commits, so that the model does not wait for a transaction.
+const ARRIVALS_MAX: usize = 256;
 /// The token queue holds this many batches of the budget.
 const QUEUED_BATCHES: usize = 16;
 

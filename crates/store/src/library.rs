@@ -63,6 +63,9 @@ pub(crate) enum Access {
 /// covers recovery and checkpoints.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Pages that the writer keeps. Keys of vectors are hashes: each goes to a page of its own, and with SQLite's own 2 MiB a
+/// transaction wrote pages to the log and read them back as often as it came to them.
+const WRITER_CACHE_KIB: i64 = 16 << 10;
 /// Prepared statements kept by a connection.
 const STATEMENT_CACHE: usize = 64;
 
@@ -467,7 +470,9 @@ pub(crate) fn second_connection(library: &Library) -> Result<Connection, OpenErr
 fn open_connection(path: &Path, access: &Access) -> rusqlite::Result<Connection> {
     match access {
         Access::Write(_) => {
-            prepared(Connection::open_with_flags(path, FLAGS | OpenFlags::SQLITE_OPEN_READ_WRITE)?)
+            let db = Connection::open_with_flags(path, FLAGS | OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+            prepared(db)
         }
         Access::Read => {
             let readable = FLAGS | OpenFlags::SQLITE_OPEN_READ_ONLY;
