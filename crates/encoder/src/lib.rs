@@ -34,6 +34,7 @@
 //! Never here: a choice of device that the caller did not make, the network, the environment, a guess at a model's
 //! pooling, text that is cut in silence.
 
+pub mod captions;
 pub mod device;
 pub mod embedder;
 pub mod identity;

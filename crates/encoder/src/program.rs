@@ -5,6 +5,7 @@
 //! function that writes a program, and a new device runs every program there is.
 
 use haul_kernels::act::Activation;
+use haul_kernels::attention::Sees;
 
 use crate::pooling::Pooling;
 use crate::weights::{Weights, WeightsError};
@@ -61,15 +62,15 @@ pub struct SparseBuffer {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// `out = layer_norm(word[id] + token_type[0] + position[number of the token in its own sequence])`.
-    EmbedNorm {
+    Embed {
         /// `[vocabulary, width]`.
         word: TensorId,
         /// Absent where the model turns queries and keys instead.
         position: Option<Positions>,
         /// `[types, width]`; row 0 is added to every token.
         token_type: Option<TensorId>,
-        /// The norm after the sum.
-        norm: LayerNorm,
+        /// The norm after the sum; absent where each block has one before it.
+        norm: Option<LayerNorm>,
         /// `[tokens, width]`.
         out: BufferId,
     },
@@ -113,7 +114,7 @@ pub enum Op {
         /// As many rows of `down`'s outputs.
         out: BufferId,
     },
-    /// Bidirectional attention inside each sequence: `softmax(q k^T * scale) v` for each head.
+    /// Attention inside each sequence: `softmax(q k^T * scale) v` for each head.
     Attention {
         /// `[tokens, 3 * heads * head_size]`: all of q, then k, then v.
         qkv: BufferId,
@@ -123,8 +124,8 @@ pub enum Op {
         head_size: usize,
         /// Usually `1 / sqrt(head_size)`.
         scale: f32,
-        /// A token sees those at most so many places before and after it; all of its sequence where there is none.
-        window: Option<usize>,
+        /// The tokens of its sequence that a token sees.
+        sees: Sees,
         /// `[tokens, heads * head_size]`.
         out: BufferId,
     },
@@ -219,7 +220,7 @@ impl Op {
     /// Buffers that it reads, those that it changes in place among them.
     fn reads(&self) -> Vec<BufferId> {
         match *self {
-            Op::EmbedNorm { .. } | Op::EmbedPatches { .. } => vec![],
+            Op::Embed { .. } | Op::EmbedPatches { .. } => vec![],
             Op::Linear { x, residual, .. } | Op::FeedForward { x, residual, .. } => {
                 [x].into_iter().chain(residual).collect()
             }
@@ -239,7 +240,7 @@ impl Op {
     /// The buffer that it writes.
     fn writes(&self) -> BufferId {
         match *self {
-            Op::EmbedNorm { out, .. }
+            Op::Embed { out, .. }
             | Op::EmbedPatches { out, .. }
             | Op::Linear { out, .. }
             | Op::FeedForward { out, .. }
@@ -466,8 +467,8 @@ impl Program {
             Op::EmbedPatches { patch, out, .. } => flops_of_linear(out, patch),
             Op::Linear { x, linear, .. } => flops_of_linear(x, linear),
             Op::FeedForward { x, up, down, .. } => flops_of_linear(x, up) + flops_of_linear(x, down),
-            Op::Attention { heads, head_size, window, .. } => {
-                let pairs: u64 = lengths_tokens.iter().map(|&n| attended_pairs(n as u64, window)).sum();
+            Op::Attention { heads, head_size, sees, .. } => {
+                let pairs: u64 = lengths_tokens.iter().map(|&n| attended_pairs(n as u64, sees)).sum();
                 4 * pairs * heads as u64 * head_size as u64
             }
             _ => 0,
@@ -477,9 +478,15 @@ impl Program {
 }
 
 /// Pairs of a token and one that it sees, in a sequence of `n`.
-fn attended_pairs(n: u64, window: Option<usize>) -> u64 {
-    let beyond = window.map_or(0, |window| n.saturating_sub(window as u64 + 1));
-    n * n - beyond * (beyond + 1)
+fn attended_pairs(n: u64, sees: Sees) -> u64 {
+    match sees {
+        Sees::All => n * n,
+        Sees::Near(tokens) => {
+            let beyond = n.saturating_sub((tokens as u64).saturating_add(1));
+            n * n - beyond * (beyond + 1)
+        }
+        Sees::Before => n * (n + 1) / 2,
+    }
 }
 
 #[cfg(test)]
@@ -489,10 +496,10 @@ mod tests {
     #[test]
     fn attended_pairs_are_those_one_counts() {
         for n in 0..12u64 {
-            assert_eq!(attended_pairs(n, None), n * n);
-            for window in 0..14usize {
-                let seen = |q: u64| (0..n).filter(|k| k.abs_diff(q) <= window as u64).count() as u64;
-                assert_eq!(attended_pairs(n, Some(window)), (0..n).map(seen).sum::<u64>(), "{n} {window}");
+            let near = (0..14).map(Sees::Near);
+            for sees in near.chain([Sees::All, Sees::Before]) {
+                let seen = |query: u64| sees.keys(query as usize, n as usize).len() as u64;
+                assert_eq!(attended_pairs(n, sees), (0..n).map(seen).sum::<u64>(), "{n} {sees:?}");
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::device::{Batch, Device, DeviceError, LoadedModel, Pass, State, Ticket
 use crate::model::ConfigError;
 use crate::model::vision::{CHANNELS, Site, VisionConfig};
 use crate::program::Program;
+use crate::tokenizer::{TokenizeError, TokenizerError};
 use crate::weights::{Weights, WeightsError};
 
 /// Bytes of a configuration.
@@ -45,7 +46,7 @@ impl ImageEncoder {
         device: &dyn Device,
         sites: &[Site],
     ) -> Result<ImageEncoder, VisionError> {
-        let config = read_config(folder)?;
+        let config = read_config(folder, VisionConfig::from_open_clip, VisionConfig::from_hugging_face)?;
         let all = config.sites();
         if let Some(site) = sites.iter().find(|site| !all.contains(site)) {
             return Err(VisionError::NoSite { site: site.to_string() });
@@ -159,12 +160,16 @@ fn cut_patches(image: &[u8], size: usize, side: usize, levels: &Levels, out: &mu
     }
 }
 
-fn read_config(folder: &Path) -> Result<VisionConfig, VisionError> {
-    type Read = fn(serde_json::Value) -> Result<VisionConfig, ConfigError>;
-    let kinds: [(&str, Read); 2] = [
-        ("open_clip_config.json", VisionConfig::from_open_clip),
-        ("config.json", VisionConfig::from_hugging_face),
-    ];
+/// Reads what a configuration is to a program.
+type Decode<T> = fn(serde_json::Value) -> Result<T, ConfigError>;
+
+/// The configuration of a checkpoint's folder, open_clip's or transformers'.
+pub(crate) fn read_config<T>(
+    folder: &Path,
+    open_clip: Decode<T>,
+    hugging_face: Decode<T>,
+) -> Result<T, VisionError> {
+    let kinds = [("open_clip_config.json", open_clip), ("config.json", hugging_face)];
     for (name, read) in kinds {
         let path = folder.join(name);
         if let Some(json) = read_json(&path)? {
@@ -175,7 +180,7 @@ fn read_config(folder: &Path) -> Result<VisionConfig, VisionError> {
 }
 
 /// None where there is no such file.
-fn read_json(path: &Path) -> Result<Option<serde_json::Value>, VisionError> {
+pub(crate) fn read_json(path: &Path) -> Result<Option<serde_json::Value>, VisionError> {
     let failed = |source| VisionError::Read { path: path.into(), source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -188,7 +193,7 @@ fn read_json(path: &Path) -> Result<Option<serde_json::Value>, VisionError> {
     json.map(Some).map_err(|source| VisionError::Config { path: path.into(), source })
 }
 
-fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
+pub(crate) fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
     let names = ["open_clip_model.safetensors", "model.safetensors"];
     let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| VisionError::NoWeights { folder: folder.into() })
@@ -225,6 +230,15 @@ pub enum VisionError {
     /// The model gave a number that is none.
     #[error("image {image} of the batch has {value} in column {column} of its features")]
     NotFinite { image: usize, column: usize, value: f32 },
+    /// A token of the tokenizer that the model does not have.
+    #[error("the tokenizer gives token {id}, and the model has {vocabulary_size} words")]
+    NoWord { id: u32, vocabulary_size: usize },
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A text that it refuses.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -244,6 +258,9 @@ impl VisionError {
             }
             VisionError::Weights(error) => error.hint(),
             VisionError::Device(error) => error.hint(),
+            VisionError::NoWord { .. } | VisionError::Tokenizer(_) => {
+                Some("take tokenizer.json of the checkpoint itself")
+            }
             VisionError::NoSite { .. } => Some("take sites of the model's own blocks"),
             _ => None,
         }

@@ -60,8 +60,41 @@ pub struct Shape<'a> {
     pub head_size: usize,
     /// What the products of queries and keys are multiplied by.
     pub scale: f32,
-    /// A query sees the keys at most so many tokens before and after it; all of its sequence without a window.
-    pub window_tokens: Option<usize>,
+    /// The keys that a query is compared with.
+    pub sees: Sees,
+}
+
+/// Which keys of its own sequence a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// All.
+    All,
+    /// Those at most so many tokens before and after it.
+    Near(usize),
+    /// Those before it, and its own.
+    Before,
+}
+
+impl Sees {
+    /// The keys that the query at `token` sees, in a sequence of `len` tokens.
+    pub fn keys(self, token: usize, len: usize) -> Range<usize> {
+        match self {
+            Sees::All => 0..len,
+            Sees::Near(tokens) => {
+                token.saturating_sub(tokens)..len.min(token.saturating_add(tokens).saturating_add(1))
+            }
+            Sees::Before => 0..len.min(token + 1),
+        }
+    }
+
+    /// Whether every query of a sequence of `len` tokens sees all of it.
+    pub(crate) fn is_all(self, len: usize) -> bool {
+        match self {
+            Sees::All => true,
+            Sees::Near(tokens) => tokens >= len,
+            Sees::Before => len <= 1,
+        }
+    }
 }
 
 /// `softmax(q . k^T * scale) . v` within each sequence, for each head; never across sequences.
@@ -142,7 +175,7 @@ impl Varlen<'_> {
     /// Calls `attend` with every head of every sequence and the sequence's rows of the output.
     #[inline(always)]
     fn for_each_head(self, mut attend: impl FnMut(&Head<'_>, &mut Scratch, &mut [f32])) {
-        let Shape { cu_seqlens, heads, head_size, scale, window_tokens } = self.shape;
+        let Shape { cu_seqlens, heads, head_size, scale, sees } = self.shape;
         let width = heads * head_size;
         // With log2(e) in the scale, the softmax is one of powers of two.
         let scale = scale * LOG2_E;
@@ -150,10 +183,9 @@ impl Varlen<'_> {
             let (start, end) = (bounds[0] as usize, bounds[1] as usize);
             let qkv = &self.qkv[start * 3 * width..end * 3 * width];
             let out = &mut self.out[start * width..end * width];
-            let window_tokens = window_tokens.unwrap_or(end - start);
             for head in 0..heads {
                 let first = head * head_size;
-                attend(&Head { qkv, width, first, size: head_size, scale, window_tokens }, self.scratch, out);
+                attend(&Head { qkv, width, first, size: head_size, scale, sees }, self.scratch, out);
             }
         }
     }
@@ -286,7 +318,7 @@ struct Head<'a> {
     size: usize,
     /// Of the scores, for powers of two.
     scale: f32,
-    window_tokens: usize,
+    sees: Sees,
 }
 
 impl Head<'_> {
@@ -308,8 +340,7 @@ impl Head<'_> {
 
     /// The keys that a query sees.
     fn keys_of(&self, token: usize) -> Range<usize> {
-        let end = token.saturating_add(self.window_tokens).saturating_add(1);
-        token.saturating_sub(self.window_tokens)..self.len().min(end)
+        self.sees.keys(token, self.len())
     }
 
     /// Starts loading what the next head will copy of a token, while this head computes.

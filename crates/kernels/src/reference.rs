@@ -2,6 +2,7 @@
 //! encoder's reference device; slow, and meant to be read.
 
 use crate::act::Activation;
+use crate::attention::Sees;
 use crate::dropout::{MaskKey, Rate, philox};
 use crate::dtype::Dtype;
 use crate::gemm::Epilogue;
@@ -162,7 +163,7 @@ pub fn attention(
     heads: usize,
     head_size: usize,
     scale: f32,
-    window: Option<usize>,
+    sees: Sees,
     out: &mut [f32],
 ) {
     let width = heads * head_size;
@@ -173,7 +174,11 @@ pub fn attention(
     for bounds in cu_seqlens.windows(2) {
         let tokens = bounds[0] as usize..bounds[1] as usize;
         for (query, head) in tokens.clone().flat_map(|t| (0..heads).map(move |h| (t, h))) {
-            let seen = |&key: &usize| window.is_none_or(|window| key.abs_diff(query) <= window);
+            let seen = |&key: &usize| match sees {
+                Sees::All => true,
+                Sees::Near(tokens) => key.abs_diff(query) <= tokens,
+                Sees::Before => key <= query,
+            };
             let score = |key| dot_f32(vector(query, 0, head), vector(key, 1, head)) * f64::from(scale);
             let scores: Vec<f64> = tokens.clone().filter(seen).map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -239,7 +239,7 @@ const HALVED_ROWS: usize = 4096;
 /// precision, more than such a mode computes with.
 fn store(program: &Program, id: TensorId, weights: &Weights, dtype: Dtype) -> Result<Stored, WeightsError> {
     let Tensor { name, shape } = &program.tensors[id.0];
-    let is_word_table = |op: &Op| matches!(op, Op::EmbedNorm { word, .. } if *word == id);
+    let is_word_table = |op: &Op| matches!(op, Op::Embed { word, .. } if *word == id);
     if dtype == Dtype::F32 || !program.ops.iter().any(is_word_table) {
         return Ok(Stored::F32(weights.read(name, shape)?));
     }
@@ -346,9 +346,11 @@ impl Worker {
             Op::Probe { probe, qkv, x, heads, scale, out } => {
                 self.look_with_probe(model, batch, (probe, qkv, heads, scale), (x, out));
             }
-            Op::EmbedNorm { word, position, token_type, norm, out } => self.arena.write(out, |_, out| {
+            Op::Embed { word, position, token_type, norm, out } => self.arena.write(out, |_, out| {
                 embed(model, word, position, token_type, batch, out);
-                normalize_rows(model, norm, out);
+                if let Some(norm) = norm {
+                    normalize_rows(model, norm, out);
+                }
             }),
             Op::Linear { x, linear: id, activation, residual, out } => {
                 let scratch = &mut self.linear;
@@ -367,9 +369,9 @@ impl Worker {
                     feed_forward(isa, arena.read(x), arena.rows(program, x), layers, scratch, out);
                 });
             }
-            Op::Attention { qkv, heads, head_size, scale, window, out } => {
+            Op::Attention { qkv, heads, head_size, scale, sees, out } => {
                 let cu_seqlens = batch.cu_seqlens();
-                let shape = Shape { cu_seqlens, heads, head_size, scale, window_tokens: window };
+                let shape = Shape { cu_seqlens, heads, head_size, scale, sees };
                 let scratch = &mut self.attention;
                 self.arena.write(out, |arena, out| {
                     varlen(isa, model.dtype, arena.read(qkv), shape, scratch, out);

@@ -88,9 +88,11 @@ impl ReferenceModel {
     fn run(&self, op: &Op, arena: &mut Arena, batch: &Batch) {
         let width_of = |id| self.program.width(id);
         match *op {
-            Op::EmbedNorm { word, position, token_type, norm, out } => arena.write(out, |_, out| {
+            Op::Embed { word, position, token_type, norm, out } => arena.write(out, |_, out| {
                 self.embed(word, position, token_type, batch, out);
-                self.layer_norm(norm, out);
+                if let Some(norm) = norm {
+                    self.layer_norm(norm, out);
+                }
             }),
             Op::Drop { x, site } => arena.write(x, |_, x| {
                 drop_rows(batch, x, |rate, mask, rows| plain::dropout(rate, mask, site, rows));
@@ -115,8 +117,8 @@ impl ReferenceModel {
                 self.linear(up, arena.read(x), rows, activation, None, &mut hidden);
                 self.linear(down, &hidden, rows, Activation::Identity, residual, out);
             }),
-            Op::Attention { qkv, heads, head_size, scale, window, out } => arena.write(out, |arena, out| {
-                plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, window, out);
+            Op::Attention { qkv, heads, head_size, scale, sees, out } => arena.write(out, |arena, out| {
+                plain::attention(arena.read(qkv), batch.cu_seqlens(), heads, head_size, scale, sees, out);
             }),
             Op::Probe { probe, qkv, x, heads, scale, out } => arena.write(out, |arena, out| {
                 let mut row = vec![0.0; self.program.linears[qkv.0].out_features];

@@ -1,6 +1,7 @@
 //! BERT (Devlin et al. 2018) as `transformers` runs it: MiniLM, bge-*-en, e5 and their kin.
 
 use haul_kernels::act::Activation;
+use haul_kernels::attention::Sees;
 use serde::Deserialize;
 
 use crate::model::writer::{Bias, Writer};
@@ -56,13 +57,13 @@ impl Bert {
     fn embed(&self, writer: &mut Writer<'_>, config: &ModelConfig, out: BufferId) {
         let ModelConfig { hidden_size: d, vocabulary_size, .. } = *config;
         let table = writer.tensor("embeddings.position_embeddings.weight", &[self.positions, d]);
-        let op = Op::EmbedNorm {
+        let op = Op::Embed {
             word: writer.tensor(WORD_TABLE, &[vocabulary_size, d]),
             position: Some(Positions { table, numbering: self.numbering }),
             token_type: Some(
                 writer.tensor("embeddings.token_type_embeddings.weight", &[self.token_types, d]),
             ),
-            norm: writer.layer_norm("embeddings.LayerNorm", Bias::Present),
+            norm: Some(writer.layer_norm("embeddings.LayerNorm", Bias::Present)),
             out,
         };
         writer.push(op);
@@ -89,7 +90,7 @@ fn write_layer(writer: &mut Writer<'_>, config: &ModelConfig, buffers: &Buffers,
     let stacked = writer.linear(&names, Bias::Present, 3 * d, d);
     writer.push_linear(hidden, stacked, Activation::Identity, None, qkv);
     let scale = 1.0 / (head_size as f32).sqrt();
-    writer.push(Op::Attention { qkv, heads, head_size, scale, window: None, out: context });
+    writer.push(Op::Attention { qkv, heads, head_size, scale, sees: Sees::All, out: context });
     let attention_out = writer.linear(&[at("attention.output.dense")], Bias::Present, d, d);
     writer.push_linear(context, attention_out, Activation::Identity, Some(hidden), attended);
     let norm = writer.layer_norm(&at("attention.output.LayerNorm"), Bias::Present);

@@ -1,7 +1,9 @@
 //! The architectures: each reads its own part of `config.json` and writes a [`crate::program::Program`].
 
 pub mod bert;
+pub mod blocks;
 pub mod modern_bert;
+pub mod text;
 pub mod vision;
 mod writer;
 pub mod xlm_roberta;

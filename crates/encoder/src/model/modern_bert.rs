@@ -3,6 +3,7 @@
 //! sequence in some layers and a window in the others.
 
 use haul_kernels::act::Activation;
+use haul_kernels::attention::Sees;
 use serde::Deserialize;
 
 use crate::model::writer::{Bias, Writer};
@@ -30,7 +31,7 @@ pub struct ModernBert {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerAttention {
     /// So many tokens before and after; the whole sequence where there is none.
-    pub window: Option<usize>,
+    pub sees: Sees,
     /// The base of the angles.
     pub theta: f32,
 }
@@ -56,7 +57,7 @@ impl ModernBert {
         let word = writer.tensor(WORD_TABLE, &[vocabulary_size, d]);
         let norm = writer.layer_norm("embeddings.norm", self.norm_bias);
         let out = buffers.hidden;
-        writer.push(Op::EmbedNorm { word, position: None, token_type: None, norm, out });
+        writer.push(Op::Embed { word, position: None, token_type: None, norm: Some(norm), out });
         for (layer, &attention) in self.attention.iter().enumerate() {
             self.attend(writer, config, &buffers, (layer, attention));
             self.feed_forward(writer, config, &buffers, layer);
@@ -87,9 +88,9 @@ impl ModernBert {
         writer.push_linear(x, stacked, Activation::Identity, None, qkv);
         let rotary = writer.rotary(Rotary { theta: attention.theta, head_size, positions });
         writer.push(Op::Rotary { qkv, heads, rotary });
-        let (scale, window) = (1.0 / (head_size as f32).sqrt(), attention.window);
+        let (scale, sees) = (1.0 / (head_size as f32).sqrt(), attention.sees);
         // The normed rows have done their work; their buffer takes the heads' results.
-        writer.push(Op::Attention { qkv, heads, head_size, scale, window, out: normed });
+        writer.push(Op::Attention { qkv, heads, head_size, scale, sees, out: normed });
         let linear = writer.linear(&[at(layer, "attn.Wo")], self.attention_bias, d, d);
         writer.push_linear(normed, linear, Activation::Identity, Some(hidden), attended);
     }
@@ -207,12 +208,12 @@ impl ConfigFile {
         }
         let rope = self.rope_parameters.as_ref();
         let global = LayerAttention {
-            window: None,
+            sees: Sees::All,
             theta: theta(rope.and_then(|r| r.full_attention.as_ref()), self.global_rope_theta)?,
         };
         let local_theta = self.local_rope_theta.unwrap_or(self.global_rope_theta);
         let local = LayerAttention {
-            window: Some(sized("local_attention", self.local_attention, SIZE_MAX)? / 2),
+            sees: Sees::Near(sized("local_attention", self.local_attention, SIZE_MAX)? / 2),
             theta: theta(rope.and_then(|r| r.sliding_attention.as_ref()), local_theta)?,
         };
         let Some(types) = &self.layer_types else {

@@ -5,13 +5,15 @@
 //! class row, norms and projects it; SigLIP lets one query of its own look at all rows (a MAP head).
 
 use haul_kernels::act::Activation;
+use haul_kernels::attention::Sees;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::model::blocks::{Blocks, Drops, Names, Rows, in_projection};
 use crate::model::writer::{Bias, Sizes, Writer};
 use crate::model::{ConfigError, LAYERS_MAX, SIZE_MAX, activation_named, epsilon, sized, tiled, unsupported};
-use crate::pooling::{PoolMode, Pooling};
-use crate::program::{BufferId, Layout, Linear, LinearId, Op, Program};
+use crate::pooling::PoolMode;
+use crate::program::{BufferId, Layout, Linear, Op, Program};
 use crate::weights::{Weights, WeightsError};
 
 /// Colours of a pixel.
@@ -127,15 +129,6 @@ impl std::fmt::Display for Site {
     }
 }
 
-/// Whose checkpoint it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
-    /// `transformers`: `config.json`.
-    HuggingFace,
-    /// open_clip: `open_clip_config.json`.
-    OpenClip,
-}
-
 impl VisionConfig {
     /// Reads and checks the object of a `config.json`.
     pub fn from_hugging_face(json: Value) -> Result<VisionConfig, ConfigError> {
@@ -222,24 +215,25 @@ impl VisionConfig {
     pub fn program(&self, weights: &Weights, sites: &[Site]) -> Result<Program, WeightsError> {
         let VisionConfig { hidden_size: d, layers, layer_norm_eps, .. } = *self;
         let mut writer = Writer::new(Sizes { hidden_size: d, layers, layer_norm_eps }, weights);
-        let called = self.names.called();
+        let called = self.names.of_images();
         writer.detect_prefix(called.prefix, called.position);
-        writer.refuse_more_layers(called.layers)?;
+        writer.refuse_more_layers(self.names.layers())?;
         let hidden = self.embed(&mut writer, &called);
-        let [qkv, context, normed, attended] = [3 * d, d, d, d].map(|width| writer.token_buffer(width));
-        let mut rows = Rows { hidden, context, normed, attended };
-        let drops = Drops { sites };
-        for block in 0..layers {
-            self.attend(&mut writer, &called, &rows, (qkv, block), &drops);
-            if block + 1 == layers && self.head != VisionHead::Probe {
-                // Of the last block, nobody looks at other rows than the class row.
-                rows = class_rows(&mut writer, &rows, d);
-            }
-            self.feed_forward(&mut writer, &called, &rows, block, &drops);
-        }
+        let blocks = Blocks {
+            hidden_size: d,
+            layers,
+            heads: self.heads,
+            intermediate_size: self.intermediate_size,
+            activation: self.activation,
+            sees: Sees::All,
+            names: self.names,
+            drops: Drops { sites },
+            last_row: (self.head != VisionHead::Probe).then_some(PoolMode::Cls),
+        };
+        let rows = blocks.write(&mut writer, hidden);
         let dense = match self.head {
             VisionHead::Class { dim } => self.project(&mut writer, &called, rows.hidden, dim),
-            VisionHead::Probe => self.probe(&mut writer, &rows, qkv, &drops),
+            VisionHead::Probe => self.probe(&mut writer, &rows, &blocks),
         };
         Ok(writer.program(dense))
     }
@@ -265,70 +259,6 @@ impl VisionConfig {
         out
     }
 
-    /// `context = attention(norm(hidden))`.
-    fn attend(
-        &self,
-        writer: &mut Writer<'_>,
-        called: &Called,
-        rows: &Rows,
-        (qkv, block): (BufferId, usize),
-        drops: &Drops<'_>,
-    ) {
-        let VisionConfig { hidden_size: d, heads, .. } = *self;
-        let head_size = d / heads;
-        let at = |part: &str| format!("{}{block}.{part}", called.layers);
-        let norm = writer.layer_norm(&at(called.attention_norm), Bias::Present);
-        writer.push(Op::Norm { x: rows.hidden, norm, out: rows.normed });
-        let stacked = called.qkv(writer, &at, d);
-        let site = drops.site(block, BlockLayer::Qkv);
-        push_dropped(writer, rows.normed, stacked, (Activation::Identity, None), site, qkv);
-        let scale = 1.0 / (head_size as f32).sqrt();
-        writer.push(Op::Attention { qkv, heads, head_size, scale, window: None, out: rows.context });
-    }
-
-    /// `attended = hidden + proj(context)`, `hidden = attended + mlp(norm(attended))`.
-    fn feed_forward(
-        &self,
-        writer: &mut Writer<'_>,
-        called: &Called,
-        rows: &Rows,
-        block: usize,
-        drops: &Drops<'_>,
-    ) {
-        let Rows { hidden, context, normed, attended } = *rows;
-        let VisionConfig { hidden_size: d, intermediate_size, .. } = *self;
-        let at = |part: &str| format!("{}{block}.{part}", called.layers);
-        let linear = writer.linear(&[at(called.attention_out)], Bias::Present, d, d);
-        let site = drops.site(block, BlockLayer::Proj);
-        push_dropped(writer, context, linear, (Activation::Identity, Some(hidden)), site, attended);
-
-        let norm = writer.layer_norm(&at(called.mlp_norm), Bias::Present);
-        writer.push(Op::Norm { x: attended, norm, out: normed });
-        let up = writer.linear(&[at(called.up)], Bias::Present, intermediate_size, d);
-        let down = writer.linear(&[at(called.down)], Bias::Present, d, intermediate_size);
-        let sites = [BlockLayer::Fc1, BlockLayer::Fc2].map(|layer| drops.site(block, layer));
-        self.push_mlp(writer, normed, (up, down), sites, (attended, hidden));
-    }
-
-    /// `out = residual + down(activation(up(x)))`.
-    fn push_mlp(
-        &self,
-        writer: &mut Writer<'_>,
-        x: BufferId,
-        (up, down): (LinearId, LinearId),
-        sites: [Option<u32>; 2],
-        (residual, out): (BufferId, BufferId),
-    ) {
-        let activation = self.activation;
-        if sites == [None, None] {
-            writer.push(Op::FeedForward { x, up, activation, down, residual: Some(residual), out });
-            return;
-        }
-        let wide = writer.buffer_like(x, self.intermediate_size);
-        push_dropped(writer, x, up, (activation, None), sites[0], wide);
-        push_dropped(writer, wide, down, (Activation::Identity, Some(residual)), sites[1], out);
-    }
-
     fn project(&self, writer: &mut Writer<'_>, called: &Called, class: BufferId, dim: usize) -> BufferId {
         let norm = writer.layer_norm(called.last_norm, Bias::Present);
         writer.push(Op::Norm { x: class, norm, out: class });
@@ -342,7 +272,8 @@ impl VisionConfig {
         out
     }
 
-    fn probe(&self, writer: &mut Writer<'_>, rows: &Rows, qkv: BufferId, drops: &Drops<'_>) -> BufferId {
+    fn probe(&self, writer: &mut Writer<'_>, rows: &Rows, blocks: &Blocks<'_>) -> BufferId {
+        let qkv = rows.qkv;
         let VisionConfig { hidden_size: d, heads, intermediate_size, .. } = *self;
         let norm = writer.layer_norm("post_layernorm", Bias::Present);
         writer.push(Op::Norm { x: rows.hidden, norm, out: rows.normed });
@@ -358,76 +289,13 @@ impl VisionConfig {
         writer.push(Op::Norm { x: attended, norm, out: seen });
         let up = writer.linear(&["head.mlp.fc1".into()], Bias::Present, intermediate_size, d);
         let down = writer.linear(&["head.mlp.fc2".into()], Bias::Present, d, intermediate_size);
-        let sites = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| drops.number(Site::Head { layer }));
-        self.push_mlp(writer, seen, (up, down), sites, (attended, out));
+        let sites = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| blocks.drops.number(Site::Head { layer }));
+        blocks.push_mlp(writer, seen, (up, down), sites, (attended, out));
         out
     }
 }
 
-/// The buffers of a block; of the last one, those of the class row alone.
-struct Rows {
-    hidden: BufferId,
-    context: BufferId,
-    normed: BufferId,
-    attended: BufferId,
-}
-
-/// The class rows of what the last block still needs.
-fn class_rows(writer: &mut Writer<'_>, rows: &Rows, d: usize) -> Rows {
-    let [hidden, context, normed, attended] = [d; 4].map(|width| writer.sequence_buffer(width));
-    for (x, out) in [(rows.hidden, hidden), (rows.context, context)] {
-        writer.push(Op::Pool { x, pooling: Pooling { modes: vec![PoolMode::Cls] }, out });
-    }
-    Rows { hidden, context, normed, attended }
-}
-
-/// Where elements fall out.
-struct Drops<'s> {
-    sites: &'s [Site],
-}
-
-impl Drops<'_> {
-    fn site(&self, block: usize, layer: BlockLayer) -> Option<u32> {
-        self.number(Site::Block { block: block as u32, layer })
-    }
-
-    fn number(&self, site: Site) -> Option<u32> {
-        self.sites.contains(&site).then(|| site.number())
-    }
-}
-
-/// `out = activation(drop(x @ weight^T + bias)) + residual`, where there is a site; else without the drop.
-fn push_dropped(
-    writer: &mut Writer<'_>,
-    x: BufferId,
-    linear: LinearId,
-    (activation, residual): (Activation, Option<BufferId>),
-    site: Option<u32>,
-    out: BufferId,
-) {
-    let Some(site) = site else { return writer.push_linear(x, linear, activation, residual, out) };
-    writer.push_linear(x, linear, Activation::Identity, None, out);
-    writer.push(Op::Drop { x: out, site });
-    if activation != Activation::Identity {
-        writer.push(Op::Activate { x: out, activation });
-    }
-    if let Some(y) = residual {
-        writer.push(Op::Add { x: out, y });
-    }
-}
-
-/// torch's `MultiheadAttention` keeps queries, keys and values in one matrix.
-fn in_projection(before: &str, d: usize) -> Linear {
-    Linear {
-        weights: vec![format!("{before}in_proj_weight")],
-        layout: Layout::OutIn,
-        biases: vec![format!("{before}in_proj_bias")],
-        out_features: 3 * d,
-        in_features: d,
-    }
-}
-
-/// What a checkpoint calls its tensors.
+/// What a checkpoint calls the tensors around the blocks.
 struct Called {
     prefix: &'static str,
     patch: &'static str,
@@ -435,19 +303,12 @@ struct Called {
     position: &'static str,
     first_norm: &'static str,
     last_norm: &'static str,
-    layers: &'static str,
-    attention_norm: &'static str,
-    attention_out: &'static str,
-    mlp_norm: &'static str,
-    up: &'static str,
-    down: &'static str,
     /// Stands outside of the tower.
     projection: (&'static str, Layout),
-    names: Names,
 }
 
 impl Names {
-    fn called(self) -> Called {
+    fn of_images(self) -> Called {
         match self {
             Names::HuggingFace => Called {
                 prefix: "vision_model.",
@@ -457,14 +318,7 @@ impl Names {
                 // As the checkpoints spell it.
                 first_norm: "pre_layrnorm",
                 last_norm: "post_layernorm",
-                layers: "encoder.layers.",
-                attention_norm: "layer_norm1",
-                attention_out: "self_attn.out_proj",
-                mlp_norm: "layer_norm2",
-                up: "mlp.fc1",
-                down: "mlp.fc2",
                 projection: ("visual_projection.weight", Layout::OutIn),
-                names: self,
             },
             Names::OpenClip => Called {
                 prefix: "visual.",
@@ -473,27 +327,8 @@ impl Names {
                 position: "positional_embedding",
                 first_norm: "ln_pre",
                 last_norm: "ln_post",
-                layers: "transformer.resblocks.",
-                attention_norm: "ln_1",
-                attention_out: "attn.out_proj",
-                mlp_norm: "ln_2",
-                up: "mlp.c_fc",
-                down: "mlp.c_proj",
                 projection: ("visual.proj", Layout::InOut),
-                names: self,
             },
-        }
-    }
-}
-
-impl Called {
-    fn qkv(&self, writer: &mut Writer<'_>, at: &impl Fn(&str) -> String, d: usize) -> LinearId {
-        match self.names {
-            Names::HuggingFace => {
-                let names = ["q", "k", "v"].map(|which| at(&format!("self_attn.{which}_proj")));
-                writer.linear(&names, Bias::Present, 3 * d, d)
-            }
-            Names::OpenClip => writer.linear_of(in_projection(&at("attn."), d)),
         }
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod batches;
+mod captions;
 mod common;
 mod families;
 mod golden;

@@ -1,5 +1,6 @@
 //! Model directories: what is read, and what is refused by name.
 
+use haul_kernels::attention::Sees;
 use std::path::{Path, PathBuf};
 
 use haul_encoder::embedder::{Embedder, LoadError};
@@ -181,11 +182,11 @@ fn the_families_are_what_their_files_say() {
     let modern = open("tiny-modernbert");
     assert_eq!((modern.config.max_tokens, modern.max_tokens), (128, 48));
     assert_eq!(modern.special_ids, [0, 1, 2, 3]);
-    let windows = |model: &ModelDir| match &model.config.architecture {
-        Architecture::ModernBert(modern) => modern.attention.iter().map(|a| a.window).collect::<Vec<_>>(),
+    let sees = |model: &ModelDir| match &model.config.architecture {
+        Architecture::ModernBert(modern) => modern.attention.iter().map(|a| a.sees).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(windows(&modern), [None, Some(8), Some(8), None]);
+    assert_eq!(sees(&modern), [Sees::All, Sees::Near(8), Sees::Near(8), Sees::All]);
 }
 
 /// What bge-m3 ships: 8,194 positions are 8,192 tokens, and no file says otherwise.

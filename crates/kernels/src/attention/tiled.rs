@@ -39,7 +39,7 @@ impl DotKernel for Tiled<'_> {
                 scratch.make_room(shape);
                 pack_keys(s, dots, head, shape, scratch);
                 pack_values(s, head, shape, scratch);
-                let is_bounded = bound(s, head) <= SCORE_MAX && head.window_tokens >= shape.len;
+                let is_bounded = bound(s, head) <= SCORE_MAX && head.sees.is_all(shape.len);
                 for start in (0..head.len()).step_by(ROWS) {
                     let queries = start..head.len().min(start + ROWS);
                     pack_queries(s, dots, head, shape, queries.clone(), scratch);

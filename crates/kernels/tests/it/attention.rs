@@ -1,4 +1,4 @@
-use haul_kernels::attention::{Scratch, Shape, varlen};
+use haul_kernels::attention::{Scratch, Sees, Shape, varlen};
 use haul_kernels::dtype::Dtype;
 use haul_kernels::isa::Isa;
 use haul_kernels::reference;
@@ -15,7 +15,7 @@ struct Batch {
     cu_seqlens: Vec<u32>,
     heads: usize,
     head_size: usize,
-    window_tokens: Option<usize>,
+    sees: Sees,
 }
 
 fn batch(lengths: &[usize], heads: usize, head_size: usize) -> Batch {
@@ -26,7 +26,7 @@ fn batch(lengths: &[usize], heads: usize, head_size: usize) -> Batch {
         cu_seqlens.push(tokens as u32);
     }
     let qkv = super::random(tokens * 3 * heads * head_size, (tokens * head_size) as u64);
-    Batch { qkv, cu_seqlens, heads, head_size, window_tokens: None }
+    Batch { qkv, cu_seqlens, heads, head_size, sees: Sees::All }
 }
 
 /// Every instruction set with f32 and with its products of smaller numbers.
@@ -59,23 +59,23 @@ impl Batch {
 
     fn run(&self, isa: Isa, dtype: Dtype, scale: f32, scratch: &mut Scratch) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.qkv.len() / 3];
-        let Batch { heads, head_size, window_tokens, .. } = *self;
-        let shape = Shape { cu_seqlens: &self.cu_seqlens, heads, head_size, scale, window_tokens };
+        let Batch { heads, head_size, sees, .. } = *self;
+        let shape = Shape { cu_seqlens: &self.cu_seqlens, heads, head_size, scale, sees };
         varlen(isa, dtype, &self.qkv, shape, scratch, &mut out);
         out
     }
 
     fn expected(&self, scale: f32) -> Vec<f32> {
         let mut expected = vec![0.0; self.qkv.len() / 3];
-        let Batch { qkv, cu_seqlens, heads, head_size, window_tokens } = self;
-        reference::attention(qkv, cu_seqlens, *heads, *head_size, scale, *window_tokens, &mut expected);
+        let Batch { qkv, cu_seqlens, heads, head_size, sees } = self;
+        reference::attention(qkv, cu_seqlens, *heads, *head_size, scale, *sees, &mut expected);
         expected
     }
 
     fn what(&self, isa: Isa, dtype: Dtype) -> String {
-        let Batch { cu_seqlens, heads, head_size, window_tokens, .. } = self;
+        let Batch { cu_seqlens, heads, head_size, sees, .. } = self;
         let isa = isa.name();
-        format!("{isa} {dtype} {heads} heads of {head_size}, {cu_seqlens:?}, window {window_tokens:?}")
+        format!("{isa} {dtype} {heads} heads of {head_size}, {cu_seqlens:?}, sees {sees:?}")
     }
 
     /// In every way.
@@ -110,11 +110,11 @@ fn attention_matches_at_every_head_size() {
 }
 
 #[test]
-fn ragged_batches_match_with_and_without_a_window() {
+fn ragged_batches_match_whatever_a_query_sees() {
     let mut scratch = Scratch::new();
-    for window_tokens in [None, Some(0), Some(1), Some(16), Some(64), Some(usize::MAX)] {
-        let batch =
-            |lengths: &[usize], heads, head_size| Batch { window_tokens, ..batch(lengths, heads, head_size) };
+    let near = [0, 1, 16, 64, usize::MAX].map(Sees::Near);
+    for sees in [Sees::All, Sees::Before].into_iter().chain(near) {
+        let batch = |lengths: &[usize], heads, head_size| Batch { sees, ..batch(lengths, heads, head_size) };
         batch(&[1, 31, 32, 33, 127, 128, 129, 384, 385, 700], 1, 16).check(0.25, &mut scratch);
         batch(&[129, 1, 0, 385], 2, 33).check(0.18, &mut scratch);
         for head_size in [5, 32, 64, 72, 80, 96, 128] {
@@ -187,10 +187,10 @@ fn integer_sums_never_overflow() {
 #[test]
 fn a_sequence_alone_is_the_sequence_in_a_batch_to_the_bit() {
     let lengths = [17, 3, 0, 64, 129, 1, 400, 12];
-    for ((heads, head_size), window_tokens) in
-        [((12, 32), None), ((2, 72), Some(16)), ((1, 128), None), ((3, 5), Some(64))]
+    for ((heads, head_size), sees) in
+        [((12, 32), Sees::All), ((2, 72), Sees::Near(16)), ((1, 128), Sees::Before), ((3, 5), Sees::Near(64))]
     {
-        let all = Batch { window_tokens, ..batch(&lengths, heads, head_size) };
+        let all = Batch { sees, ..batch(&lengths, heads, head_size) };
         let width = all.width();
         for (isa, dtype, _) in ways() {
             let mut scratch = Scratch::new();
@@ -226,11 +226,11 @@ fn two_modes_of_four_attend_alike() {
     }
 }
 
-/// A query of zeros sees all keys alike, but none outside of its window.
+/// A query of zeros sees all keys alike that it sees, and no other.
 #[test]
 fn zero_queries_average_what_they_see() {
-    for window_tokens in [None, Some(1), Some(16)] {
-        let mut all = Batch { window_tokens, ..batch(&[70, 3], 2, 32) };
+    for sees in [Sees::All, Sees::Near(1), Sees::Near(16), Sees::Before] {
+        let mut all = Batch { sees, ..batch(&[70, 3], 2, 32) };
         let width = all.width();
         for token in [0, 35, 69, 71] {
             let start = all.at(token, 0, 0);
@@ -299,11 +299,15 @@ fn what_a_call_leaves_in_the_scratch_is_not_read() {
         let mut scratch = Scratch::new();
         let mut long = batch(&[300], 1, 72);
         long.qkv.fill(f32::NAN);
-        for (len, head_size, window_tokens) in
-            [(1, 5, None), (13, 32, None), (129, 33, Some(16)), (257, 64, Some(1)), (130, 7, None)]
-        {
+        for (len, head_size, sees) in [
+            (1, 5, Sees::All),
+            (13, 32, Sees::Before),
+            (129, 33, Sees::Near(16)),
+            (257, 64, Sees::Near(1)),
+            (130, 7, Sees::All),
+        ] {
             long.run(isa, dtype, 0.2, &mut scratch);
-            let short = Batch { window_tokens, ..batch(&[len], 2, head_size) };
+            let short = Batch { sees, ..batch(&[len], 2, head_size) };
             let expected = short.run(isa, dtype, 0.2, &mut Scratch::new());
             let got = short.run(isa, dtype, 0.2, &mut scratch);
             assert_eq!(super::bits(&got), super::bits(&expected), "{}", short.what(isa, dtype));
@@ -349,7 +353,7 @@ fn scratch_grows_to_the_longest_sequence_and_stays() {
 #[test]
 #[should_panic(expected = "cu_seqlens rises")]
 fn falling_sequence_starts_are_refused() {
-    let shape = Shape { cu_seqlens: &[0, 4, 2, 4], heads: 1, head_size: 1, scale: 1.0, window_tokens: None };
+    let shape = Shape { cu_seqlens: &[0, 4, 2, 4], heads: 1, head_size: 1, scale: 1.0, sees: Sees::All };
     varlen(Isa::best(), Dtype::F32, &[0.0; 12], shape, &mut Scratch::new(), &mut [0.0; 4]);
 }
 
