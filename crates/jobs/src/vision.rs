@@ -5,6 +5,7 @@
 //! disturbed.
 
 pub mod analyze;
+pub mod classes;
 pub mod images;
 pub mod npz;
 pub mod sample;
