@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use haul_kernels::dropout::Rate;
 
-use crate::device::{Batch, Device, DeviceError, LoadedModel, Pass, State, Ticket, Vectors};
+use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Pass, State, Ticket, Vectors};
 use crate::model::ConfigError;
 use crate::model::vision::{CHANNELS, Site, VisionConfig};
 use crate::program::Program;
@@ -45,7 +45,19 @@ impl ImageEncoder {
         device: &dyn Device,
         sites: &[Site],
     ) -> Result<ImageEncoder, VisionError> {
-        let config = read_config(folder)?;
+        ImageEncoder::load_as(folder, read_config(folder)?, device, sites)
+    }
+
+    /// [`ImageEncoder::load_with`] of a tower that runs otherwise than its folder says, with its weights.
+    ///
+    /// # Errors
+    /// Also weights that are not what the configuration says.
+    pub fn load_as(
+        folder: &Path,
+        config: VisionConfig,
+        device: &dyn Device,
+        sites: &[Site],
+    ) -> Result<ImageEncoder, VisionError> {
         let all = config.sites();
         if let Some(site) = sites.iter().find(|site| !all.contains(site)) {
             return Err(VisionError::NoSite { site: site.to_string() });
@@ -71,6 +83,30 @@ impl ImageEncoder {
         self.program.flops(&vec![self.config.tokens(); images])
     }
 
+    /// Those of one image before the first site; all of them without sites.
+    pub fn flops_of_prefix(&self) -> u64 {
+        self.program.flops_of(0..self.prefix_ops(), &[self.config.tokens()])
+    }
+
+    /// Those of one pass, which begins there.
+    pub fn flops_of_pass(&self) -> u64 {
+        self.program.flops_of(self.prefix_ops()..self.program.ops.len(), &[self.config.tokens()])
+    }
+
+    fn prefix_ops(&self) -> usize {
+        self.program.split().map_or(self.program.ops.len(), |split| split.prefix_ops)
+    }
+
+    /// How many batches keep the device busy.
+    pub fn batches_in_flight(&self) -> usize {
+        self.model.batches_in_flight()
+    }
+
+    /// Bytes that the model holds.
+    pub fn memory(&self) -> Memory {
+        self.model.memory()
+    }
+
     /// Enqueues images of `image_size` pixels in each direction, each row by row, red, green and blue of a pixel side by
     /// side. Nothing falls out.
     ///
@@ -85,10 +121,26 @@ impl ImageEncoder {
     /// # Errors
     /// As [`ImageEncoder::submit`]; or the model was loaded without sites, or the batch is lost.
     pub fn prefix(&self, pixels: &[u8], levels: &Levels) -> Result<State, VisionError> {
+        let ticket = self.submit_prefix(pixels, levels)?;
+        self.collect_prefix(ticket)
+    }
+
+    /// Enqueues what [`ImageEncoder::prefix`] waits for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn submit_prefix(&self, pixels: &[u8], levels: &Levels) -> Result<PrefixTicket, VisionError> {
         if self.program.split().is_none() {
             return Err(VisionError::WithoutSites);
         }
-        let ticket = self.model.submit(self.batch(pixels, levels)?.prefix())?;
+        Ok(PrefixTicket(self.model.submit(self.batch(pixels, levels)?.prefix())?))
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The batch is lost.
+    pub fn collect_prefix(&self, PrefixTicket(ticket): PrefixTicket) -> Result<State, VisionError> {
         self.model.collect(ticket)?.state.ok_or(VisionError::Device(DeviceError::Lost))
     }
 
@@ -97,9 +149,21 @@ impl ImageEncoder {
     /// # Errors
     /// No pass, or one over an image that the state does not have.
     pub fn pass(&self, state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Ticket, VisionError> {
-        let (count, images) = (passes.len(), state.images());
-        let batch = Batch::of_passes(state, passes, rate);
-        Ok(self.model.submit(batch.ok_or(VisionError::Passes { passes: count, images })?)?)
+        Ok(self.model.submit(of_passes(state, passes, rate)?)?)
+    }
+
+    /// [`ImageEncoder::pass`] with nothing falling out but at one of the sites.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pass_at(
+        &self,
+        site: Site,
+        state: &Arc<State>,
+        passes: Vec<Pass>,
+        rate: Rate,
+    ) -> Result<Ticket, VisionError> {
+        Ok(self.model.submit(of_passes(state, passes, rate)?.only_at(site.number()))?)
     }
 
     fn batch(&self, pixels: &[u8], levels: &Levels) -> Result<Batch, VisionError> {
@@ -132,6 +196,16 @@ impl ImageEncoder {
     }
 }
 
+fn of_passes(state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Batch, VisionError> {
+    let (count, images) = (passes.len(), state.images());
+    Batch::of_passes(state, passes, rate).ok_or(VisionError::Passes { passes: count, images })
+}
+
+/// A claim to the state of a prefix.
+#[derive(Debug)]
+#[must_use = "the state of a prefix is lost without its ticket"]
+pub struct PrefixTicket(Ticket);
+
 /// What each level of each colour is for the model: `(level * scale - mean) / std`, computed as `transformers` does, the
 /// product in f64 and the rest in f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,7 +233,11 @@ fn cut_patches(image: &[u8], size: usize, side: usize, levels: &Levels, out: &mu
     }
 }
 
-fn read_config(folder: &Path) -> Result<VisionConfig, VisionError> {
+/// What the tower of a folder is like, without its weights.
+///
+/// # Errors
+/// A configuration that is not there or does not run.
+pub fn read_config(folder: &Path) -> Result<VisionConfig, VisionError> {
     type Read = fn(serde_json::Value) -> Result<VisionConfig, ConfigError>;
     let kinds: [(&str, Read); 2] = [
         ("open_clip_config.json", VisionConfig::from_open_clip),
@@ -188,7 +266,11 @@ fn read_json(path: &Path) -> Result<Option<serde_json::Value>, VisionError> {
     json.map(Some).map_err(|source| VisionError::Config { path: path.into(), source })
 }
 
-fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
+/// Where the weights of a folder are.
+///
+/// # Errors
+/// There are none.
+pub fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
     let names = ["open_clip_model.safetensors", "model.safetensors"];
     let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| VisionError::NoWeights { folder: folder.into() })
