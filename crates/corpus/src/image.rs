@@ -6,6 +6,7 @@
 
 pub mod preprocess;
 pub mod resize;
+pub mod treatment;
 
 mod bmp;
 mod jpeg;

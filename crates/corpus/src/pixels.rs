@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// First bytes of a file; the last one counts its forms.
 const MAGIC: &[u8; 8] = b"haulpix\x01";
@@ -57,6 +58,8 @@ impl PixelCache {
         let header = [MAGIC.as_slice(), &preprocessing, &(row_bytes as u64).to_le_bytes()].concat();
         cache.begin(&header)?;
         cache.index().map_err(failed)?;
+        // What was used last is removed last, also where it was only read.
+        cache.file.set_modified(SystemTime::now()).map_err(failed)?;
         Ok(cache)
     }
 
@@ -101,6 +104,11 @@ impl PixelCache {
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Keys of the rows that it seems to have.
+    pub fn keys(&self) -> impl Iterator<Item = &Hash> {
+        self.rows.keys()
     }
 
     /// Whether it has none.

@@ -31,7 +31,7 @@ pub use frame::FrameError;
 mod frame;
 
 /// Both sides must speak the same frames; the worker says this number first.
-const PROTOCOL: u32 = 3;
+const PROTOCOL: u32 = 4;
 /// Time for a fresh worker to say that it is ready.
 const START_SECONDS: u64 = 20;
 /// Replies waiting between the worker and the caller, besides the one being read.

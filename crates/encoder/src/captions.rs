@@ -8,7 +8,7 @@ use crate::model::ConfigError;
 use crate::model::text::{TextConfig, TextFamily};
 use crate::program::Program;
 use crate::tokenizer::Tokenizer;
-use crate::vision::{VisionError, read_config, read_json, weights_file};
+use crate::vision::{VisionError, read_config_of, read_json, weights_file};
 use crate::weights::{Weights, WeightsError};
 
 /// Tokens of one batch.
@@ -41,7 +41,7 @@ impl CaptionEncoder {
     /// # Errors
     /// A configuration that does not run, weights that are not what it says, or no tokenizer.
     pub fn load(folder: &Path, device: &dyn Device) -> Result<CaptionEncoder, VisionError> {
-        let config = read_config(folder, TextConfig::from_open_clip, TextConfig::from_hugging_face)?;
+        let config = read_config_of(folder, TextConfig::from_open_clip, TextConfig::from_hugging_face)?;
         let weights = Weights::open(&weights_file(folder)?)?;
         let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"))?;
         let padding_id = match config.family {

@@ -4,6 +4,8 @@
 //! `[tokens, width]` with the sequences one after the other; padding does not exist. A new architecture is a new
 //! function that writes a program, and a new device runs every program there is.
 
+use std::ops::Range;
+
 use haul_kernels::act::Activation;
 use haul_kernels::attention::Sees;
 
@@ -454,6 +456,11 @@ impl Program {
     /// Floating-point operations of one packed batch: 2 for each multiply-add of the linear layers and of
     /// attention's two products. Norms, activations and pooling are left out; they are below one percent.
     pub fn flops(&self, lengths_tokens: &[usize]) -> u64 {
+        self.flops_of(0..self.ops.len(), lengths_tokens)
+    }
+
+    /// [`Program::flops`] of some of its operations.
+    pub fn flops_of(&self, ops: Range<usize>, lengths_tokens: &[usize]) -> u64 {
         let (sequences, tokens): (u64, u64) =
             (lengths_tokens.len() as u64, lengths_tokens.iter().map(|&n| n as u64).sum());
         let flops_of_linear = |x: BufferId, LinearId(id): LinearId| {
@@ -473,7 +480,7 @@ impl Program {
             }
             _ => 0,
         };
-        self.ops.iter().map(flops_of).sum()
+        self.ops[ops].iter().map(flops_of).sum()
     }
 }
 

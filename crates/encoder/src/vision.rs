@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use haul_kernels::dropout::Rate;
 
-use crate::device::{Batch, Device, DeviceError, LoadedModel, Pass, State, Ticket, Vectors};
+use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Pass, State, Ticket, Vectors};
 use crate::model::ConfigError;
 use crate::model::vision::{CHANNELS, Site, VisionConfig};
 use crate::program::Program;
@@ -46,7 +46,19 @@ impl ImageEncoder {
         device: &dyn Device,
         sites: &[Site],
     ) -> Result<ImageEncoder, VisionError> {
-        let config = read_config(folder, VisionConfig::from_open_clip, VisionConfig::from_hugging_face)?;
+        ImageEncoder::load_as(folder, read_config(folder)?, device, sites)
+    }
+
+    /// [`ImageEncoder::load_with`] of a tower that runs otherwise than its folder says, with its weights.
+    ///
+    /// # Errors
+    /// Also weights that are not what the configuration says.
+    pub fn load_as(
+        folder: &Path,
+        config: VisionConfig,
+        device: &dyn Device,
+        sites: &[Site],
+    ) -> Result<ImageEncoder, VisionError> {
         let all = config.sites();
         if let Some(site) = sites.iter().find(|site| !all.contains(site)) {
             return Err(VisionError::NoSite { site: site.to_string() });
@@ -72,6 +84,30 @@ impl ImageEncoder {
         self.program.flops(&vec![self.config.tokens(); images])
     }
 
+    /// Those of one image before the first site; all of them without sites.
+    pub fn flops_of_prefix(&self) -> u64 {
+        self.program.flops_of(0..self.prefix_ops(), &[self.config.tokens()])
+    }
+
+    /// Those of one pass, which begins there.
+    pub fn flops_of_pass(&self) -> u64 {
+        self.program.flops_of(self.prefix_ops()..self.program.ops.len(), &[self.config.tokens()])
+    }
+
+    fn prefix_ops(&self) -> usize {
+        self.program.split().map_or(self.program.ops.len(), |split| split.prefix_ops)
+    }
+
+    /// How many batches keep the device busy.
+    pub fn batches_in_flight(&self) -> usize {
+        self.model.batches_in_flight()
+    }
+
+    /// Bytes that the model holds.
+    pub fn memory(&self) -> Memory {
+        self.model.memory()
+    }
+
     /// Enqueues images of `image_size` pixels in each direction, each row by row, red, green and blue of a pixel side by
     /// side. Nothing falls out.
     ///
@@ -86,10 +122,26 @@ impl ImageEncoder {
     /// # Errors
     /// As [`ImageEncoder::submit`]; or the model was loaded without sites, or the batch is lost.
     pub fn prefix(&self, pixels: &[u8], levels: &Levels) -> Result<State, VisionError> {
+        let ticket = self.submit_prefix(pixels, levels)?;
+        self.collect_prefix(ticket)
+    }
+
+    /// Enqueues what [`ImageEncoder::prefix`] waits for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn submit_prefix(&self, pixels: &[u8], levels: &Levels) -> Result<PrefixTicket, VisionError> {
         if self.program.split().is_none() {
             return Err(VisionError::WithoutSites);
         }
-        let ticket = self.model.submit(self.batch(pixels, levels)?.prefix())?;
+        Ok(PrefixTicket(self.model.submit(self.batch(pixels, levels)?.prefix())?))
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The batch is lost.
+    pub fn collect_prefix(&self, PrefixTicket(ticket): PrefixTicket) -> Result<State, VisionError> {
         self.model.collect(ticket)?.state.ok_or(VisionError::Device(DeviceError::Lost))
     }
 
@@ -98,9 +150,21 @@ impl ImageEncoder {
     /// # Errors
     /// No pass, or one over an image that the state does not have.
     pub fn pass(&self, state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Ticket, VisionError> {
-        let (count, images) = (passes.len(), state.images());
-        let batch = Batch::of_passes(state, passes, rate);
-        Ok(self.model.submit(batch.ok_or(VisionError::Passes { passes: count, images })?)?)
+        Ok(self.model.submit(of_passes(state, passes, rate)?)?)
+    }
+
+    /// [`ImageEncoder::pass`] with nothing falling out but at one of the sites.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pass_at(
+        &self,
+        site: Site,
+        state: &Arc<State>,
+        passes: Vec<Pass>,
+        rate: Rate,
+    ) -> Result<Ticket, VisionError> {
+        Ok(self.model.submit(of_passes(state, passes, rate)?.only_at(site.number()))?)
     }
 
     fn batch(&self, pixels: &[u8], levels: &Levels) -> Result<Batch, VisionError> {
@@ -133,6 +197,16 @@ impl ImageEncoder {
     }
 }
 
+fn of_passes(state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Batch, VisionError> {
+    let (count, images) = (passes.len(), state.images());
+    Batch::of_passes(state, passes, rate).ok_or(VisionError::Passes { passes: count, images })
+}
+
+/// A claim to the state of a prefix.
+#[derive(Debug)]
+#[must_use = "the state of a prefix is lost without its ticket"]
+pub struct PrefixTicket(Ticket);
+
 /// What each level of each colour is for the model: `(level * scale - mean) / std`, computed as `transformers` does, the
 /// product in f64 and the rest in f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,11 +234,19 @@ fn cut_patches(image: &[u8], size: usize, side: usize, levels: &Levels, out: &mu
     }
 }
 
+/// What the tower of a folder is like, without its weights.
+///
+/// # Errors
+/// A configuration that is not there or does not run.
+pub fn read_config(folder: &Path) -> Result<VisionConfig, VisionError> {
+    read_config_of(folder, VisionConfig::from_open_clip, VisionConfig::from_hugging_face)
+}
+
 /// Reads what a configuration is to a program.
 type Decode<T> = fn(serde_json::Value) -> Result<T, ConfigError>;
 
 /// The configuration of a checkpoint's folder, open_clip's or transformers'.
-pub(crate) fn read_config<T>(
+pub(crate) fn read_config_of<T>(
     folder: &Path,
     open_clip: Decode<T>,
     hugging_face: Decode<T>,
@@ -193,7 +275,11 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<serde_json::Value>, Vision
     json.map(Some).map_err(|source| VisionError::Config { path: path.into(), source })
 }
 
-pub(crate) fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
+/// Where the weights of a folder are.
+///
+/// # Errors
+/// There are none.
+pub fn weights_file(folder: &Path) -> Result<PathBuf, VisionError> {
     let names = ["open_clip_model.safetensors", "model.safetensors"];
     let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| VisionError::NoWeights { folder: folder.into() })

@@ -10,6 +10,8 @@ use haul_corpus::document::Format;
 use haul_jobs::extract::caps::Most;
 use haul_jobs::ingest::{FORMATS, Shard};
 use haul_jobs::search::evaluate::{CUT, CUT_MAX};
+use haul_jobs::vision::mc::{PASSES_MAX, TRIALS_MAX};
+use haul_jobs::vision::sites::Sites;
 use haul_machine::dtype::DtypeRequest;
 use haul_machine::verdict::DeviceRequest;
 use haul_store::qdrant::Address;
@@ -212,6 +214,12 @@ pub(crate) struct RunArgs {
     /// free]
     #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount)]
     pub(crate) memory: Option<u64>,
+}
+
+/// A number between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| format!("`{text}` is no number between 0 and 1"))
 }
 
 /// Bytes, in binary units where one is named.
@@ -828,8 +836,126 @@ pub(crate) enum ModelCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VisionCommand {
+    /// Run an image tower many times with dropout, and say how far its features spread
+    Mc(Box<McArgs>),
+    /// The study's experiment 0: whether 10 trials of 4, 16 and 64 passes agree
+    Exp0(Box<McArgs>),
+    /// Experiment 0b: the shape of what 5 trials of 64 passes spread over
+    Exp0b(Box<McArgs>),
+    /// Experiment 1: whether images keep their ranks from one rate to the next, 3 trials of 64 passes each
+    Exp1(Box<McArgs>),
+    /// Experiment 3: attention, feed-forward, one layer or all of them disturbed, 5 trials of 64 passes
+    Exp3(Box<McArgs>),
+    /// Experiment 4: models side by side, 10 trials of 64 passes
+    Exp4(Box<McArgs>),
+    /// Experiment 6: how far the mean of 4 to 64 passes is from what the model says without dropout, 3 trials
+    Exp6(Box<McArgs>),
+    /// Whether images that are blurred or made small become less certain, 64 passes
+    Ablation(Box<McArgs>),
     /// Derive every table again from saved passes and trials (.npz), without a model
     Analyze(AnalyzeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct McArgs {
+    /// The folder of the images: .jpg, .jpeg, .png, .bmp and .webp in it and below
+    #[arg(value_name = "FOLDER")]
+    pub(crate) images: PathBuf,
+    /// Folders of CLIP or SigLIP checkpoints, or names of those in HAUL_HOME/models; with a comma between several, which
+    /// share the decoded images
+    #[arg(long, alias = "models", required = true, value_name = "DIR[,DIR]", value_delimiter = ',')]
+    pub(crate) model: Vec<PathBuf>,
+    /// Where results go; with several models, each has a folder in it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) images_taken: ImagesArgs,
+    #[command(flatten)]
+    pub(crate) dropout: DropoutArgs,
+    /// Keep the products of all passes with each other in mc.npz, from which `haul vision analyze` derives every quantity
+    #[arg(long, help_heading = "Results")]
+    pub(crate) gram: bool,
+    /// Keep the features of every pass: trial{k}_seed{s}.npz
+    #[arg(long, help_heading = "Results")]
+    pub(crate) save_passes: bool,
+    /// As the original study: its sample of the images, and traces divided by the number of passes and not one less
+    #[arg(long, help_heading = "Results")]
+    pub(crate) seed_compat: bool,
+    /// GELU in place of a checkpoint's quick form of it, as the original study ran CLIP
+    #[arg(long, help_heading = "Results")]
+    pub(crate) as_they_ran: bool,
+    /// Say what the run and other ways to its numbers take, from a rate that is measured, and stop
+    #[arg(long, help_heading = "Results", conflicts_with = "receipt")]
+    pub(crate) plan: bool,
+    /// Write the receipt here too
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(crate) receipt: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// Passes in one batch; changes no bit of the results [default: as many as --batch-tokens has room for]
+    #[arg(long, value_name = "N", help_heading = "Compute")]
+    pub(crate) batch_size: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) dtype: DtypeArg,
+}
+
+/// Which images of a folder are taken.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Images")]
+pub(crate) struct ImagesArgs {
+    /// Take so many of the images [default: 500, of exp1 and exp3 1,000; all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) num_images: Option<NonZeroUsize>,
+    /// How they are chosen: classes takes as many of each folder as of the next, numpy those that the original study
+    /// takes [default: classes]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) sampling: Option<SamplingArg>,
+    /// Take the images of this list, {"num_images": 2, "paths": ["a.jpg", "b.jpg"]}
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["num_images", "sampling"])]
+    pub(crate) manifest: Option<PathBuf>,
+}
+
+/// How a sample is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SamplingArg {
+    Classes,
+    Numpy,
+}
+
+/// What falls out, and how often.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Dropout")]
+pub(crate) struct DropoutArgs {
+    /// Where elements fall out: uniform (every linear layer), mlp, attention, c_proj, late-K (the last K blocks' second
+    /// layers), or one site such as blocks.11.mlp.fc2 [default: uniform]
+    #[arg(long, value_name = "SET")]
+    pub(crate) sites: Option<Sites>,
+    /// The share that falls out [default: 0.01]
+    #[arg(long, alias = "p", value_name = "P")]
+    pub(crate) dropout: Option<f64>,
+    /// Rates of exp1 [default: 0.001,0.005,0.01,0.02,0.05,0.1]
+    #[arg(long, value_name = "P,P", value_delimiter = ',', conflicts_with = "dropout")]
+    pub(crate) p_values: Option<Vec<f64>>,
+    /// Repetitions [default: those of the experiment, 10 of mc]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=TRIALS_MAX as i64))]
+    pub(crate) trials: Option<u32>,
+    /// Passes of a trial; of several numbers, results are given after each [default: those of the experiment,
+    /// 4,16,64 of mc]
+    #[arg(long, value_name = "T,T", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(2..=PASSES_MAX as i64))]
+    pub(crate) passes: Option<Vec<u32>>,
+    /// As many passes as one trial's trace_pre needs for this ICC, by a pilot of 16 passes over 64 images
+    #[arg(long, value_name = "ICC", value_parser = share, conflicts_with_all = ["passes", "target_se", "independent_t"])]
+    pub(crate) target_icc: Option<f64>,
+    /// As many passes as bring the standard error of an image's trace_pre to this share of it, by such a pilot
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with_all = ["passes", "independent_t"])]
+    pub(crate) target_se: Option<f64>,
+    /// Trials of their own for every number of passes, instead of one trial seen after so many
+    #[arg(long)]
+    pub(crate) independent_t: bool,
+    /// Of all masks, and of the sample of images
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]

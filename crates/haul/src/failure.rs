@@ -136,7 +136,11 @@ from_library! {
     haul_jobs::tune::ProfileError => |e| Some(e.hint().to_owned());
     haul_jobs::tune::encoder::EncoderTuneError => |_| None;
     haul_jobs::vision::analyze::AnalyzeError => |e| e.hint().map(str::to_owned);
+    haul_jobs::vision::images::ImagesError => |e| e.hint().map(str::to_owned);
+    haul_jobs::vision::mc::McError => |e| e.hint().map(str::to_owned);
+    haul_jobs::vision::mc::pixels::GatherError => |_| None;
     haul_jobs::vision::npz::NpzError => |_| None;
+    haul_jobs::vision::tower::TowerError => |e| e.hint().map(str::to_owned);
     haul_jobs::golden::GoldenError => |e| e.hint().map(str::to_owned);
     haul_jobs::search::SearchError => |e| e.hint();
     haul_jobs::search::evaluate::InputError => |_| None;

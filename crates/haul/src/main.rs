@@ -60,7 +60,7 @@ fn run(command: Command, settings: &Settings, output: &Output) -> Result<Exit, F
         Command::Bench(command) => commands::bench::run(&command, settings, output),
         Command::Schema(command) => commands::schema::run(&command, settings, output),
         Command::Records(command) => commands::records::run(&command, output),
-        Command::Vision(command) => commands::vision::run(&command, output),
+        Command::Vision(command) => commands::vision::run(&command, settings, output),
         Command::Compare(args) => commands::compare::run(&args, settings, output),
         Command::Tune(args) => commands::tune::run(&args, settings, output),
         Command::Doctor(args) => commands::doctor::run(&args, settings, output),

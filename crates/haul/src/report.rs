@@ -8,6 +8,7 @@ pub(crate) mod markdown;
 pub(crate) mod review;
 pub(crate) mod sheet;
 pub(crate) mod tune;
+pub(crate) mod vision;
 
 use std::collections::BTreeMap;
 use std::path::Path;

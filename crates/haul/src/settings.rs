@@ -151,6 +151,11 @@ impl Settings {
         self.home.join("cache").join("text")
     }
 
+    /// `HAUL_HOME/cache/pixels`.
+    pub(crate) fn pixel_cache(&self) -> PathBuf {
+        self.home.join("cache").join("pixels")
+    }
+
     /// `HAUL_HOME/backends`.
     pub(crate) fn backends(&self) -> PathBuf {
         self.home.join("backends")

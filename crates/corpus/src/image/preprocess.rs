@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::resize::{Filter, Window, resize};
+use super::treatment::Treatment;
 use super::{PIXELS_MAX, Rgb};
 use crate::verdict::{ParseFailure, Verdict};
 
@@ -20,6 +21,8 @@ pub struct Preprocess {
     pub filter: Filter,
     /// How eight bits become numbers.
     pub numbers: Numbers,
+    /// What is done to an image before; nothing as the model's files have it.
+    pub treatment: Option<Treatment>,
 }
 
 /// Which pixels are made.
@@ -109,7 +112,7 @@ impl Preprocess {
             }
         };
         let numbers = Numbers { mean: three(&config, "image_mean")?, std: three(&config, "image_std")? };
-        Preprocess { size, filter, numbers }.checked()
+        Preprocess { size, filter, numbers, treatment: None }.checked()
     }
 
     /// From `open_clip_config.json`.
@@ -135,7 +138,7 @@ impl Preprocess {
             _ => return Err(PreprocessError::value("interpolation", &preprocess["interpolation"])),
         };
         let numbers = Numbers { mean: three(preprocess, "mean")?, std: three(preprocess, "std")? };
-        Preprocess { size, filter, numbers }.checked()
+        Preprocess { size, filter, numbers, treatment: None }.checked()
     }
 
     fn checked(self) -> Result<Preprocess, PreprocessError> {
@@ -172,7 +175,11 @@ impl Preprocess {
         if u64::from(window.full.0) * u64::from(window.full.1) > PIXELS_MAX {
             return Err(too_long());
         }
-        resize(image, self.filter, window).ok_or_else(too_long)
+        let treated = match self.treatment {
+            Some(treatment) => Some(treatment.of(image).ok_or_else(too_long)?),
+            None => None,
+        };
+        resize(treated.as_ref().unwrap_or(image), self.filter, window).ok_or_else(too_long)
     }
 
     fn window(&self, width: u32, height: u32) -> Window {

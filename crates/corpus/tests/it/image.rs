@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use haul_corpus::image::preprocess::{Middle, Numbers, Preprocess, PreprocessError, Size};
 use haul_corpus::image::resize::{Filter, Window, resize};
+use haul_corpus::image::treatment::Treatment;
 use haul_corpus::image::{Rgb, decode};
 use haul_corpus::verdict::Verdict;
 use serde_json::{Value, json};
@@ -26,6 +27,18 @@ fn of_pillow(name: &str) -> Rgb {
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `tests/golden/treatments_reference.py` made them.
+#[test]
+fn images_are_made_worse_as_pillow_makes_them() {
+    let treatments = [5, 15].map(|radius| Treatment::Blur { radius });
+    for treatment in treatments.into_iter().chain([4, 8].map(|by| Treatment::Downsample { by })) {
+        for name in ["rgb.png", "one.png", "large.png"] {
+            let expected = of_pillow(&format!("{name}.{treatment}"));
+            assert!(treatment.of(&decoded(name)).unwrap() == expected, "{name}, {treatment}");
+        }
+    }
 }
 
 #[test]
@@ -129,7 +142,7 @@ fn clip(edge: u32, middle: Middle) -> Preprocess {
     let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
     let std = [0.268_629_54, 0.261_302_58, 0.275_777_11];
     let size = Size::Crop { edge, width: edge, height: edge, middle };
-    Preprocess { size, filter: Filter::Bicubic, numbers: Numbers { mean, std } }
+    Preprocess { size, filter: Filter::Bicubic, numbers: Numbers { mean, std }, treatment: None }
 }
 
 #[test]

@@ -360,6 +360,7 @@ fn pixels_come_from_the_worker() {
         size: Size::Squash { width: 20, height: 16 },
         filter: Filter::Bicubic,
         numbers: Numbers { mean: [0.5; 3], std: [0.5; 3] },
+        treatment: None,
     };
     let mut room = Room::new(&LIMITS);
     for name in ["rgb.png", "cmyk.jpg", "animated.webp", "rgba.bmp", "one.png"] {

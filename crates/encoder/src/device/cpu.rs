@@ -336,7 +336,7 @@ impl Worker {
         let (isa, program) = (model.isa, &model.program);
         match *op {
             Op::Drop { x, site } => self.arena.write(x, |_, x| {
-                drop_rows(batch, x, |rate, mask, rows| dropout(isa, rate, mask, site, rows));
+                drop_rows(batch, site, x, |rate, mask, rows| dropout(isa, rate, mask, site, rows));
             }),
             Op::Activate { x, activation } => self.arena.write(x, |_, x| act::apply(isa, activation, x)),
             Op::Add { x, y } => self.arena.write(x, |arena, x| add(x, arena.read(y))),

@@ -7,8 +7,16 @@ use haul_kernels::dropout::{MaskKey, Rate};
 use crate::device::{Batch, Part};
 
 /// Drops elements of `x` `[rows, width]`, as many rows a sequence as there are, with the mask of each sequence's pass.
-pub(super) fn drop_rows(batch: &Batch, x: &mut [f32], mut drop: impl FnMut(Rate, MaskKey, &mut [f32])) {
-    let Part::Suffix { passes, rate, .. } = &batch.part else { return };
+pub(super) fn drop_rows(
+    batch: &Batch,
+    site: u32,
+    x: &mut [f32],
+    mut drop: impl FnMut(Rate, MaskKey, &mut [f32]),
+) {
+    let Part::Suffix { passes, rate, only, .. } = &batch.part else { return };
+    if only.is_some_and(|only| only != site) {
+        return;
+    }
     let of_sequence = x.len() / batch.sequences();
     for (rows, pass) in x.chunks_exact_mut(of_sequence).zip(passes) {
         drop(*rate, pass.mask, rows);

@@ -75,7 +75,7 @@ enum Part {
     /// What comes before the first [`Op::Drop`](crate::program::Op::Drop).
     Prefix,
     /// The rest, from the state of a prefix.
-    Suffix { state: Arc<State>, passes: Vec<Pass>, rate: Rate },
+    Suffix { state: Arc<State>, passes: Vec<Pass>, rate: Rate, only: Option<u32> },
 }
 
 /// What the prefix of a program left of some images: its live buffers.
@@ -140,11 +140,20 @@ impl Batch {
     /// fit 32 bits.
     pub fn of_passes(state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Option<Batch> {
         let cu_seqlens = equal_seqlens(passes.len(), state.tokens)?;
-        let part = Part::Suffix { state: Arc::clone(state), passes, rate };
+        let part = Part::Suffix { state: Arc::clone(state), passes, rate, only: None };
         match &part {
             Part::Suffix { passes, .. } if passes.iter().any(|pass| pass.image >= state.images) => None,
             _ => Some(Batch { ids: vec![], patches: vec![], cu_seqlens, part }),
         }
+    }
+
+    /// The same passes with nothing falling out but at one site.
+    #[must_use]
+    pub fn only_at(mut self, site: u32) -> Batch {
+        if let Part::Suffix { only, .. } = &mut self.part {
+            *only = Some(site);
+        }
+        self
     }
 
     /// Operations of the program that the batch runs.

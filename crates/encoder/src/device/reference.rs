@@ -95,7 +95,7 @@ impl ReferenceModel {
                 }
             }),
             Op::Drop { x, site } => arena.write(x, |_, x| {
-                drop_rows(batch, x, |rate, mask, rows| plain::dropout(rate, mask, site, rows));
+                drop_rows(batch, site, x, |rate, mask, rows| plain::dropout(rate, mask, site, rows));
             }),
             Op::Activate { x, activation } => arena.write(x, |_, x| plain::activate(activation, x)),
             Op::Add { x, y } => arena.write(x, |arena, x| add(x, arena.read(y))),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use haul_jobs::vision::analyze::{Analysis, Options, analyze};
+use haul_jobs::vision::experiment::Experiment;
 use haul_jobs::vision::npz::{self, Array, Npz};
 use haul_jobs::vision::statistics::weights::Weights;
 use haul_jobs::vision::statistics::{Bias, FORMULAS};
@@ -11,7 +12,10 @@ use serde_json::json;
 use crate::cli::{AnalyzeArgs, VisionCommand};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::settings::Settings;
 use crate::{Exit, summary};
+
+pub(crate) mod mc;
 
 /// Name and version of the document.
 const SCHEMA: &str = "haul.vision_analysis/1";
@@ -19,8 +23,16 @@ const SCHEMA: &str = "haul.vision_analysis/1";
 const WEIGHTS: &str = "weights";
 
 /// Runs the command.
-pub(crate) fn run(command: &VisionCommand, output: &Output) -> Result<Exit, Failure> {
+pub(crate) fn run(command: &VisionCommand, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     match command {
+        VisionCommand::Mc(args) => mc::run(args, Experiment::Mc, settings, output),
+        VisionCommand::Exp0(args) => mc::run(args, Experiment::Exp0, settings, output),
+        VisionCommand::Exp0b(args) => mc::run(args, Experiment::Exp0b, settings, output),
+        VisionCommand::Exp1(args) => mc::run(args, Experiment::Exp1, settings, output),
+        VisionCommand::Exp3(args) => mc::run(args, Experiment::Exp3, settings, output),
+        VisionCommand::Exp4(args) => mc::run(args, Experiment::Exp4, settings, output),
+        VisionCommand::Exp6(args) => mc::run(args, Experiment::Exp6, settings, output),
+        VisionCommand::Ablation(args) => mc::run(args, Experiment::Ablation, settings, output),
         VisionCommand::Analyze(args) => analyzed(args, output),
     }
 }

@@ -79,6 +79,67 @@ pub(crate) fn curve(points: &[(f64, f64)], class: &str, label: &str) -> String {
     svg + "</svg>"
 }
 
+/// Points that are joined, pairs of a power of two and a value.
+pub(crate) struct Line {
+    pub(crate) class: &'static str,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// Lines over powers of two, from zero up.
+pub(crate) fn lines(lines: &[Line], label: &str) -> String {
+    let all = || lines.iter().flat_map(|line| &line.points).filter(|point| point.1.is_finite());
+    let Some(peak) = all().map(|point| point.1).reduce(f64::max).filter(|peak| *peak > 0.0) else {
+        return String::new();
+    };
+    let (from, to) =
+        all().fold((f64::MAX, f64::MIN), |(from, to), point| (from.min(point.0), to.max(point.0)));
+    let top = nice_small(peak);
+    let x = |power: f64| LEFT + (WIDTH - LEFT - RIGHT) * (power - from) / (to - from).max(1e-9);
+    let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top;
+    let mut svg = begin(label);
+    grid_of(&mut svg, top, &|value| if top < 0.1 { format!("{value:.1e}") } else { format!("{value:.2}") });
+    for Line { class, points } in lines {
+        let path: String = points
+            .iter()
+            .filter(|point| point.1.is_finite())
+            .enumerate()
+            .map(|(no, (power, value))| {
+                format!("{}{:.1} {:.1}", if no == 0 { 'M' } else { 'L' }, x(*power), y(*value))
+            })
+            .collect();
+        part(&mut svg, format_args!("<path class=\"line {class}\" d=\"{path}\"/>"));
+        for (power, value) in points.iter().filter(|point| point.1.is_finite()) {
+            part(
+                &mut svg,
+                format_args!(
+                    "<circle class=\"point {class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>T = {:.0}: {value:.4e}</title></circle>",
+                    x(*power),
+                    y(*value),
+                    power.exp2()
+                ),
+            );
+        }
+    }
+    for power in (from.ceil() as i32)..=(to.floor() as i32) {
+        let (at, passes) = (x(f64::from(power)), f64::from(power).exp2());
+        let (y, anchor) = (HEIGHT - 6.0, if at + 1.0 > WIDTH - RIGHT { "end" } else { "middle" });
+        part(
+            &mut svg,
+            format_args!(
+                "<text class=\"tick\" x=\"{at:.0}\" y=\"{y:.0}\" text-anchor=\"{anchor}\">{passes:.0}</text>"
+            ),
+        );
+    }
+    svg + "</svg>"
+}
+
+/// The next number above that has round quarters, however small.
+fn nice_small(peak: f64) -> f64 {
+    let magnitude = 10_f64.powf(peak.log10().floor());
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 6.0, 8.0, 10.0];
+    steps.iter().map(|step| step * magnitude).find(|top| *top >= peak).unwrap_or(peak)
+}
+
 fn averaged(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let width = points.len().div_ceil(CURVE_POINTS_MAX).max(1);
     let mean = |chunk: &[(f64, f64)]| {
@@ -94,6 +155,10 @@ fn begin(label: &str) -> String {
 }
 
 fn grid(svg: &mut String, top: f64) {
+    grid_of(svg, top, &short);
+}
+
+fn grid_of(svg: &mut String, top: f64, shown: &dyn Fn(f64) -> String) {
     for line in 0..=GRID {
         let value = top * f64::from(line) / f64::from(GRID);
         let y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * f64::from(line) / f64::from(GRID);
@@ -105,7 +170,7 @@ fn grid(svg: &mut String, top: f64) {
                 WIDTH - RIGHT,
                 LEFT - 6.0,
                 y + 4.0,
-                short(value)
+                shown(value)
             ),
         );
     }

@@ -30,11 +30,20 @@ pub(crate) fn page(report: &Report) -> String {
 
 /// A page with this body.
 pub(super) fn shell(title: &str, body: &str) -> String {
+    shell_under(title, body, "default-src 'none'; style-src 'unsafe-inline'")
+}
+
+/// A page with this body, which has the pictures it shows in itself.
+pub(super) fn shell_with_pictures(title: &str, body: &str) -> String {
+    shell_under(title, body, "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+}
+
+/// The policy makes the browser hold what the page promises.
+fn shell_under(title: &str, body: &str, policy: &str) -> String {
     let title = escaped(title);
-    // The policy makes the browser hold what this page promises.
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"

@@ -45,3 +45,4 @@ mod sparse;
 #[path = "../../../store/tests/standin/mod.rs"]
 mod standin;
 mod vision;
+mod vision_mc;

@@ -4,7 +4,7 @@
 //! Headers are read here: they are three keys, and no library reads zip and arrays under limits of ours.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
@@ -18,7 +18,7 @@ pub use header::HeaderError;
 /// Arrays in one file; a run has about ten.
 const ARRAYS_MAX: usize = 1_000;
 /// Bytes of one array: 64 passes over 5,000 images in 768 numbers are 0.9 GiB.
-const ARRAY_BYTES_MAX: u64 = 2 << 30;
+pub const ARRAY_BYTES_MAX: u64 = 2 << 30;
 /// Bytes that are taken from an archive at a time; divisible by every size of a number.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -141,43 +141,113 @@ fn read_array(mut entry: impl Read, of: (PathBuf, String)) -> Result<Array, NpzE
 /// # Errors
 /// The disk's, with the path.
 pub fn write(path: &Path, arrays: &[(&str, &Array)]) -> Result<(), NpzError> {
-    let failed = |error| NpzError::Io { path: path.to_owned(), error };
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let mut zip = zip::ZipWriter::new(File::create(&part).map_err(failed)?);
-    let options = SimpleFileOptions::default()
-        .compression_method(zip::CompressionMethod::Deflated)
-        .last_modified_time(zip::DateTime::default())
-        .large_file(true);
+    let mut writer = Writer::create(path)?;
     for (name, array) in arrays {
-        zip.start_file(format!("{name}.npy"), options).map_err(|error| failed(error.into()))?;
-        write_array(&mut zip, array).map_err(failed)?;
+        writer.array(name, array)?;
     }
-    let file = zip.finish().map_err(|error| failed(error.into()))?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&part, path).map_err(failed)
+    writer.finish()
 }
 
-fn write_array(into: &mut impl Write, array: &Array) -> std::io::Result<()> {
-    let longest = match &array.data {
-        Data::Text(words) => words.iter().map(|word| word.chars().count()).max().unwrap_or(0).max(1),
-        _ => 0,
-    };
-    into.write_all(&header::written(&array.data, &array.shape, longest))?;
-    let mut bytes: Vec<u8> = Vec::new();
-    match &array.data {
-        Data::F32(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Data::F64(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Data::Int(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Data::Text(words) => {
-            for word in words {
-                let padded = word.chars().map(u32::from).chain(std::iter::repeat(0)).take(longest);
-                bytes.extend(padded.flat_map(u32::to_le_bytes));
+/// A file of arrays whose numbers come by the piece, so that no array is ever held as a whole.
+pub struct Writer {
+    path: PathBuf,
+    part: PathBuf,
+    zip: zip::ZipWriter<BufWriter<File>>,
+}
+
+impl Writer {
+    /// Begins a file. It stands under its name when it is finished.
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn create(path: &Path) -> Result<Writer, NpzError> {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = File::create(&part).map_err(|error| NpzError::Io { path: path.to_owned(), error })?;
+        Ok(Writer { path: path.to_owned(), part, zip: zip::ZipWriter::new(BufWriter::new(file)) })
+    }
+
+    /// Begins an array of f64; all of its numbers follow by [`Writer::push_f64`].
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn begin_f64(&mut self, name: &str, shape: &[usize]) -> Result<(), NpzError> {
+        self.begin(name, &header::written(&Data::F64(vec![]), shape, 0))
+    }
+
+    /// Begins an array of f32; all of its numbers follow by [`Writer::push_f32`].
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn begin_f32(&mut self, name: &str, shape: &[usize]) -> Result<(), NpzError> {
+        self.begin(name, &header::written(&Data::F32(vec![]), shape, 0))
+    }
+
+    /// The next numbers of the array that was begun last.
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn push_f64(&mut self, values: &[f64]) -> Result<(), NpzError> {
+        self.push(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    /// The next numbers of the array that was begun last.
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn push_f32(&mut self, values: &[f32]) -> Result<(), NpzError> {
+        self.push(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    /// A whole array.
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn array(&mut self, name: &str, array: &Array) -> Result<(), NpzError> {
+        let longest = match &array.data {
+            Data::Text(words) => words.iter().map(|word| word.chars().count()).max().unwrap_or(0).max(1),
+            _ => 0,
+        };
+        self.begin(name, &header::written(&array.data, &array.shape, longest))?;
+        match &array.data {
+            Data::F32(values) => self.push_f32(values),
+            Data::F64(values) => self.push_f64(values),
+            Data::Int(values) => {
+                self.push(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
             }
+            Data::Text(words) => words.iter().try_for_each(|word| {
+                let padded = word.chars().map(u32::from).chain(std::iter::repeat(0)).take(longest);
+                self.push(&padded.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
+            }),
         }
     }
-    into.write_all(&bytes)
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// The disk's, with the path.
+    pub fn finish(self) -> Result<(), NpzError> {
+        let failed = |error| NpzError::Io { path: self.path.clone(), error };
+        let file = self.zip.finish().map_err(|error| failed(error.into()))?;
+        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)?;
+        std::fs::rename(&self.part, &self.path).map_err(failed)
+    }
+
+    fn begin(&mut self, name: &str, header: &[u8]) -> Result<(), NpzError> {
+        let options = SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .last_modified_time(zip::DateTime::default())
+            .large_file(true);
+        let begun = self.zip.start_file(format!("{name}.npy"), options);
+        begun.map_err(|error| NpzError::Io { path: self.path.clone(), error: error.into() })?;
+        self.push(header)
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), NpzError> {
+        self.zip.write_all(bytes).map_err(|error| NpzError::Io { path: self.path.clone(), error })
+    }
 }
 
 /// A file of arrays cannot be read or written.

@@ -72,6 +72,17 @@ pub struct Spread {
     norm_squared: f64,
 }
 
+/// What a run keeps of the passes of an image, at each number of passes that it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// V1 of features as they are, with R9.
+    pub trace_pre: Estimate,
+    /// V1 of features of length 1, with R9.
+    pub trace_post: Estimate,
+    /// V2.
+    pub angular_var: f64,
+}
+
 /// A number with the error that the number of passes leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
@@ -96,6 +107,42 @@ impl Passes<'_> {
         let unit = self.unit();
         found.post.of_dims(&Passes { features: &unit, dim: self.dim }.dim_variances());
         found
+    }
+
+    /// Traces and angles alone, straight from the features: work that grows with passes and no faster.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let unit = self.unit();
+        let unit = Passes { features: &unit, dim: self.dim };
+        let mean = unit.dim_means();
+        let length = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let limit = 1.0 - COSINE_MARGIN;
+        let angle = |row: &[f64]| {
+            let along: f64 = row.iter().zip(&mean).map(|(x, m)| x * m).sum();
+            if length > 0.0 { (along / length).clamp(-limit, limit).acos() } else { 0.0_f64.acos() }
+        };
+        let angles: Vec<f64> = unit.features.chunks_exact(self.dim).map(angle).collect();
+        Summary { trace_pre: self.trace(), trace_post: unit.trace(), angular_var: variance(&angles, 1) }
+    }
+
+    fn trace(&self) -> Estimate {
+        let means = self.dim_means();
+        let square = |row: &[f64]| {
+            row.iter().zip(&means).map(|(x, mean)| (x - mean) * (x - mean)).sum::<f64>() / self.dim as f64
+        };
+        trace_of(&self.features.chunks_exact(self.dim).map(square).collect::<Vec<f64>>(), Bias::Unbiased)
+    }
+
+    /// Sums of squared deviations of each number from its mean.
+    #[must_use]
+    pub fn dim_squares(&self, means: &[f64]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.dim];
+        for row in self.features.chunks_exact(self.dim) {
+            for ((sum, value), mean) in sums.iter_mut().zip(row).zip(means) {
+                *sum += (value - mean) * (value - mean);
+            }
+        }
+        sums
     }
 
     /// Products of all passes.
@@ -198,14 +245,10 @@ impl Gram {
 
     fn spread(&self, bias: Bias) -> Spread {
         let centred = self.centred();
-        let passes = self.passes as f64;
         let squares: Vec<f64> =
             (0..self.passes).map(|t| centred[t * self.passes + t] / self.dim as f64).collect();
-        let trace = Estimate {
-            value: squares.iter().sum::<f64>() / (passes - bias.ddof() as f64),
-            se: jackknife(&without_one(&squares, bias)),
-        };
-        let freedom = passes - 1.0;
+        let trace = trace_of(&squares, bias);
+        let freedom = self.passes as f64 - 1.0;
         let scaled: Vec<f64> = centred.iter().map(|product| product / freedom).collect();
         let eigenvalues = eigenvalues(&scaled, self.passes).unwrap_or_default();
         // Rounding leaves the last ones a little below zero.
@@ -258,6 +301,14 @@ impl Spread {
         let diagonal: f64 = variances.iter().map(|variance| variance * variance).sum();
         let beside = (self.norm_squared - diagonal).max(0.0).sqrt();
         self.offdiag = Some(beside / self.norm_squared.sqrt().max(NORM_MIN));
+    }
+}
+
+/// From the squared deviation of each pass.
+fn trace_of(squares: &[f64], bias: Bias) -> Estimate {
+    Estimate {
+        value: squares.iter().sum::<f64>() / (squares.len() as f64 - bias.ddof() as f64),
+        se: jackknife(&without_one(squares, bias)),
     }
 }
 

@@ -1,0 +1,768 @@
+//! `haul vision mc`: resolves everything, runs the towers over the images, writes what was found.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use haul_corpus::image::Rgb;
+use haul_corpus::image::preprocess::Preprocess;
+use haul_corpus::image::resize::{Filter, Window, resize};
+use haul_corpus::pixels::{Hash, PixelCache};
+use haul_corpus::verdict::Verdict;
+use haul_encoder::device::cpu::CpuDevice;
+use haul_encoder::model::vision::Site;
+use haul_encoder::vision::{ImageEncoder, VisionError};
+use haul_jobs::vision::experiment::{Condition, Experiment, RATES};
+use haul_jobs::vision::images::{self, Manifest};
+use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
+use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
+use haul_jobs::vision::mc::studies::Found;
+use haul_jobs::vision::mc::unit::Keep;
+use haul_jobs::vision::mc::{self, Image, Load, Outcome, Parts, Pilot, Rate, Run, Target};
+use haul_jobs::vision::sample;
+use haul_jobs::vision::sites::Sites;
+use haul_jobs::vision::statistics::Bias;
+use haul_jobs::vision::tower::Tower;
+use haul_machine::dtype::{Dtype, DtypeRequest};
+use haul_machine::{clock, memory, roof};
+use haul_pipeline::journal::Journal;
+use haul_pipeline::progress::Progress;
+use haul_pipeline::receipt::{
+    CacheUse, Failure as NotOk, Items, MemoryUse, ModelUse, Note, Quality, Rate as Speed, Receipt, RunState,
+    SCHEMA, Truncated, Work,
+};
+use haul_pipeline::stage::{Stages, Stop};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{McArgs, SamplingArg};
+use crate::commands::Machine;
+use crate::commands::calls::INTERRUPTED;
+use crate::commands::generator::identity;
+use crate::commands::gguf::write_receipt;
+use crate::commands::ingest::parse_worker;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::report::sheet::write_file;
+use crate::report::vision::{Page, SHOWN, by_certainty};
+use crate::settings::Settings;
+use crate::summary::duration;
+use crate::{Exit, live, signals_unix, summary};
+
+const JOB: &str = "vision";
+/// Name and version of the document of `--plan`.
+const PLAN_SCHEMA: &str = "haul.vision_plan/1";
+/// The share that falls out where nobody says another.
+const DROPOUT: f64 = 0.01;
+/// Pixels of a side of an image in the report.
+const THUMBNAIL_SIDE: u32 = 96;
+/// Everything as it was resolved.
+struct Asked<'a> {
+    args: &'a McArgs,
+    machine: Machine,
+    dtype: Dtype,
+    threads: std::num::NonZeroUsize,
+    batch_tokens: usize,
+    models: Vec<Model>,
+    experiment: Experiment,
+    bias: Bias,
+}
+
+/// A tower and what it is known by.
+struct Model {
+    tower: Tower,
+    sha256: String,
+    folder: PathBuf,
+}
+
+/// A tower under one condition of an experiment.
+struct Case {
+    condition: Condition,
+    tower: Tower,
+    settings: mc::Settings,
+}
+
+impl Ran {
+    /// As people read it.
+    pub(crate) fn title(&self) -> String {
+        self.condition
+            .as_ref()
+            .map_or_else(|| self.name.clone(), |condition| format!("{}, {condition}", self.name))
+    }
+}
+
+/// The images that were chosen.
+struct Chosen {
+    files: Vec<PathBuf>,
+    /// Found under the folder.
+    found: usize,
+    sampling: &'static str,
+    failures: Vec<NotOk>,
+}
+
+/// What became of a model under one condition.
+pub(crate) struct Ran {
+    pub(crate) name: String,
+    /// Of an experiment that has several.
+    condition: Option<String>,
+    /// Rows of an image.
+    tokens: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) tables: Vec<Table>,
+}
+
+/// Runs the command.
+pub(crate) fn run(
+    args: &McArgs,
+    experiment: Experiment,
+    settings: &Settings,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let (started, stages) = (SystemTime::now(), Stages::start());
+    let asked = Asked::resolve(args, experiment, settings, output)?;
+    let chosen = Chosen::of(args, experiment, output)?;
+    let roofs = roof::load_or_measure(&settings.profiles(), &asked.machine.cpu)?;
+    std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
+    let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let stop = signals_unix::stop_on_signals()?;
+    let progress = Progress::default();
+    let engine =
+        Engine { asked: &asked, settings, output, stages: &stages, progress: &progress, stop: &stop };
+    let file = args.out.join("progress.json");
+    if args.plan {
+        return engine.plan(&chosen, &mut journal);
+    }
+    let done =
+        live::watch(JOB, &progress, &file, output, &stop, || engine.run(&chosen, &mut journal))?.result;
+    let receipt = done.receipt(&asked, &chosen, started, &stages, &roofs);
+    write_receipt(&receipt, &args.out, args.receipt.as_deref())?;
+    let compared = summary::vision::compared(experiment, &done.results);
+    if receipt.state == RunState::Finished && !done.images.is_empty() {
+        let Done { ran, images, thumbnails, .. } = &done;
+        let page = Page { receipt: &receipt, ran, images, thumbnails, compared: &compared };
+        write_file(&args.out.join("report.html"), &page.html())?;
+    }
+    if receipt.state == RunState::Interrupted {
+        output.note(INTERRUPTED);
+    }
+    if output.json() {
+        output.json_document(&receipt)?;
+    } else {
+        output.data(&summary::vision::passes(&receipt, &done.ran, &compared, &args.out))?;
+    }
+    Ok(match receipt.state {
+        RunState::Interrupted => Exit::Interrupted,
+        _ if receipt.items.ok < receipt.items.total => Exit::SomeNotOk,
+        _ => Exit::Ok,
+    })
+}
+
+impl<'a> Asked<'a> {
+    fn resolve(
+        args: &'a McArgs,
+        experiment: Experiment,
+        settings: &Settings,
+        output: &Output,
+    ) -> Result<Asked<'a>, Failure> {
+        if experiment == Experiment::Exp3 && args.dropout.sites.is_some() {
+            return Err(Failure::new("--sites: exp3 compares sets of its own")
+                .hint("haul vision mc takes one set of sites"));
+        }
+        if experiment != Experiment::Exp1 && args.dropout.p_values.is_some() {
+            return Err(Failure::new("--p-values: only exp1 compares rates").hint("--dropout takes one rate"));
+        }
+        if experiment == Experiment::Exp1 && args.dropout.dropout.is_some() {
+            return Err(Failure::new("--dropout: exp1 compares rates").hint("--p-values takes several"));
+        }
+        let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
+        let compute = settings.compute(&args.compute, &machine.cpu)?;
+        let models = models(args, settings)?;
+        let dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
+        let dtype = machine.dtype(dtype, settings, output)?;
+        let bias = if args.seed_compat { Bias::Seed } else { Bias::Unbiased };
+        let (threads, batch_tokens) = (compute.threads, compute.batch_tokens);
+        let asked = Asked { args, machine, dtype, threads, batch_tokens, models, experiment, bias };
+        for case in asked.models.iter().map(|model| asked.cases(model)) {
+            for Case { settings, tower, .. } in case? {
+                settings.sites.of(&tower.config).map_err(mc::McError::from)?;
+            }
+        }
+        Ok(asked)
+    }
+
+    /// What the experiment compares of a model.
+    fn cases(&self, model: &Model) -> Result<Vec<Case>, Failure> {
+        let sites = self.args.dropout.sites.clone().unwrap_or(Sites::Uniform);
+        let rates = self.args.dropout.p_values.as_deref().unwrap_or(&RATES);
+        let conditions = self.experiment.conditions(&model.tower.config, &sites, rates);
+        let of = |condition: Condition| {
+            let mut tower = model.tower.clone();
+            tower.preprocess.treatment = condition.treatment;
+            let settings = self.settings(&tower, &condition)?;
+            Ok(Case { condition, tower, settings })
+        };
+        conditions.into_iter().map(of).collect()
+    }
+
+    fn target(&self) -> Option<Target> {
+        let dropout = &self.args.dropout;
+        dropout.target_icc.map(Target::Icc).or(dropout.target_se.map(Target::Se))
+    }
+
+    fn settings(&self, tower: &Tower, condition: &Condition) -> Result<mc::Settings, Failure> {
+        let dropout = &self.args.dropout;
+        let share = condition.dropout.or(dropout.dropout).unwrap_or(DROPOUT);
+        let rate = Rate::new(share).filter(|rate| rate.p() > 0.0).ok_or_else(|| {
+            Failure::new(format!("a dropout of {share}: nothing would fall out, or everything"))
+                .hint("from 0.00001 to 0.9999; masks have steps of 1/65,536")
+        })?;
+        let passes = dropout.passes.as_deref().unwrap_or(self.experiment.passes());
+        let mut passes: Vec<usize> = passes.iter().map(|&passes| passes as usize).collect();
+        passes.sort_unstable();
+        passes.dedup();
+        let fitting = (self.batch_tokens / tower.config.tokens()).max(1);
+        Ok(mc::Settings {
+            sites: condition.sites.clone(),
+            dropout: share,
+            rate,
+            trials: dropout.trials.map_or(self.experiment.trials(), |trials| trials as usize),
+            passes,
+            nested: !dropout.independent_t,
+            seed: dropout.seed,
+            keep: Keep {
+                gram: self.args.gram,
+                geometry: self.experiment.has_geometry(),
+                passes: self.args.save_passes,
+            },
+            batch: self.args.batch_size.map_or(fitting, std::num::NonZeroUsize::get),
+        })
+    }
+
+    fn load(&self, tower: &Tower, dtype: Dtype, sites: &[Site]) -> Result<ImageEncoder, VisionError> {
+        let device = CpuDevice::new(self.machine.cpu.isa, dtype, self.threads);
+        ImageEncoder::load_as(&tower.folder, tower.config.clone(), &device, sites)
+    }
+}
+
+fn models(args: &McArgs, settings: &Settings) -> Result<Vec<Model>, Failure> {
+    let mut models: Vec<Model> = vec![];
+    for named in &args.model {
+        let kept = settings.models().join(named);
+        let folder = if !named.is_dir() && kept.is_dir() { kept } else { named.clone() };
+        let mut tower = Tower::read(&folder)?;
+        if args.as_they_ran && !tower.run_as_the_study() {
+            return Err(Failure::new(format!("--as-they-ran: {} has no quick GELU", tower.name))
+                .hint("the study ran CLIP alone with another activation than it was trained with"));
+        }
+        let sha256 = identity(&tower.weights, settings)?;
+        // One model's results stand in the folder itself, as those of other jobs do.
+        let folder = if args.model.len() == 1 { args.out.clone() } else { args.out.join(&tower.name) };
+        if models.iter().any(|model| model.tower.name == tower.name) {
+            return Err(Failure::new(format!("two models are called {}", tower.name))
+                .hint("results have the names of the models' folders; rename one"));
+        }
+        models.push(Model { tower, sha256, folder });
+    }
+    Ok(models)
+}
+
+impl Chosen {
+    fn of(args: &McArgs, experiment: Experiment, output: &Output) -> Result<Chosen, Failure> {
+        let taken = &args.images_taken;
+        if let Some(path) = &taken.manifest {
+            let files: Vec<PathBuf> = Manifest::read(path)?.paths.into_iter().map(PathBuf::from).collect();
+            return Ok(Chosen { found: files.len(), files, sampling: "manifest", failures: vec![] });
+        }
+        let found = images::find(&args.images)?;
+        if found.images.is_empty() && found.failures.is_empty() {
+            return Err(Failure::new(format!("no image in {}", args.images.display()))
+                .hint("images are files named .jpg, .jpeg, .png, .bmp or .webp, also in folders below"));
+        }
+        let count = taken.num_images.map_or(experiment.num_images(), std::num::NonZeroUsize::get);
+        let count = count.min(found.images.len());
+        let usual = if args.seed_compat { SamplingArg::Numpy } else { SamplingArg::Classes };
+        let sampling = taken.sampling.unwrap_or(usual);
+        let chosen = match sampling {
+            SamplingArg::Numpy => sample::as_numpy(found.images.len(), count, args.dropout.seed),
+            SamplingArg::Classes => sample::by_class(&args.images, &found.images, count, args.dropout.seed),
+        };
+        let sampling = if sampling == SamplingArg::Numpy { "numpy" } else { "classes" };
+        if chosen.len() < found.images.len() {
+            output.note(&format!(
+                "images: {} of {}, by {sampling}; --num-images takes another number",
+                chosen.len(),
+                found.images.len()
+            ));
+        }
+        let failures = found.failures.iter().map(|(path, why)| NotOk {
+            item: path.display().to_string(),
+            verdict: Verdict::Failed.name().to_owned(),
+            why: why.clone(),
+        });
+        Ok(Chosen {
+            files: chosen.into_iter().map(|no| found.images[no].clone()).collect(),
+            found: found.images.len(),
+            sampling,
+            failures: failures.collect(),
+        })
+    }
+}
+
+/// What a run works with.
+struct Engine<'a> {
+    asked: &'a Asked<'a>,
+    settings: &'a Settings,
+    output: &'a Output,
+    stages: &'a Stages,
+    progress: &'a Progress,
+    stop: &'a Stop,
+}
+
+/// What came of a run.
+#[derive(Default)]
+struct Done {
+    ran: Vec<Ran>,
+    images: Vec<Image>,
+    failures: Vec<NotOk>,
+    notes: Vec<Note>,
+    cache: CacheUse,
+    bytes_read: u64,
+    interrupted: bool,
+    /// Of the last model's first condition.
+    settings: Option<mc::Settings>,
+    pilots: Vec<Pilot>,
+    /// What the summary of all models says, by their names.
+    results: Map<String, Value>,
+    /// Pixels of the images that the report shows.
+    thumbnails: HashMap<Hash, Rgb>,
+}
+
+impl Engine<'_> {
+    fn run(&self, chosen: &Chosen, journal: &mut Journal) -> Result<Done, Failure> {
+        let all: Vec<usize> = (0..chosen.files.len()).collect();
+        let manifest = self.asked.args.out.join(self.asked.experiment.manifest());
+        Manifest::of(&chosen.files, &all).write(&manifest)?;
+        let mut done = Done { failures: chosen.failures.clone(), ..Done::default() };
+        let mut gathered = self.gather(chosen, &mut done)?;
+        done.sort_out(chosen, &gathered);
+        done.interrupted = self.stop.requested();
+        let mut results = Map::new();
+        for model in &self.asked.models {
+            if done.interrupted || done.images.is_empty() {
+                break;
+            }
+            let found = self.model(model, &mut done, &mut gathered, journal)?;
+            results.insert(model.tower.name.clone(), found);
+        }
+        if !done.interrupted && !done.images.is_empty() {
+            self.write_overall(&done, &results)?;
+            done.results = results;
+        }
+        Ok(done)
+    }
+
+    /// Pixels of all images, for each preprocessing that is needed.
+    fn gather(&self, chosen: &Chosen, done: &mut Done) -> Result<HashMap<Hash, Gathered>, Failure> {
+        let worker = parse_worker()?;
+        let folder = self.settings.pixel_cache();
+        let decoders = Decoders {
+            worker: (&worker.program, &worker.args),
+            threads: self.asked.threads.get(),
+            folder: &folder,
+            cap_bytes: self.settings.cache_bytes(),
+            stages: self.stages,
+            stop: self.stop,
+        };
+        let mut gathered: HashMap<Hash, Gathered> = HashMap::new();
+        for model in &self.asked.models {
+            for Case { tower, .. } in self.asked.cases(model)? {
+                let key = preprocess_hash(&tower.preprocess);
+                if gathered.contains_key(&key) {
+                    continue;
+                }
+                let one = gather(&chosen.files, &tower.preprocess, decoders)?;
+                done.cache.hits += one.hits;
+                done.cache.misses += one.misses;
+                done.bytes_read += one.bytes_read;
+                gathered.insert(key, one);
+            }
+        }
+        Ok(gathered)
+    }
+
+    /// All conditions of a model, and what its summary says under `results`.
+    fn model(
+        &self,
+        model: &Model,
+        done: &mut Done,
+        gathered: &mut HashMap<Hash, Gathered>,
+        journal: &mut Journal,
+    ) -> Result<Value, Failure> {
+        let mut cases = self.asked.cases(model)?;
+        let images = done.images.clone();
+        if let Some(target) = self.asked.target() {
+            let Some(passes) = self.pilot(target, model, &cases, done, gathered, journal)? else {
+                return Ok(Value::Null);
+            };
+            cases.iter_mut().for_each(|case| case.settings.passes = vec![passes]);
+        }
+        done.settings = cases.first().map(|case| case.settings.clone());
+        let runs: Vec<Run<'_>> = cases.iter().map(|case| self.of_case(model, case, &images)).collect();
+        runs.iter().try_for_each(Run::check_sizes)?;
+        let first = done.ran.len();
+        for (case, run) in cases.iter().zip(&runs) {
+            let Some(pixels) = gathered.get_mut(&preprocess_hash(&run.tower.preprocess)) else { continue };
+            let load = |dtype, sites: &[Site]| self.asked.load(&model.tower, dtype, sites);
+            let outcome = run.compute(&mut self.parts(journal, &mut pixels.cache, &load))?;
+            done.interrupted = outcome.interrupted;
+            let tables = if outcome.interrupted { vec![] } else { run.tables(journal, self.asked.bias)? };
+            done.keep_thumbnails(&images, &tables, &run.tower.preprocess, &mut pixels.cache)?;
+            let (name, tokens) = (model.tower.name.clone(), model.tower.config.tokens() as u64);
+            let condition = (runs.len() > 1).then(|| case.condition.label.clone());
+            done.ran.push(Ran { name, condition, tokens, outcome, tables });
+            if done.interrupted {
+                return Ok(Value::Null);
+            }
+        }
+        let folder = &model.folder;
+        std::fs::create_dir_all(folder).map_err(|error| Failure::io("create", folder, &error))?;
+        self.write(&cases, &runs, &done.ran[first..], journal, folder)
+    }
+
+    fn parts<'p>(
+        &'p self,
+        journal: &'p mut Journal,
+        cache: &'p mut PixelCache,
+        load: &'p Load<'p>,
+    ) -> Parts<'p> {
+        let (stages, progress, stop) = (self.stages, self.progress, self.stop);
+        Parts { journal, cache, load, stages, progress, stop }
+    }
+
+    /// The number of passes that reaches a target; none where the pilot was stopped.
+    fn pilot(
+        &self,
+        target: Target,
+        model: &Model,
+        cases: &[Case],
+        done: &mut Done,
+        gathered: &mut HashMap<Hash, Gathered>,
+        journal: &mut Journal,
+    ) -> Result<Option<usize>, Failure> {
+        let Some(case) = cases.first() else { return Ok(None) };
+        let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
+            return Ok(None);
+        };
+        let images = done.images.clone();
+        let run = self.of_case(model, case, &images);
+        let load = |dtype, sites: &[Site]| self.asked.load(&model.tower, dtype, sites);
+        let (pilot, outcome) = run.pilot(target, &mut self.parts(journal, &mut pixels.cache, &load))?;
+        let Some(pilot) = pilot else {
+            done.interrupted = true;
+            return Ok(None);
+        };
+        let passes = (pilot.passes * case.settings.trials * cases.len()) as f64 * images.len() as f64;
+        let time = match outcome.passes {
+            0 => String::new(),
+            computed => format!(", about {}", duration(passes / (computed as f64 / outcome.compute_s))),
+        };
+        self.output.note(&format!(
+            "pilot of {} images: {target} takes {} passes in {}{time}",
+            pilot.images, pilot.passes, model.tower.name
+        ));
+        let passes = pilot.passes;
+        done.pilots.push(pilot);
+        Ok(Some(passes))
+    }
+
+    /// Says what the run would take.
+    fn plan(&self, chosen: &Chosen, journal: &mut Journal) -> Result<Exit, Failure> {
+        let mut done = Done::default();
+        let mut gathered = self.gather(chosen, &mut done)?;
+        done.sort_out(chosen, &gathered);
+        let mut plans = vec![];
+        for model in &self.asked.models {
+            for case in &self.asked.cases(model)? {
+                let run = self.of_case(model, case, &done.images);
+                run.check_sizes()?;
+                let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
+                    continue;
+                };
+                let load = |dtype, sites: &[Site]| self.asked.load(&model.tower, dtype, sites);
+                plans.extend(run.plan(&mut self.parts(journal, &mut pixels.cache, &load))?);
+            }
+        }
+        if self.stop.requested() {
+            return Ok(Exit::Interrupted);
+        }
+        if self.output.json() {
+            let (ok, not_ok) = (done.images.len(), done.failures.len());
+            self.output.json_document(
+                &json!({"schema": PLAN_SCHEMA, "images": ok, "not_ok": not_ok, "plans": plans}),
+            )?;
+        } else {
+            self.output.data(&summary::vision::plans(&plans, done.failures.len()))?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn of_case<'r>(&self, model: &'r Model, case: &'r Case, images: &'r [Image]) -> Run<'r> {
+        Run {
+            tower: &case.tower,
+            weights_sha256: &model.sha256,
+            dtype: self.asked.dtype,
+            settings: &case.settings,
+            images,
+        }
+    }
+
+    /// The files of a model.
+    fn write(
+        &self,
+        cases: &[Case],
+        runs: &[Run<'_>],
+        ran: &[Ran],
+        journal: &Journal,
+        folder: &Path,
+    ) -> Result<Value, Failure> {
+        let (Some(run), Some(Ran { outcome, tables, .. })) = (runs.first(), ran.first()) else {
+            return Ok(Value::Null);
+        };
+        let more = more(run, self.asked.bias, &outcome.audit, outcome.rounding.as_ref());
+        if let ([_], Some(longest)) = (runs, tables.last()) {
+            run.write_moments(journal, longest, folder)?;
+            if run.settings.keep.passes {
+                run.write_passes(journal, longest, &folder.join("features"))?;
+            }
+        }
+        let geometry = runs.iter().map(|run| run.geometry(journal)).collect::<Result<Vec<_>, _>>()?;
+        let found: Vec<Found<'_>> = cases
+            .iter()
+            .zip(ran)
+            .zip(&geometry)
+            .filter_map(|((case, ran), geometry)| {
+                Some(Found {
+                    condition: &case.condition,
+                    table: ran.tables.last()?,
+                    sites: ran.outcome.audit.iter().map(|audited| audited.site.as_str()).collect(),
+                    geometry: geometry.as_deref(),
+                })
+            })
+            .collect();
+        Ok(match (self.asked.experiment, found.first()) {
+            (Experiment::Exp0b, Some(found)) => run.write_geometry(found, folder, &more)?,
+            (Experiment::Exp4, Some(found)) => run.write_recipe(found, &self.asked.args.out)?,
+            (Experiment::Exp6, _) => run.write_convergence(tables, folder, &more)?,
+            (Experiment::Exp1, _) => run.write_rates(&found, folder, &more)?,
+            (Experiment::Exp3, _) => run.write_types(&found, folder, &more)?,
+            (Experiment::Ablation, _) => run.write_ablation(&found, folder, &more)?,
+            _ => run.write_trials(tables, folder, &more)?,
+        })
+    }
+
+    /// All models side by side.
+    fn write_overall(&self, done: &Done, results: &Map<String, Value>) -> Result<(), Failure> {
+        let Some(settings) = &done.settings else { return Ok(()) };
+        let document = overall(self.asked.experiment, settings, done.images.len(), results.clone());
+        let name = match self.asked.experiment {
+            Experiment::Mc | Experiment::Exp0 => "exp0_overall_summary.json",
+            Experiment::Exp1 => "exp1_overall_summary.json",
+            Experiment::Exp4 => "exp4_subset_summary.json",
+            Experiment::Exp3 => "exp3_overall_summary.json",
+            Experiment::Exp6 => "exp6_overall_summary.json",
+            Experiment::Ablation => "ablation_overall_summary.json",
+            // It has one model, whose summary says all.
+            Experiment::Exp0b => return Ok(()),
+        };
+        Ok(write_json(&self.asked.args.out.join(name), &document)?)
+    }
+}
+
+impl Done {
+    /// Keeps the pixels of the most and the least certain images, made small.
+    fn keep_thumbnails(
+        &mut self,
+        images: &[Image],
+        tables: &[Table],
+        preprocess: &Preprocess,
+        cache: &mut PixelCache,
+    ) -> Result<(), Failure> {
+        let Some(table) = tables.last() else { return Ok(()) };
+        let order = by_certainty(table);
+        let shown = SHOWN.min(order.len());
+        for &no in order[..shown].iter().chain(&order[order.len() - shown..]) {
+            let hash = images[no].hash;
+            let (mut pixels, (width, height)) = (vec![], preprocess.sides());
+            if self.thumbnails.contains_key(&hash)
+                || !cache.read(&hash, &mut pixels).map_err(mc::McError::from)?
+            {
+                continue;
+            }
+            let image = Rgb { width, height, pixels };
+            let small = resize(&image, Filter::Bilinear, Window::whole(THUMBNAIL_SIDE, THUMBNAIL_SIDE));
+            self.thumbnails.extend(small.map(|small| (hash, small)));
+        }
+        Ok(())
+    }
+
+    /// Which images are ok for every model, why others are not, and which are the same.
+    fn sort_out(&mut self, chosen: &Chosen, gathered: &HashMap<Hash, Gathered>) {
+        let mut first_of: HashMap<Hash, &Path> = HashMap::new();
+        for (no, file) in chosen.files.iter().enumerate() {
+            let path = file.display().to_string();
+            // A stop leaves the rest without a verdict.
+            let Some(found) = gathered.values().map(|one| one.images.get(no)).collect::<Option<Vec<_>>>()
+            else {
+                break;
+            };
+            if let Some(failure) = found.iter().find_map(|one| one.as_ref().err()) {
+                let (verdict, why) = (failure.verdict.name().to_owned(), failure.why.clone());
+                self.failures.push(NotOk { item: path, verdict, why });
+                continue;
+            }
+            let Some(Ok(hash)) = found.first().map(|one| one.as_ref()) else { continue };
+            if let Some(first) = first_of.get(hash) {
+                let says = format!("the same bytes as {}: computed once", first.display());
+                self.notes.push(Note { item: path.clone(), says });
+            } else {
+                first_of.insert(*hash, file);
+            }
+            self.images.push(Image { path, hash: *hash });
+        }
+    }
+
+    fn receipt(
+        &self,
+        asked: &Asked<'_>,
+        chosen: &Chosen,
+        started: SystemTime,
+        stages: &Stages,
+        roofs: &roof::Roofs,
+    ) -> Receipt {
+        let seconds = stages.elapsed().as_secs_f64();
+        let sum = |of: fn(&Outcome) -> u64| self.ran.iter().map(|ran| of(&ran.outcome)).sum::<u64>();
+        let (passes, flops) = (sum(|outcome| outcome.passes), sum(|outcome| outcome.flops));
+        let rate = self.rate(asked, passes, flops, roofs);
+        let device = match flops {
+            0 => asked.machine.verdict.clone(),
+            _ => asked.machine.verdict.clone().with_measured_rate(rate.gflops, asked.dtype, roofs),
+        };
+        let tokens = self.ran.iter().map(|ran| (ran.outcome.passes + ran.outcome.prefixes) * ran.tokens);
+        Receipt {
+            schema: SCHEMA.to_owned(),
+            job: JOB.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: clock::hostname(),
+            state: if self.interrupted { RunState::Interrupted } else { RunState::Finished },
+            started: clock::rfc3339_utc(started),
+            finished: clock::rfc3339_utc(SystemTime::now()),
+            seconds,
+            settings: self.settings_shown(asked, chosen),
+            device,
+            model: asked.models.first().map(|model| model_use(asked, model, self.ran.first())),
+            items: self.items(chosen),
+            work: Work { tokens: tokens.sum(), flops, bytes_read: self.bytes_read },
+            calls: None,
+            sent: None,
+            passes: vec![],
+            rate,
+            stages: stages.accounts(),
+            quality: self.quality(),
+            truncated: Truncated::default(),
+            cache: self.cache,
+            memory: MemoryUse { peak_rss: memory::peak_rss_bytes(), device_peak: None },
+            forecast: None,
+            failures: self.failures.clone(),
+            notes: self.notes.clone(),
+        }
+    }
+
+    fn items(&self, chosen: &Chosen) -> Items {
+        let mut by_verdict: BTreeMap<String, u64> = BTreeMap::new();
+        for failure in &self.failures {
+            *by_verdict.entry(failure.verdict.clone()).or_default() += 1;
+        }
+        let ok = self.images.len() as u64;
+        if ok > 0 {
+            by_verdict.insert(Verdict::Ok.name().to_owned(), ok);
+        }
+        // Images whose every result was there, for every model.
+        let reused = self.ran.iter().map(|ran| ran.outcome.reused_images).min().unwrap_or(0);
+        let total = (chosen.files.len() + chosen.failures.len()) as u64;
+        Items { total, ok, by_verdict, reused, ..Items::default() }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "rates are for people; exact to 2^53")]
+    fn rate(&self, asked: &Asked<'_>, passes: u64, flops: u64, roofs: &roof::Roofs) -> Speed {
+        let compute_s: f64 = self.ran.iter().map(|ran| ran.outcome.compute_s).sum();
+        let per_s = |count: u64| if compute_s > 0.0 { count as f64 / compute_s } else { 0.0 };
+        let gflops = per_s(flops) / 1e9;
+        let tokens: u64 = self.ran.iter().map(|ran| ran.outcome.passes * ran.tokens).sum();
+        Speed {
+            items_per_s: per_s(passes),
+            unit: "image pass".to_owned(),
+            tokens_per_s: per_s(tokens),
+            gflops,
+            roof_gflops: roofs.gflops.clone(),
+            percent_of_roof: 100.0 * gflops / roofs.of(asked.dtype),
+        }
+    }
+
+    /// Of the model whose dtype costs most.
+    fn quality(&self) -> Option<Quality> {
+        let all = self.ran.iter().filter_map(|ran| Some((ran.outcome.rounding.as_ref()?, ran.tokens)));
+        let (rounding, tokens) = all.min_by(|a, b| a.0.cosine.total_cmp(&b.0.cosine))?;
+        Some(Quality {
+            against: Dtype::F32.name().to_owned(),
+            metric: "cosine".to_owned(),
+            delta: 1.0 - rounding.cosine,
+            cosine_min: rounding.cosine_min,
+            top10_overlap: None,
+            texts: (rounding.images * rounding.passes) as u64,
+            text_tokens_max: tokens,
+            seconds: rounding.seconds,
+        })
+    }
+
+    fn settings_shown(&self, asked: &Asked<'_>, chosen: &Chosen) -> Value {
+        let Asked { args, models, .. } = asked;
+        let shown = self.settings.as_ref().map(|settings| {
+            json!({
+                "sites": settings.sites.to_string(), "dropout": settings.dropout, "trials": settings.trials,
+                "passes": settings.passes, "nested": settings.nested, "seed": settings.seed,
+                "batch": settings.batch,
+            })
+        });
+        let models: Vec<Value> = models
+            .iter()
+            .map(|model| {
+                json!({"name": model.tower.name, "sha256": model.sha256, "image_size": model.tower.config.image_size,
+                       "dim": model.tower.dim(), "preprocess": model.tower.preprocess})
+            })
+            .collect();
+        let conditions = self.ran.iter().filter_map(|ran| ran.condition.as_ref()).collect::<Vec<_>>();
+        let rounding = self.ran.iter().map(|ran| &ran.outcome.rounding).collect::<Vec<_>>();
+        json!({
+            "experiment": asked.experiment.name(), "images": args.images, "found": chosen.found, "sampling": chosen.sampling,
+            "manifest": args.images_taken.manifest, "models": models, "passes": shown, "dtype": asked.dtype.name(),
+            "threads": asked.threads, "ddof": asked.bias.ddof(), "gram": args.gram, "save_passes": args.save_passes,
+            "as_they_ran": args.as_they_ran, "conditions": conditions, "pilots": self.pilots, "rounding": rounding, "reused_passes": self.ran.iter().map(|ran| ran.outcome.reused_passes).sum::<u64>(),
+            "prefixes": self.ran.iter().map(|ran| ran.outcome.prefixes).sum::<u64>(),
+        })
+    }
+}
+
+fn model_use(asked: &Asked<'_>, model: &Model, ran: Option<&Ran>) -> ModelUse {
+    ModelUse {
+        id: model.tower.name.clone(),
+        sha256: model.sha256.clone(),
+        dtype: asked.dtype.name().to_owned(),
+        pooling: match model.tower.config.head {
+            haul_encoder::model::vision::VisionHead::Class { .. } => "class",
+            haul_encoder::model::vision::VisionHead::Probe => "probe",
+        }
+        .to_owned(),
+        dim: model.tower.dim(),
+        max_tokens: model.tower.config.tokens(),
+        loads: ran.map_or(0, |ran| ran.outcome.loads),
+    }
+}

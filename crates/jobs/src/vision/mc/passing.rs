@@ -1,0 +1,248 @@
+//! The loop over batches: the prefix of the next images is under way while passes over these are computed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use haul_corpus::pixels::{Hash, PixelCache};
+use haul_encoder::device::{Pass, State, Ticket};
+use haul_encoder::model::vision::Site;
+use haul_encoder::vision::{ImageEncoder, Levels, PrefixTicket};
+use haul_kernels::dropout::Rate;
+use haul_pipeline::journal::State as Entry;
+
+use super::unit::{Series, Unit};
+use super::{AUDIT_RATE, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo};
+
+/// Images whose prefixes are computed in one batch, at most.
+const GROUP_MAX: usize = 64;
+
+/// Computes all that is missing, or until a stop is asked for.
+pub(super) fn run(
+    run: &Run<'_>,
+    encoder: &ImageEncoder,
+    todo: &[Todo],
+    parts: &mut Parts<'_>,
+    outcome: &mut Outcome,
+) -> Result<(), McError> {
+    let meter = parts.stages.meter("passes");
+    let levels = run.tower.levels();
+    let group = run.settings.batch.clamp(1, GROUP_MAX);
+    let mut flights =
+        Flights { run, encoder, parts, outcome, flying: VecDeque::new(), open: VecDeque::new(), closed: 0 };
+    let mut groups = todo.chunks(group);
+    let mut ahead = flights.begin(groups.next(), &levels)?;
+    while let Some((images, prefix)) = ahead.take() {
+        let state = Arc::new(encoder.collect_prefix(prefix)?);
+        ahead = flights.begin(groups.next(), &levels)?;
+        flights.over(images, &state)?;
+        meter.finished(images.len() as u64);
+        if flights.parts.stop.requested() {
+            break;
+        }
+    }
+    if let Some((_, prefix)) = ahead {
+        encoder.collect_prefix(prefix)?;
+    }
+    flights.land_all()?;
+    let wanted: usize = todo.iter().map(|todo| todo.series.len()).sum();
+    flights.outcome.interrupted = flights.closed < wanted;
+    Ok(())
+}
+
+/// Batches that are under way, and series that have not all of their passes.
+struct Flights<'a, 'p> {
+    run: &'a Run<'a>,
+    encoder: &'a ImageEncoder,
+    parts: &'a mut Parts<'p>,
+    outcome: &'a mut Outcome,
+    flying: VecDeque<Flight>,
+    open: VecDeque<Open>,
+    /// Series that have all of their passes.
+    closed: usize,
+}
+
+/// A batch: passes of series, one after the other.
+struct Flight {
+    ticket: Ticket,
+    /// None: features without dropout, of these images.
+    stills: Option<Vec<Hash>>,
+}
+
+/// A series over an image. Series are begun and finished in the same order.
+struct Open {
+    hash: Hash,
+    series: Series,
+    still: Vec<f32>,
+    features: Vec<f32>,
+}
+
+impl Flights<'_, '_> {
+    /// Enqueues the prefix of a group.
+    fn begin<'t>(
+        &mut self,
+        group: Option<&'t [Todo]>,
+        levels: &Levels,
+    ) -> Result<Option<(&'t [Todo], PrefixTicket)>, McError> {
+        let Some(images) = group else { return Ok(None) };
+        let mut all = vec![];
+        for todo in images {
+            all.extend(pixels(self.parts.cache, &todo.hash)?);
+        }
+        self.make_room()?;
+        let ticket = self.encoder.submit_prefix(&all, levels)?;
+        self.outcome.flops += self.encoder.flops_of_prefix() * images.len() as u64;
+        self.outcome.prefixes += images.len() as u64;
+        Ok(Some((images, ticket)))
+    }
+
+    /// All that is missing of a group, or what is begun when a stop is asked for.
+    fn over(&mut self, images: &[Todo], state: &Arc<State>) -> Result<(), McError> {
+        self.stills(images, state)?;
+        let mut batch = vec![];
+        for (image, todo) in images.iter().enumerate() {
+            for series in &todo.series {
+                self.open(todo.hash, series)?;
+                for pass in 0..series.passes {
+                    batch.push(Pass { image, mask: self.run.mask(&todo.hash, series.number, pass) });
+                    if batch.len() < self.run.settings.batch {
+                        continue;
+                    }
+                    self.submit(state, std::mem::take(&mut batch))?;
+                    if self.parts.stop.requested() {
+                        return Ok(());
+                    }
+                }
+            }
+            self.parts.progress.done(1, 0);
+        }
+        if batch.is_empty() { Ok(()) } else { self.submit(state, batch) }
+    }
+
+    fn open(&mut self, hash: Hash, series: &Series) -> Result<(), McError> {
+        let still = self.run.still(self.parts.journal, &hash)?.ok_or_else(|| damaged(&hash))?;
+        self.open.push_back(Open { hash, series: series.clone(), still, features: vec![] });
+        Ok(())
+    }
+
+    /// The features without dropout of those images that have none yet: passes at a rate of zero.
+    fn stills(&mut self, images: &[Todo], state: &Arc<State>) -> Result<(), McError> {
+        let missing = |todo: &&Todo| !todo.is_still_known;
+        let hashes: Vec<Hash> = images.iter().filter(missing).map(|todo| todo.hash).collect();
+        let of = |(image, todo): (usize, &Todo)| {
+            (!todo.is_still_known).then(|| Pass { image, mask: self.run.mask(&todo.hash, 0, 0) })
+        };
+        let passes: Vec<Pass> = images.iter().enumerate().filter_map(of).collect();
+        if passes.is_empty() {
+            return Ok(());
+        }
+        self.outcome.flops += self.encoder.flops_of_pass() * passes.len() as u64;
+        let ticket = self.encoder.pass(state, passes, nothing())?;
+        self.flying.push_back(Flight { ticket, stills: Some(hashes) });
+        // Series want them.
+        self.land_all()
+    }
+
+    fn submit(&mut self, state: &Arc<State>, passes: Vec<Pass>) -> Result<(), McError> {
+        self.make_room()?;
+        let count = passes.len() as u64;
+        let ticket = self.encoder.pass(state, passes, self.run.settings.rate)?;
+        self.flying.push_back(Flight { ticket, stills: None });
+        self.outcome.passes += count;
+        self.outcome.flops += self.encoder.flops_of_pass() * count;
+        self.parts.progress.computed(count, count * self.run.tower.config.tokens() as u64);
+        Ok(())
+    }
+
+    /// More batches than keep the device busy would only hold memory.
+    fn make_room(&mut self) -> Result<(), McError> {
+        while self.flying.len() >= self.encoder.batches_in_flight() {
+            self.land()?;
+        }
+        Ok(())
+    }
+
+    fn land_all(&mut self) -> Result<(), McError> {
+        while !self.flying.is_empty() {
+            self.land()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest batch.
+    fn land(&mut self) -> Result<(), McError> {
+        let Some(Flight { ticket, stills }) = self.flying.pop_front() else { return Ok(()) };
+        let rows = self.encoder.collect(ticket)?;
+        if let Some(hashes) = stills {
+            for (hash, row) in hashes.iter().zip(rows.iter()) {
+                let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+                self.parts.journal.finish(&self.run.key("still", hash, ""), Entry::Done, &bytes, 0)?;
+            }
+            return Ok(());
+        }
+        self.parts.progress.done(0, rows.rows() as u64);
+        for row in rows.iter() {
+            let Some(open) = self.open.front_mut() else { break };
+            // The first that lacks passes is the one that this row is of: batches land in their order.
+            open.features.extend_from_slice(row);
+            if open.features.len() == open.series.passes * open.still.len() {
+                self.close()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), McError> {
+        let Some(Open { hash, series, still, features }) = self.open.pop_front() else { return Ok(()) };
+        let unit = Unit::of(&features, &still, &series, self.run.settings.keep);
+        let key = self.run.unit_key(&series, &hash);
+        self.closed += 1;
+        Ok(self.parts.journal.finish(&key, Entry::Done, &unit.to_bytes(), 0)?)
+    }
+}
+
+/// How far each site alone moves the feature of an image, over its length.
+pub(super) fn audit(
+    run: &Run<'_>,
+    encoder: &ImageEncoder,
+    sites: &[Site],
+    image: &Image,
+    parts: &mut Parts<'_>,
+) -> Result<Vec<f64>, McError> {
+    let state = Arc::new(encoder.prefix(&pixels(parts.cache, &image.hash)?, &run.tower.levels())?);
+    let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0) };
+    let still = encoder.collect(encoder.pass(&state, vec![pass], nothing())?)?.into_values();
+    let rate = Rate::new(AUDIT_RATE).unwrap_or_else(nothing);
+    sites
+        .iter()
+        .map(|&site| {
+            let moved = encoder.collect(encoder.pass_at(site, &state, vec![pass], rate)?)?;
+            Ok(apart(moved.row(0), &still))
+        })
+        .collect()
+}
+
+/// The rate at which nothing falls out.
+fn nothing() -> Rate {
+    Rate::new(0.0).expect("zero is a share")
+}
+
+/// The distance of two features over the length of the second.
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let distance: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    let length: f64 = b.iter().map(|&b| square(f64::from(b))).sum();
+    distance.sqrt() / length.sqrt().max(1e-12)
+}
+
+/// The pixels of an image that was gathered.
+pub(super) fn pixels(cache: &mut PixelCache, hash: &Hash) -> Result<Vec<u8>, McError> {
+    let mut pixels = vec![];
+    match cache.read(hash, &mut pixels)? {
+        true => Ok(pixels),
+        false => Err(damaged(hash)),
+    }
+}
+
+fn damaged(hash: &Hash) -> McError {
+    McError::Damaged { hash: blake3::Hash::from(*hash).to_hex().to_string() }
+}

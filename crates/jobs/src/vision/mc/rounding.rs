@@ -1,0 +1,115 @@
+//! Whether a reduced dtype hides what dropout does: the same passes under the same masks, once more in f32.
+
+use std::sync::Arc;
+
+use haul_corpus::pixels::Hash;
+use haul_encoder::device::Pass;
+use haul_encoder::model::vision::Site;
+use haul_encoder::vision::ImageEncoder;
+use haul_kernels::dtype::Dtype;
+use haul_pipeline::journal::{Journal, State};
+use serde::{Deserialize, Serialize};
+
+use super::super::statistics::mean;
+use super::super::statistics::passes::Passes;
+use super::{McError, Parts, Run, done, passing};
+
+/// Images of the comparison: those with the smallest hashes.
+const IMAGES: usize = 8;
+/// Passes over each.
+const PASSES: usize = 16;
+
+/// How a dtype differs from f32.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rounding {
+    /// Images compared.
+    pub images: usize,
+    /// Passes over each.
+    pub passes: usize,
+    /// Of features under the same masks, on average.
+    pub cosine: f64,
+    /// Of those that agree least.
+    pub cosine_min: f64,
+    /// What rounding adds to a feature's numbers over what dropout does to them, both as root mean squares.
+    pub rounding_over_noise: f64,
+    /// The mean `trace_pre` in this dtype over that in f32.
+    pub trace_ratio: f64,
+    /// What it took, loading the weights in f32 included.
+    pub seconds: f64,
+}
+
+impl Run<'_> {
+    pub(super) fn rounding(
+        &self,
+        encoder: &ImageEncoder,
+        sites: &[Site],
+        parts: &mut Parts<'_>,
+    ) -> Result<Rounding, McError> {
+        let started = std::time::Instant::now();
+        let exact = (parts.load)(Dtype::F32, sites)?;
+        let mut hashes: Vec<Hash> = self.distinct().iter().map(|image| image.hash).collect();
+        hashes.sort_unstable();
+        hashes.truncate(IMAGES);
+        let passes = self.settings.longest().min(PASSES);
+        let (mut cosines, mut traces) = (vec![], vec![]);
+        let (mut added, mut noise) = (0.0, 0.0);
+        for hash in &hashes {
+            let [found, wanted] =
+                [encoder, &exact].map(|encoder| self.some_passes(encoder, hash, passes, parts));
+            let (found, wanted) = (found?, wanted?);
+            let dim = self.tower.dim();
+            let of = |features: &[f64]| Passes { features, dim }.summary().trace_pre.value;
+            traces.push((of(&found), of(&wanted)));
+            noise += of(&wanted) * wanted.len() as f64;
+            added += found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+            cosines.extend(found.chunks_exact(dim).zip(wanted.chunks_exact(dim)).map(|(a, b)| cosine(a, b)));
+        }
+        let rounding = Rounding {
+            images: hashes.len(),
+            passes,
+            cosine: mean(&cosines),
+            cosine_min: cosines.iter().copied().fold(1.0, f64::min),
+            rounding_over_noise: (added / noise).sqrt(),
+            trace_ratio: traces.iter().map(|of| of.0).sum::<f64>()
+                / traces.iter().map(|of| of.1).sum::<f64>(),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        if let (Some(key), Ok(bytes)) = (self.rounding_key(), serde_json::to_vec(&rounding)) {
+            parts.journal.finish(&key, State::Done, &bytes, 0)?;
+        }
+        Ok(rounding)
+    }
+
+    pub(super) fn known_rounding(&self, journal: &Journal) -> Result<Option<Rounding>, McError> {
+        let Some(key) = self.rounding_key() else { return Ok(None) };
+        Ok(done(journal, &key)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Of the first image: which others are compared follows from the rest of the run.
+    fn rounding_key(&self) -> Option<haul_pipeline::journal::JournalKey> {
+        let settings = self.settings;
+        let of = format!("{} {} {}", settings.rate.p(), settings.seed, self.images.len());
+        Some(self.key("rounding", &self.images.first()?.hash, &of))
+    }
+
+    /// Passes of the first trial.
+    fn some_passes(
+        &self,
+        encoder: &ImageEncoder,
+        hash: &Hash,
+        passes: usize,
+        parts: &mut Parts<'_>,
+    ) -> Result<Vec<f64>, McError> {
+        let state = Arc::new(encoder.prefix(&passing::pixels(parts.cache, hash)?, &self.tower.levels())?);
+        let trial = self.settings.series().first().map_or(0, |series| series.number);
+        let passes: Vec<Pass> =
+            (0..passes).map(|pass| Pass { image: 0, mask: self.mask(hash, trial, pass) }).collect();
+        let rows = encoder.collect(encoder.pass(&state, passes, self.settings.rate)?)?;
+        Ok(rows.into_values().into_iter().map(f64::from).collect())
+    }
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
