@@ -10,6 +10,7 @@ use haul_corpus::document::Format;
 use haul_jobs::extract::caps::Most;
 use haul_jobs::ingest::{FORMATS, Shard};
 use haul_jobs::search::evaluate::{CUT, CUT_MAX};
+use haul_jobs::vision::classes::Templates;
 use haul_jobs::vision::mc::{PASSES_MAX, TRIALS_MAX};
 use haul_jobs::vision::sites::Sites;
 use haul_machine::dtype::DtypeRequest;
@@ -848,6 +849,8 @@ pub(crate) enum VisionCommand {
     Exp3(Box<McArgs>),
     /// Experiment 4: models side by side, 10 trials of 64 passes
     Exp4(Box<McArgs>),
+    /// Experiment 5: whether images whose class a model cannot name for sure are those that are uncertain, 64 passes
+    Exp5(Box<AmbiguityArgs>),
     /// Experiment 6: how far the mean of 4 to 64 passes is from what the model says without dropout, 3 trials
     Exp6(Box<McArgs>),
     /// Whether images that are blurred or made small become less certain, 64 passes
@@ -899,11 +902,35 @@ pub(crate) struct McArgs {
     pub(crate) dtype: DtypeArg,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct AmbiguityArgs {
+    #[command(flatten)]
+    pub(crate) passes: McArgs,
+    #[command(flatten)]
+    pub(crate) prompts: PromptArgs,
+}
+
+/// What images are compared with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompts")]
+pub(crate) struct PromptArgs {
+    /// Names of the classes by their folders: {"n01440764": "tench"} as .json, or lines of folder, tab, name [default: the
+    /// folders' own names]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) class_map: Option<PathBuf>,
+    /// Sentences with {} for the name, | between them; margins and entropies are of the first
+    #[arg(long, value_name = "TEXT|TEXT", default_value = Templates::USUAL)]
+    pub(crate) templates: Templates,
+    /// The share of images with the lowest margin, and of those with the highest entropy, that uncertainty should find
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    pub(crate) quantile: f64,
+}
+
 /// Which images of a folder are taken.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Images")]
 pub(crate) struct ImagesArgs {
-    /// Take so many of the images [default: 500, of exp1 and exp3 1,000; all where there are fewer]
+    /// Take so many of the images [default: 500, of exp1 and exp3 1,000, of exp5 5,000; all where there are fewer]
     #[arg(long, value_name = "N")]
     pub(crate) num_images: Option<NonZeroUsize>,
     /// How they are chosen: classes takes as many of each folder as of the next, numpy those that the original study

@@ -138,6 +138,8 @@ from_library! {
     haul_jobs::vision::analyze::AnalyzeError => |e| e.hint().map(str::to_owned);
     haul_jobs::vision::images::ImagesError => |e| e.hint().map(str::to_owned);
     haul_jobs::vision::mc::McError => |e| e.hint().map(str::to_owned);
+    haul_encoder::vision::VisionError => |e| e.hint().map(str::to_owned);
+    haul_jobs::vision::classes::ClassError => |e| e.hint().map(str::to_owned);
     haul_jobs::vision::mc::pixels::GatherError => |_| None;
     haul_jobs::vision::npz::NpzError => |_| None;
     haul_jobs::vision::tower::TowerError => |e| e.hint().map(str::to_owned);

@@ -25,14 +25,17 @@ const WEIGHTS: &str = "weights";
 /// Runs the command.
 pub(crate) fn run(command: &VisionCommand, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     match command {
-        VisionCommand::Mc(args) => mc::run(args, Experiment::Mc, settings, output),
-        VisionCommand::Exp0(args) => mc::run(args, Experiment::Exp0, settings, output),
-        VisionCommand::Exp0b(args) => mc::run(args, Experiment::Exp0b, settings, output),
-        VisionCommand::Exp1(args) => mc::run(args, Experiment::Exp1, settings, output),
-        VisionCommand::Exp3(args) => mc::run(args, Experiment::Exp3, settings, output),
-        VisionCommand::Exp4(args) => mc::run(args, Experiment::Exp4, settings, output),
-        VisionCommand::Exp6(args) => mc::run(args, Experiment::Exp6, settings, output),
-        VisionCommand::Ablation(args) => mc::run(args, Experiment::Ablation, settings, output),
+        VisionCommand::Exp5(args) => {
+            mc::run(&args.passes, Experiment::Exp5, Some(&args.prompts), settings, output)
+        }
+        VisionCommand::Mc(args) => mc::run(args, Experiment::Mc, None, settings, output),
+        VisionCommand::Exp0(args) => mc::run(args, Experiment::Exp0, None, settings, output),
+        VisionCommand::Exp0b(args) => mc::run(args, Experiment::Exp0b, None, settings, output),
+        VisionCommand::Exp1(args) => mc::run(args, Experiment::Exp1, None, settings, output),
+        VisionCommand::Exp3(args) => mc::run(args, Experiment::Exp3, None, settings, output),
+        VisionCommand::Exp4(args) => mc::run(args, Experiment::Exp4, None, settings, output),
+        VisionCommand::Exp6(args) => mc::run(args, Experiment::Exp6, None, settings, output),
+        VisionCommand::Ablation(args) => mc::run(args, Experiment::Ablation, None, settings, output),
         VisionCommand::Analyze(args) => analyzed(args, output),
     }
 }

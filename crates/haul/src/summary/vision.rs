@@ -145,6 +145,7 @@ pub(crate) fn compared(experiment: Experiment, results: &Map<String, Value>) -> 
         Experiment::Ablation => worse,
         Experiment::Exp1 => rates,
         Experiment::Exp3 => types,
+        Experiment::Exp5 => ambiguity,
         Experiment::Exp6 => distances,
         _ => return vec![],
     };
@@ -175,6 +176,27 @@ fn worse(model: &str, found: &Value) -> Compared {
         title: format!("{model}: images made worse"),
         names: words(&["", "less certain", "trace", "Wilcoxon p", "gate of 75 %"]),
         rows: found.as_object().into_iter().flatten().filter_map(row).collect(),
+    }
+}
+
+/// Uncertainty against what a model cannot name for sure.
+fn ambiguity(model: &str, found: &Value) -> Compared {
+    let row = |(name, key, other): (&str, &str, &str)| {
+        let other = if other.is_empty() { "-".to_owned() } else { shown(&found[other]) };
+        vec![name.to_owned(), shown(&found[key]), other]
+    };
+    let rows = [
+        ("small margins", "rho_uncertainty_vs_negative_margin", "auroc_low_margin"),
+        ("high entropy", "rho_uncertainty_vs_entropy", "auroc_high_entropy"),
+        ("other words, other answers", "rho_uncertainty_vs_prompt_sensitivity", ""),
+    ];
+    let top1 = found["top1"]
+        .as_f64()
+        .map_or_else(String::new, |top1| format!(", {:.1} % named right", 100.0 * top1));
+    Compared {
+        title: format!("{model}: is it uncertain where it cannot tell?{top1}"),
+        names: words(&["uncertainty beside", "rho", "AUROC"]),
+        rows: rows.into_iter().map(row).collect(),
     }
 }
 

@@ -587,3 +587,103 @@ fn the_study_ran_another_activation() {
     let refused = home.run(&["vision", "mc", "images", "--model", "siglip", "--out", "no", "--as-they-ran"]);
     assert!(refused.code == 2 && refused.stderr.contains("has no quick GELU"), "{refused:#?}");
 }
+
+/// Puts the tensors of a tiny text tower beside those of the image tower, as whole checkpoints have them.
+fn add_text_tower(home: &Home, golden: &str, name: &str) {
+    let from = repository().join("crates/encoder/tests/golden").join(golden);
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(from.join(file), home.path(name).join(file)).unwrap();
+    }
+    let mut config = document(home.path(name).join("config.json"));
+    config["text_config"] = document(from.join("config.json"))["text_config"].clone();
+    home.write(&format!("{name}/config.json"), config.to_string());
+
+    let file = home.path(name).join("model.safetensors");
+    let (mut tensors, mut bytes) = (serde_json::Map::new(), vec![]);
+    for part in [&file, &from.join("model.safetensors")] {
+        let content = fs::read(part).unwrap();
+        let header = u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+        let (json, data) = content[8..].split_at(header);
+        for (name, mut tensor) in serde_json::from_slice::<serde_json::Map<String, Value>>(json).unwrap() {
+            if name != "__metadata__" {
+                let at = |no: usize| tensor["data_offsets"][no].as_u64().unwrap() + bytes.len() as u64;
+                tensor["data_offsets"] = json!([at(0), at(1)]);
+                tensors.insert(name, tensor);
+            }
+        }
+        bytes.extend_from_slice(data);
+    }
+    let header = Value::Object(tensors).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(file, [&length[..], header.as_bytes(), &bytes].concat()).unwrap();
+}
+
+#[test]
+fn uncertainty_is_held_against_what_a_model_cannot_name() {
+    let home = with_images(9);
+    add_text_tower(&home, "tiny-clip-text", "clip");
+    home.write("map.tsv", "class0\tw5 w6\nclass1\tw59\nclass2\tw1 w2 w3\nclass9\tw9\n");
+    let few = ["--trials", "2", "--passes", "8", "--dropout", "0.1"];
+    let asked = ["--class-map", "map.tsv", "--templates", "{}|w7 {}", "--quantile", "0.3"];
+    let ran = experiment(&home, "exp5", &[&few[..], &asked].concat());
+    assert!(ran.stdout.contains("AUROC"), "{}", ran.stdout);
+    assert!(ran.stdout.lines().all(|line| line.chars().count() <= 80), "{}", ran.stdout);
+    assert!(ran.stdout.contains("1 of its names are for folders that are not here"), "{}", ran.stdout);
+
+    let file = home.path("exp5/exp5_subset_clip.npz");
+    let numbers = |name: &str| array(&file, name).to_f64();
+    assert_eq!(array(&file, "logits").shape, [9, 3]);
+    assert_eq!(array(&file, "uncertainty_trials").shape, [2, 9]);
+    assert_eq!(numbers("gt_labels"), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+    // The features of the images without dropout, and of the first template's texts, multiplied here.
+    mc_json(&home, "out", &few);
+    let features = array(&home.path("out/mc.npz"), "features");
+    let device = haul_encoder::device::reference::ReferenceDevice;
+    let captions = haul_encoder::captions::CaptionEncoder::load(&home.path("clip"), &device).unwrap();
+    let texts = captions.features(&["w5 w6", "w59", "w1 w2 w3"].map(str::to_owned)).unwrap();
+    let unit = |row: Vec<f64>| {
+        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        row.into_iter().map(|x| x / length).collect::<Vec<f64>>()
+    };
+    let logits = numbers("logits");
+    for (image, row) in features.to_f64().chunks_exact(24).enumerate() {
+        let mut of: Vec<f64> = texts
+            .iter()
+            .map(|text| unit(text.iter().map(|x| f64::from(*x)).collect()))
+            .map(|text| unit(row.to_vec()).iter().zip(text).map(|(a, b)| a * b).sum::<f64>())
+            .map(|cosine| cosine * f64::from(captions.likeness().scale))
+            .collect();
+        for (class, expected) in of.iter().enumerate() {
+            let found = logits[image * 3 + class];
+            assert!((found - expected).abs() < 1e-3, "image {image}, class {class}: {found}, not {expected}");
+        }
+        of.sort_by(f64::total_cmp);
+        assert!((numbers("margin")[image] - (of[2] - of[1])).abs() < 1e-3);
+    }
+    let summary = document(home.path("exp5/exp5_subset_clip_summary.json"));
+    assert_eq!((&summary["num_classes"], &summary["quantile"]), (&json!(3), &json!(0.3)));
+    let low = numbers("low_margin").iter().sum::<f64>();
+    assert!((2.0..=4.0).contains(&low), "{low} of 9");
+    let overall = document(home.path("exp5/exp5_subset_overall_summary.json"));
+    assert_eq!(overall["results"]["clip"], summary["metrics"]);
+    assert_eq!(overall["templates"], json!(["{}", "w7 {}"]));
+}
+
+#[test]
+fn prompts_that_say_nothing_are_refused_before_anything_is_computed() {
+    let home = with_images(3);
+    let exp5 = |args: &[&str]| {
+        let ran =
+            home.run(&[&["vision", "exp5", "images", "--model", "clip", "--out", "exp5"], args].concat());
+        assert_eq!(ran.code, 2, "{ran:#?}");
+        ran.stderr
+    };
+    assert!(exp5(&[]).contains("tokenizer.json"), "no text tower");
+    add_text_tower(&home, "tiny-clip-text", "clip");
+    assert!(exp5(&["--templates", "a photo"]).contains("{}"));
+    home.write("map.tsv", "n01440764\ttench\n");
+    let said = exp5(&["--class-map", "map.tsv"]);
+    assert!(said.contains("none of its 1 names is for one of the 3 folders"), "{said}");
+    home.write("map.tsv", "class0 tench\n");
+    assert!(exp5(&["--class-map", "map.tsv"]).contains("line 1"));
+}

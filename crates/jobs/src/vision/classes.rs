@@ -23,6 +23,12 @@ impl Templates {
     /// Those of the study.
     pub const USUAL: &str = "a photo of a {}|a {}|an image of a {}";
 
+    /// The templates.
+    #[must_use]
+    pub fn sentences(&self) -> &[String] {
+        &self.0
+    }
+
     /// The sentences of each template for these names.
     #[must_use]
     pub fn prompts(&self, names: &[String]) -> Vec<Vec<String>> {

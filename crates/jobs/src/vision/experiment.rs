@@ -20,6 +20,8 @@ pub enum Experiment {
     Exp3,
     /// Models side by side.
     Exp4,
+    /// Whether images that a model cannot name for sure are those that are uncertain.
+    Exp5,
     /// How far the mean of passes is from what a tower says without dropout.
     Exp6,
     /// Whether images that are made worse become less certain.
@@ -52,6 +54,7 @@ impl Experiment {
             Experiment::Exp1 => "exp1_rank_p",
             Experiment::Exp3 => "exp3_dropout_type",
             Experiment::Exp4 => "exp4_subset_recipe",
+            Experiment::Exp5 => "exp5_subset_ambiguity",
             Experiment::Exp6 => "exp6_mean_convergence",
             Experiment::Ablation => "ablation",
         }
@@ -64,7 +67,7 @@ impl Experiment {
             Experiment::Mc | Experiment::Exp0 | Experiment::Exp4 => 10,
             Experiment::Exp0b | Experiment::Exp3 => 5,
             Experiment::Exp1 | Experiment::Exp6 => 3,
-            Experiment::Ablation => 1,
+            Experiment::Exp5 | Experiment::Ablation => 1,
         }
     }
 
@@ -78,6 +81,7 @@ impl Experiment {
             | Experiment::Exp1
             | Experiment::Exp3
             | Experiment::Exp4
+            | Experiment::Exp5
             | Experiment::Ablation => &[64],
         }
     }
@@ -85,7 +89,11 @@ impl Experiment {
     /// Images.
     #[must_use]
     pub fn num_images(self) -> usize {
-        if matches!(self, Experiment::Exp1 | Experiment::Exp3) { 1_000 } else { 500 }
+        match self {
+            Experiment::Exp5 => 5_000,
+            Experiment::Exp1 | Experiment::Exp3 => 1_000,
+            _ => 500,
+        }
     }
 
     /// Whether the shape of what passes spread over is kept.
@@ -104,6 +112,7 @@ impl Experiment {
             Experiment::Exp1 => "phase2_exp1_manifest.json",
             Experiment::Exp3 => "phase2_exp3_manifest.json",
             Experiment::Exp4 => "phase1_exp4_manifest.json",
+            Experiment::Exp5 => "phase1_exp5_manifest.json",
             Experiment::Exp6 => "phase2_exp6_manifest.json",
             Experiment::Ablation => "ablation_manifest.json",
         }

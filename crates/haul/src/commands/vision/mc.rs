@@ -9,14 +9,16 @@ use haul_corpus::image::preprocess::Preprocess;
 use haul_corpus::image::resize::{Filter, Window, resize};
 use haul_corpus::pixels::{Hash, PixelCache};
 use haul_corpus::verdict::Verdict;
+use haul_encoder::captions::{CaptionEncoder, Likeness};
 use haul_encoder::device::cpu::CpuDevice;
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::{ImageEncoder, VisionError};
+use haul_jobs::vision::classes::{Ambiguity, Classes};
 use haul_jobs::vision::experiment::{Condition, Experiment, RATES};
 use haul_jobs::vision::images::{self, Manifest};
 use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
 use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
-use haul_jobs::vision::mc::studies::Found;
+use haul_jobs::vision::mc::studies::{Ambiguous, Found};
 use haul_jobs::vision::mc::unit::Keep;
 use haul_jobs::vision::mc::{self, Image, Load, Outcome, Parts, Pilot, Rate, Run, Target};
 use haul_jobs::vision::sample;
@@ -34,7 +36,7 @@ use haul_pipeline::receipt::{
 use haul_pipeline::stage::{Stages, Stop};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{McArgs, SamplingArg};
+use crate::cli::{McArgs, PromptArgs, SamplingArg};
 use crate::commands::Machine;
 use crate::commands::calls::INTERRUPTED;
 use crate::commands::generator::identity;
@@ -64,6 +66,7 @@ struct Asked<'a> {
     batch_tokens: usize,
     models: Vec<Model>,
     experiment: Experiment,
+    prompts: Option<&'a PromptArgs>,
     bias: Bias,
 }
 
@@ -90,6 +93,18 @@ impl Ran {
     }
 }
 
+/// Classes of the images, and by model what they are to it.
+struct Asking {
+    classes: Classes,
+    texts: Vec<Texts>,
+}
+
+/// Features of classes, by template.
+struct Texts {
+    features: Vec<Vec<Vec<f32>>>,
+    likeness: Likeness,
+}
+
 /// The images that were chosen.
 struct Chosen {
     files: Vec<PathBuf>,
@@ -114,11 +129,12 @@ pub(crate) struct Ran {
 pub(crate) fn run(
     args: &McArgs,
     experiment: Experiment,
+    prompts: Option<&PromptArgs>,
     settings: &Settings,
     output: &Output,
 ) -> Result<Exit, Failure> {
     let (started, stages) = (SystemTime::now(), Stages::start());
-    let asked = Asked::resolve(args, experiment, settings, output)?;
+    let asked = Asked::resolve(args, experiment, prompts, settings, output)?;
     let chosen = Chosen::of(args, experiment, output)?;
     let roofs = roof::load_or_measure(&settings.profiles(), &asked.machine.cpu)?;
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
@@ -160,6 +176,7 @@ impl<'a> Asked<'a> {
     fn resolve(
         args: &'a McArgs,
         experiment: Experiment,
+        prompts: Option<&'a PromptArgs>,
         settings: &Settings,
         output: &Output,
     ) -> Result<Asked<'a>, Failure> {
@@ -180,7 +197,7 @@ impl<'a> Asked<'a> {
         let dtype = machine.dtype(dtype, settings, output)?;
         let bias = if args.seed_compat { Bias::Seed } else { Bias::Unbiased };
         let (threads, batch_tokens) = (compute.threads, compute.batch_tokens);
-        let asked = Asked { args, machine, dtype, threads, batch_tokens, models, experiment, bias };
+        let asked = Asked { args, machine, dtype, threads, batch_tokens, models, experiment, prompts, bias };
         for case in asked.models.iter().map(|model| asked.cases(model)) {
             for Case { settings, tower, .. } in case? {
                 settings.sites.of(&tower.config).map_err(mc::McError::from)?;
@@ -346,15 +363,17 @@ impl Engine<'_> {
         done.sort_out(chosen, &gathered);
         done.interrupted = self.stop.requested();
         let mut results = Map::new();
-        for model in &self.asked.models {
+        let asking = self.asking(chosen, &mut done)?;
+        for (no, model) in self.asked.models.iter().enumerate() {
             if done.interrupted || done.images.is_empty() {
                 break;
             }
-            let found = self.model(model, &mut done, &mut gathered, journal)?;
+            let asking = asking.as_ref().map(|asking| (asking, &asking.texts[no]));
+            let found = self.model(model, asking, &mut done, &mut gathered, journal)?;
             results.insert(model.tower.name.clone(), found);
         }
         if !done.interrupted && !done.images.is_empty() {
-            self.write_overall(&done, &results)?;
+            self.write_overall(&done, &results, asking.as_ref())?;
             done.results = results;
         }
         Ok(done)
@@ -393,6 +412,7 @@ impl Engine<'_> {
     fn model(
         &self,
         model: &Model,
+        asking: Option<(&Asking, &Texts)>,
         done: &mut Done,
         gathered: &mut HashMap<Hash, Gathered>,
         journal: &mut Journal,
@@ -425,7 +445,68 @@ impl Engine<'_> {
         }
         let folder = &model.folder;
         std::fs::create_dir_all(folder).map_err(|error| Failure::io("create", folder, &error))?;
+        if let (Some(run), Some(ran), Some((asking, texts))) = (runs.first(), done.ran.get(first), asking) {
+            return self.write_ambiguity(run, ran, (asking, texts), journal);
+        }
         self.write(&cases, &runs, &done.ran[first..], journal, folder)
+    }
+
+    /// What images are compared with, and what each model makes of it; none where an experiment compares them with nothing.
+    fn asking(&self, chosen: &Chosen, done: &mut Done) -> Result<Option<Asking>, Failure> {
+        let Some(prompts) = self.asked.prompts else { return Ok(None) };
+        let images = &self.asked.args.images;
+        let classes = Classes::of(images, &chosen.files, prompts.class_map.as_deref())?;
+        if let (Some(map), [first, ..]) = (&prompts.class_map, &classes.unused[..]) {
+            let says = format!(
+                "{} of its names are for folders that are not here, such as {first:?}",
+                classes.unused.len()
+            );
+            done.notes.push(Note { item: map.display().to_string(), says });
+        }
+        let sentences = prompts.templates.prompts(&classes.names);
+        let texts = self.asked.models.iter().map(|model| {
+            let device = CpuDevice::new(self.asked.machine.cpu.isa, Dtype::F32, self.asked.threads);
+            let captions = CaptionEncoder::load(&model.tower.folder, &device)?;
+            if captions.dim() != model.tower.dim() {
+                return Err(Failure::new(format!(
+                    "{}: texts have {} numbers and images {}",
+                    model.tower.name,
+                    captions.dim(),
+                    model.tower.dim()
+                ))
+                .hint("take a checkpoint whose towers were trained together"));
+            }
+            let features = sentences.iter().map(|sentences| captions.features(sentences));
+            Ok(Texts { features: features.collect::<Result<_, _>>()?, likeness: captions.likeness() })
+        });
+        let texts = texts.collect::<Result<_, Failure>>()?;
+        Ok(Some(Asking { classes, texts }))
+    }
+
+    /// `exp5_subset_{model}.npz` and its summary.
+    fn write_ambiguity(
+        &self,
+        run: &Run<'_>,
+        ran: &Ran,
+        (asking, texts): (&Asking, &Texts),
+        journal: &Journal,
+    ) -> Result<Value, Failure> {
+        let (Some(prompts), Some(table)) = (self.asked.prompts, ran.tables.last()) else {
+            return Ok(Value::Null);
+        };
+        let mut features = Vec::with_capacity(run.images.len());
+        for image in run.images {
+            let missing = || mc::McError::Missing { path: image.path.clone(), trial: 0 };
+            features.push(run.still(journal, &image.hash)?.ok_or_else(missing)?);
+        }
+        let found = Ambiguity::of(&features, &texts.features, texts.likeness);
+        let of_folders = run.images.iter().map(|image| asking.classes.of_image(Path::new(&image.path)));
+        let mut more = more(run, self.asked.bias, &ran.outcome.audit, ran.outcome.rounding.as_ref());
+        more["templates"] = json!(prompts.templates.sentences());
+        more["num_classes"] = json!(asking.classes.names.len());
+        let study =
+            Ambiguous { table, found: &found, truth: of_folders.collect(), quantile: prompts.quantile };
+        Ok(run.write_ambiguity(&study, &self.asked.args.out, &more)?)
     }
 
     fn parts<'p>(
@@ -560,14 +641,24 @@ impl Engine<'_> {
     }
 
     /// All models side by side.
-    fn write_overall(&self, done: &Done, results: &Map<String, Value>) -> Result<(), Failure> {
+    fn write_overall(
+        &self,
+        done: &Done,
+        results: &Map<String, Value>,
+        asking: Option<&Asking>,
+    ) -> Result<(), Failure> {
         let Some(settings) = &done.settings else { return Ok(()) };
-        let document = overall(self.asked.experiment, settings, done.images.len(), results.clone());
+        let mut document = overall(self.asked.experiment, settings, done.images.len(), results.clone());
+        if let (Some(asking), Some(prompts)) = (asking, self.asked.prompts) {
+            document["templates"] = json!(prompts.templates.sentences());
+            document["num_classes"] = json!(asking.classes.names.len());
+        }
         let name = match self.asked.experiment {
             Experiment::Mc | Experiment::Exp0 => "exp0_overall_summary.json",
             Experiment::Exp1 => "exp1_overall_summary.json",
             Experiment::Exp4 => "exp4_subset_summary.json",
             Experiment::Exp3 => "exp3_overall_summary.json",
+            Experiment::Exp5 => "exp5_subset_overall_summary.json",
             Experiment::Exp6 => "exp6_overall_summary.json",
             Experiment::Ablation => "ablation_overall_summary.json",
             // It has one model, whose summary says all.

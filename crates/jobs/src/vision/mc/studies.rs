@@ -4,14 +4,16 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::super::npz::{self, Array};
-use super::super::statistics::ranks::spearman;
+use super::super::npz::{self, Array, Data};
+use super::super::statistics::ambiguity::{highest, lowest};
+use super::super::statistics::ranks::{auroc, spearman};
 use super::super::statistics::validity::Paired;
 use super::super::statistics::{mean, variance};
 use super::files::{Table, write_json};
 use super::unit::{EIGENVALUES, Geometry};
 use super::{McError, Run};
 use crate::statistics::quantile;
+use crate::vision::classes::Ambiguity;
 use crate::vision::experiment::Condition;
 
 /// A measure of uncertainty should grow for this share of the images that are made worse.
@@ -27,6 +29,18 @@ pub struct Found<'a> {
     pub sites: Vec<&'a str>,
     /// Of all trials over all images, where it was kept.
     pub geometry: Option<&'a [Geometry]>,
+}
+
+/// What came of a model, and how sure it is which class an image is of.
+pub struct Ambiguous<'a> {
+    /// Of the longest trials.
+    pub table: &'a Table,
+    /// By image.
+    pub found: &'a Ambiguity,
+    /// The class that each image's folder says it is of.
+    pub truth: Vec<Option<usize>>,
+    /// The share of images that uncertainty should find.
+    pub quantile: f64,
 }
 
 impl Run<'_> {
@@ -89,6 +103,66 @@ impl Run<'_> {
             "trace_pre": table.told(&table.trace_pre), "angular_var": table.told(&table.angular_var),
             "trace_mean": mean(&table.trace_pre), "angular_mean": mean(&table.angular_var),
         }))
+    }
+
+    /// `exp5_subset_{model}.npz` and `exp5_subset_{model}_summary.json`, whose metrics it gives.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_ambiguity(
+        &self,
+        study: &Ambiguous<'_>,
+        folder: &Path,
+        more: &Value,
+    ) -> Result<Value, McError> {
+        let Ambiguous { table, found, truth, quantile } = study;
+        let uncertainty = table.means(&table.trace_pre);
+        let (is_low, is_high) = (lowest(&found.margin, *quantile), highest(&found.entropy, *quantile));
+        let row = |values: &[f64]| Array::f64(&[values.len()], values.to_vec());
+        let flags = |flags: &[bool]| whole(flags.iter().map(|flag| i64::from(*flag)));
+        let classes = found.logits.first().map_or(0, Vec::len);
+        let logits = found.logits.iter().flatten().map(|logit| *logit as f32).collect();
+        let stem = format!("exp5_subset_{}", self.tower.name);
+        npz::write(
+            &folder.join(format!("{stem}.npz")),
+            &[
+                ("paths", &self.paths()),
+                ("uncertainty_trials", &self.trials_f32(table, &table.trace_pre)),
+                ("uncertainty", &row(&uncertainty)),
+                ("margin", &row(&found.margin)),
+                ("entropy", &row(&found.entropy)),
+                ("prompt_sensitivity", &row(&found.prompt_sensitivity)),
+                ("low_margin", &flags(&is_low)),
+                ("high_entropy", &flags(&is_high)),
+                ("logits", &Array { shape: vec![self.images.len(), classes], data: Data::F32(logits) }),
+                ("gt_labels", &whole(truth.iter().map(|class| class.map_or(-1, |class| class as i64)))),
+                ("pred_labels", &whole(found.predicted().into_iter().map(|class| class as i64))),
+            ],
+        )?;
+        let negative: Vec<f64> = found.margin.iter().map(|margin| -margin).collect();
+        let known = truth.iter().zip(found.predicted()).filter(|(truth, _)| truth.is_some());
+        let right = known.clone().filter(|(truth, predicted)| **truth == Some(*predicted)).count();
+        let metrics = json!({
+            "rho_uncertainty_vs_negative_margin": spearman(&uncertainty, &negative),
+            "rho_uncertainty_vs_entropy": spearman(&uncertainty, &found.entropy),
+            "rho_uncertainty_vs_prompt_sensitivity": spearman(&uncertainty, &found.prompt_sensitivity),
+            "auroc_low_margin": auroc(&uncertainty, &is_low),
+            "auroc_high_entropy": auroc(&uncertainty, &is_high),
+            "top1": (known.clone().count() > 0).then(|| right as f64 / known.count() as f64),
+        });
+        let mut summary = self.summary("exp5_subset_ambiguity", more);
+        summary["quantile"] = json!(quantile);
+        let limit = |values: &[f64], share: f64| {
+            let mut sorted = values.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            crate::statistics::quantile(&sorted, share)
+        };
+        summary["thresholds"] = json!({
+            "low_margin": limit(&found.margin, *quantile), "high_entropy": limit(&found.entropy, 1.0 - quantile),
+        });
+        summary["metrics"] = metrics.clone();
+        write_json(&folder.join(format!("{stem}_summary.json")), &summary)?;
+        Ok(metrics)
     }
 
     /// `exp6_convergence_T{T}.npz` of each table and `exp6_summary.json`; gives what stands in it under `results`.
@@ -231,6 +305,11 @@ impl Run<'_> {
         write_json(&folder.join("ablation_summary.json"), &summary)?;
         Ok(Value::Object(results))
     }
+}
+
+fn whole(values: impl Iterator<Item = i64>) -> Array {
+    let values: Vec<i64> = values.collect();
+    Array { shape: vec![values.len()], data: Data::Int(values) }
 }
 
 /// A pair in the study's words.
