@@ -66,10 +66,12 @@ pub(crate) fn unpack(
         Container::SevenZip => unpack_7z(file, limits, emit),
         Container::Mail => match Mail::open(file, limits) {
             Ok(mut mail) => {
-                for attachment in mail.attachments() {
+                let attachments = mail.attachments();
+                let left_out = attachments.left_out();
+                for attachment in attachments.files {
                     emit(Packed { name: attachment.name, content: attachment.content })?;
                 }
-                Ok(Ok(()))
+                Ok(left_out)
             }
             Err(failure) => Ok(Err(failure)),
         },

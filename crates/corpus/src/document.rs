@@ -133,6 +133,9 @@ pub struct Furniture {
     /// Files that hang on a mail; they are documents of their own where containers are unpacked.
     #[serde(default)]
     pub attachments: usize,
+    /// Pictures that hang on a mail to be shown in its text: logos, signatures, and now and then a scan.
+    #[serde(default)]
+    pub shown_pictures: usize,
 }
 
 impl Furniture {
@@ -152,6 +155,7 @@ impl Furniture {
         self.mended_hyphens += other.mended_hyphens;
         self.deleted_pieces += other.deleted_pieces;
         self.attachments += other.attachments;
+        self.shown_pictures += other.shown_pictures;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Mails as Outlook saves them (`.msg`): subject, sender, receivers, date and body. A mail that hangs on another is part
-//! of it; files that hang on it are counted here, and unpacked by [`crate::container`].
+//! of it; files that hang on it are counted here, and unpacked by [`crate::container`]. Pictures that its text shows are
+//! counted alone.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Seek};
@@ -46,6 +47,43 @@ pub(crate) struct Attachment {
     pub(crate) content: Result<Vec<u8>, ParseFailure>,
 }
 
+/// The files that hang on a mail and on the mails that hang on it.
+#[derive(Default)]
+pub(crate) struct Attachments {
+    pub(crate) files: Vec<Attachment>,
+    /// Files beyond [`MAIL_ATTACHMENTS_MAX`].
+    beyond: usize,
+    /// Mails deeper than [`MAIL_DEPTH_MAX`], which nobody looked into.
+    too_deep: usize,
+}
+
+impl Attachments {
+    /// What of them is not here, where that is anything.
+    pub(crate) fn left_out(&self) -> Result<(), ParseFailure> {
+        let beyond = (self.beyond > 0).then(|| {
+            format!(
+                "{} of {} files that hang on the mail were not read: {MAIL_ATTACHMENTS_MAX} are the most",
+                self.beyond,
+                self.beyond + self.files.len()
+            )
+        });
+        let too_deep = (self.too_deep > 0).then(|| {
+            format!("mails more than {MAIL_DEPTH_MAX} deep in the mail were not read: {}", self.too_deep)
+        });
+        let says: Vec<String> = beyond.into_iter().chain(too_deep).collect();
+        if says.is_empty() { Ok(()) } else { Err(ParseFailure::new(Verdict::TooLarge, says.join("; "))) }
+    }
+}
+
+/// One thing that hangs on a mail.
+enum Hanging {
+    File,
+    /// A picture with an id is one that the body shows: a logo, a signature.
+    ShownPicture,
+    /// A mail, and the storage that it is in.
+    Mail(String),
+}
+
 /// Reads a mail and the mails that hang on it.
 pub(crate) fn read(file: File, limits: &Limits) -> Result<Document, ParseFailure> {
     let mut mail = Mail::open(file, limits)?;
@@ -79,30 +117,32 @@ impl Mail {
     }
 
     /// All files that hang on the mail and on the mails that hang on it. Pictures that a body shows are none of them.
-    pub(crate) fn attachments(&mut self) -> Vec<Attachment> {
-        let mut found = Vec::new();
+    pub(crate) fn attachments(&mut self) -> Attachments {
+        let mut found = Attachments::default();
         self.collect("/", "", 0, &mut found);
         found
     }
 
-    fn collect(&mut self, folder: &str, prefix: &str, depth: usize, found: &mut Vec<Attachment>) {
+    fn collect(&mut self, folder: &str, prefix: &str, depth: usize, found: &mut Attachments) {
         for (number, attached) in self.attached(folder).into_iter().enumerate() {
-            let pages = self.code_page(folder);
-            let name = ATTACHED_NAMES.iter().find_map(|name| self.text(&attached, name, pages));
-            let name = format!(
-                "{prefix}{}",
-                name.unwrap_or_else(|| format!("attachment {}", number + 1)).replace('/', "_")
-            );
-            let mail = format!("{attached}{ATTACHED_MAIL}/");
-            if self.file.is_storage(&mail) {
-                if depth < MAIL_DEPTH_MAX {
+            let name = self.attached_name(folder, &attached);
+            let hanging = self.hanging(&attached, name.as_deref());
+            let name = name.unwrap_or_else(|| format!("attachment {}", number + 1)).replace('/', "_");
+            let name = format!("{prefix}{name}");
+            match hanging {
+                Hanging::Mail(mail) if depth < MAIL_DEPTH_MAX => {
                     self.collect(&mail, &format!("{name}/"), depth + 1, found);
                 }
-            } else if self.is_attached_file(&attached) && found.len() < MAIL_ATTACHMENTS_MAX {
-                let content = self.bytes(&format!("{attached}{ATTACHED_BYTES}"));
-                let missing =
-                    || ParseFailure::new(Verdict::Unsupported, "a link to a file, and not the file");
-                found.push(Attachment { name, content: content.and_then(|bytes| bytes.ok_or_else(missing)) });
+                Hanging::Mail(_) => found.too_deep += 1,
+                Hanging::File if found.files.len() < MAIL_ATTACHMENTS_MAX => {
+                    let content = self.bytes(&format!("{attached}{ATTACHED_BYTES}"));
+                    let missing =
+                        || ParseFailure::new(Verdict::Unsupported, "a link to a file, and not the file");
+                    let content = content.and_then(|bytes| bytes.ok_or_else(missing));
+                    found.files.push(Attachment { name, content });
+                }
+                Hanging::File => found.beyond += 1,
+                Hanging::ShownPicture => {}
             }
         }
     }
@@ -118,13 +158,23 @@ impl Mail {
         names
     }
 
-    /// A picture with an id is one that the body shows: a logo, a signature.
-    fn is_attached_file(&mut self, attached: &str) -> bool {
+    fn attached_name(&mut self, folder: &str, attached: &str) -> Option<String> {
+        let pages = self.code_page(folder);
+        ATTACHED_NAMES.iter().find_map(|name| self.text(attached, name, pages))
+    }
+
+    fn hanging(&mut self, attached: &str, name: Option<&str>) -> Hanging {
+        let mail = format!("{attached}{ATTACHED_MAIL}/");
+        if self.file.is_storage(&mail) {
+            return Hanging::Mail(mail);
+        }
         // What has no name is no picture by its name.
-        let name = ATTACHED_NAMES.iter().find_map(|name| self.text(attached, name, None)).unwrap_or_default();
-        let name = name.to_lowercase();
+        let name = name.unwrap_or_default().to_lowercase();
         let is_picture = [".png", ".jpg", ".jpeg", ".gif", ".bmp"].iter().any(|end| name.ends_with(end));
-        !(is_picture && self.text(attached, CONTENT_ID, None).is_some())
+        match is_picture && self.text(attached, CONTENT_ID, None).is_some() {
+            true => Hanging::ShownPicture,
+            false => Hanging::File,
+        }
     }
 
     fn append(&mut self, folder: &str, depth: usize, document: &mut Document) -> Result<(), ParseFailure> {
@@ -147,15 +197,11 @@ impl Mail {
         }
         self.append_body(folder, pages, document)?;
         for attached in self.attached(folder) {
-            let mail = format!("{attached}{ATTACHED_MAIL}/");
-            if !self.file.is_storage(&mail) {
-                let is_file = self.is_attached_file(&attached);
-                let furniture = &mut document.furniture;
-                *(if is_file { &mut furniture.attachments } else { &mut furniture.images }) += 1;
-            } else if depth < MAIL_DEPTH_MAX {
-                self.append(&mail, depth + 1, document)?;
-            } else {
-                document.furniture.attachments += 1;
+            let name = self.attached_name(folder, &attached);
+            match self.hanging(&attached, name.as_deref()) {
+                Hanging::Mail(mail) if depth < MAIL_DEPTH_MAX => self.append(&mail, depth + 1, document)?,
+                Hanging::Mail(_) | Hanging::File => document.furniture.attachments += 1,
+                Hanging::ShownPicture => document.furniture.shown_pictures += 1,
             }
         }
         if document.text.len() as u64 > self.limits.text_bytes {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Changes when the same file gives other documents; part of the pipeline fingerprint.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -599,7 +599,7 @@ pub(crate) struct ExtractArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) schema: PathBuf,
     /// The folder for records.json, .jsonl and .csv, a page for each company (review/NAME.html), coverage.json,
-    /// receipt.json and the answers; made if it is not there
+    /// quality.json, receipt.json and the answers; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
@@ -607,6 +607,10 @@ pub(crate) struct ExtractArgs {
     /// Tokens of a window of documents, at most [default: what the schema says and the model's context leaves]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub(crate) window_tokens: Option<u32>,
+    /// Rank windows by an embedding model too, fused with their words: its name or folder (`haul model list`)
+    /// [default: by words alone]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) embedder: Option<String>,
     /// Windows that are asked which facilities they name, best first: a number, or all
     #[arg(long, value_name = "N", default_value_t = Most::All)]
     pub(crate) entity_windows: Most,
@@ -631,6 +635,9 @@ pub(crate) struct ExtractArgs {
     /// Time for all calls, such as 90s, 60m or 2h: the most valuable come first, and the rest is listed [default: none]
     #[arg(long, value_name = "TIME", value_parser = crate::commands::extract::duration)]
     pub(crate) budget: Option<Duration>,
+    /// Write every question and answer to DIR/traces/NAME.jsonl too, without keys and passwords
+    #[arg(long)]
+    pub(crate) traces: bool,
     /// Read some companies, say what calls, tokens and minutes all of them will come to and what each cap saves, and stop
     #[arg(long)]
     pub(crate) plan: bool,

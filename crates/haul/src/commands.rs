@@ -20,6 +20,7 @@ pub(crate) mod records;
 pub(crate) mod remote;
 pub(crate) mod report;
 pub(crate) mod schema;
+pub(crate) mod scratch;
 pub(crate) mod search;
 pub(crate) mod select;
 pub(crate) mod server;

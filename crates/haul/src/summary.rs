@@ -8,7 +8,7 @@ use haul_generate::discover::{Discovery, Found, NotRead};
 use haul_jobs::bench::{Report as BenchReport, Row};
 use haul_jobs::golden::Comparison;
 use haul_jobs::ingest::mismatched::{Mismatch, Mismatches, Names};
-use haul_jobs::ingest::plan::Plan;
+use haul_jobs::ingest::plan::{Plan, Sample};
 use haul_jobs::ingest::{ATTEMPTS_MAX, Outcome};
 use haul_jobs::models::{CheckReport, FileVerdict, Listed, ModelRecord};
 use haul_jobs::search::evaluate::Evaluation;
@@ -178,12 +178,7 @@ pub(crate) fn plan(plan: &Plan, free_bytes: u64) -> String {
         );
         return text;
     }
-    line!(
-        text,
-        "sampled {} of them through every stage in {}",
-        thousands(sample.files),
-        duration(sample.seconds)
-    );
+    text.push_str(&sampled(sample));
     text.push_str(&work(plan));
     line!(
         text,
@@ -219,6 +214,25 @@ pub(crate) fn plan(plan: &Plan, free_bytes: u64) -> String {
         bytes(plan.memory_bytes),
         bytes(plan.memory_allowed_bytes)
     );
+    text
+}
+
+fn sampled(sample: &Sample) -> String {
+    let mut text = String::new();
+    line!(
+        text,
+        "sampled {} of them through every stage in {}",
+        thousands(sample.files),
+        duration(sample.seconds)
+    );
+    if let Some(why) = &sample.failed_why {
+        line!(
+            text,
+            "  {} of {} texts that were tried have no vector, and no document with one will be stored: {why}",
+            thousands(sample.texts_failed),
+            thousands(sample.texts_computed)
+        );
+    }
     text
 }
 

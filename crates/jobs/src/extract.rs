@@ -24,6 +24,7 @@ pub mod merge;
 pub mod normalise;
 pub mod passes;
 pub mod plan;
+pub mod quality;
 pub mod reading;
 pub mod record;
 pub mod reply;
@@ -31,11 +32,14 @@ pub mod retrieve;
 pub mod run;
 pub mod schema;
 pub mod tables;
+pub mod traces;
 pub mod windows;
 
 use haul_generate::GenerateError;
 
 use crate::calls::CallsError;
+use retrieve::embed::EmbedError;
+use retrieve::hybrid::HybridError;
 use schema::PromptError;
 use windows::WindowError;
 
@@ -55,6 +59,9 @@ pub enum ExtractError {
     /// A sentence that fits no window.
     #[error(transparent)]
     Window(#[from] WindowError),
+    /// The embedding model.
+    #[error(transparent)]
+    Hybrid(#[from] HybridError),
     /// Questions and answers leave no room for a document.
     #[error(
         "a context of {context} tokens has no room for a window beside the schema's questions and answers"
@@ -71,6 +78,7 @@ impl ExtractError {
     pub fn is_stop(&self) -> bool {
         match self {
             Self::Generate(error) | Self::Calls(CallsError::Generate(error)) => error.is_stop(),
+            Self::Hybrid(error) => matches!(error, HybridError::Embed(EmbedError::Stopped)),
             _ => false,
         }
     }
@@ -84,6 +92,12 @@ impl ExtractError {
             Self::ContextTooSmall { .. } => Some(
                 "take a model with a longer context, or fewer fields_per_question in the schema; `haul schema explain` \
                  shows the sizes"
+                    .to_owned(),
+            ),
+            Self::Hybrid(HybridError::Journal(error)) => error.hint().map(str::to_owned),
+            Self::Hybrid(_) => Some(
+                "`haul model check NAME` says whether the model's files are what they were; without --embedder windows \
+                 are ranked by words alone"
                     .to_owned(),
             ),
             Self::Prompt(_) | Self::Window(_) => None,

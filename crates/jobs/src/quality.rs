@@ -121,17 +121,20 @@ fn cut(ids: &[u32]) -> Vec<u32> {
     ids[..begin].iter().chain(ids.last()).copied().collect()
 }
 
+/// What a model gives for each of some sequences: its row, or why it has none.
+pub(crate) type Rows = Vec<Result<Vec<f32>, String>>;
+
 /// The rows of sequences, in their order; `None` if a stop was asked for meanwhile.
 ///
 /// # Errors
-/// Why a text has no vector.
+/// No batch can be made of them.
 pub(crate) fn rows(
     embedder: &Embedder,
     sequences: &[Vec<u32>],
     limits: BatchLimits,
     threads: usize,
     stop: &Stop,
-) -> Result<Option<Vec<Vec<f32>>>, String> {
+) -> Result<Option<Rows>, String> {
     let queue = TokenQueue::new(usize::MAX);
     for (number, ids) in sequences.iter().enumerate() {
         let sequence = Sequence { key: number, ids: ids.clone() };
@@ -152,7 +155,8 @@ pub(crate) fn rows(
         return Ok(None);
     }
     encoded.sort_by_key(|text| text.key);
-    encoded.into_iter().map(|text| Ok(text.outputs?.dense)).collect::<Result<_, _>>().map(Some)
+    let row = |text: Encoded<usize>| Ok(text.outputs?.dense);
+    Ok(Some(encoded.into_iter().map(row).collect()))
 }
 
 #[cfg(test)]

@@ -81,6 +81,33 @@ fn what_hangs_on_a_mail_comes_out_and_what_its_body_shows_does_not() {
     assert_eq!(names(&unpack(&logo, Container::Mail, &LIMITS, ALL)), []);
 }
 
+/// What was beyond the limits of a mail was left out without a word.
+#[test]
+fn what_hangs_on_a_mail_beyond_its_limits_is_counted() {
+    const MOST: usize = 1_000;
+    const DEEPEST: usize = 8;
+    let mut crowded = Mail::default();
+    for number in 0..MOST + 2 {
+        let folder = format!("/__attach_version1.0_#{number:08X}/");
+        crowded = crowded.text(&folder, "3707", &format!("{number}.txt"));
+        crowded = crowded.bytes(&folder, "__substg1.0_37010102", b"x");
+    }
+    let came = unpack(&crowded.built(), Container::Mail, &LIMITS, ALL);
+    let failure = came.result.unwrap_err();
+    assert_eq!((came.files.len(), failure.verdict), (MOST, Verdict::TooLarge));
+    let why = "2 of 1002 files that hang on the mail were not read: 1000 are the most";
+    assert_eq!(failure.why, why);
+
+    let inner = "__attach_version1.0_#00000000/__substg1.0_3701000D/";
+    let deepest = format!("/{}__attach_version1.0_#00000000/", inner.repeat(DEEPEST + 1));
+    let deep = Mail::default().text(&deepest, "3707", "a.txt");
+    let failure =
+        unpack(&deep.bytes(&deepest, "__substg1.0_37010102", b"x").built(), Container::Mail, &LIMITS, ALL)
+            .result
+            .unwrap_err();
+    assert_eq!(failure.why, "mails more than 8 deep in the mail were not read: 1");
+}
+
 /// Names that lead out of an archive once wrote over files of the user in other programs. Here a name is no path, and
 /// such a file is not even read.
 #[test]

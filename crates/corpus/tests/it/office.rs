@@ -197,6 +197,11 @@ fn a_mail_says_who_wrote_what_to_whom() {
         (document.furniture.attachments, document.title.as_deref()),
         (2, Some("Offer for Term Loan A"))
     );
+    // A picture that the text shows was counted among the images of pages, where nobody looked for it.
+    let logo = Mail::default().text("/", "1000", "Dear Bob").text(FIRST, "3707", "logo.png");
+    let logo = logo.text(FIRST, "3712", "logo@id").built();
+    let furniture = parse_bytes(&logo, Format::Msg, &Limits::DEFAULT).unwrap().furniture;
+    assert_eq!((furniture.attachments, furniture.shown_pictures), (0, 1));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `haul extract`: documents of companies to checked records, with the evidence of every value.
 
+mod embedder;
+
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use haul_corpus::limits::Limits;
@@ -10,27 +12,32 @@ use haul_corpus::readers::Setup;
 use haul_corpus::verdict::Verdict;
 use haul_corpus::worker::Worker;
 use haul_jobs::calls::Asked;
+use haul_jobs::extract::ExtractError;
 use haul_jobs::extract::ask::Parts;
 use haul_jobs::extract::caps::Caps;
 use haul_jobs::extract::documents::Company;
-use haul_jobs::extract::input::{self, Found, Read, Unread};
+use haul_jobs::extract::input::{self, Desk, Found, Read, Unread};
 use haul_jobs::extract::plan::{self, Sampled};
+use haul_jobs::extract::quality;
 use haul_jobs::extract::reading::{self, Reading};
 use haul_jobs::extract::record::{CompanyCoverage, Record};
 use haul_jobs::extract::run::{self, Outcome};
 use haul_jobs::extract::schema::Schema;
 use haul_jobs::extract::tables;
+use haul_jobs::extract::traces::Traces;
 use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
-use haul_pipeline::stage::Stop;
+use haul_pipeline::stage::{Stages, Stop};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::ExtractArgs;
+use self::embedder::Embedder;
+use crate::cli::{ExtractArgs, ReaderArgs};
 use crate::commands::generator::{self, Opened};
 use crate::commands::ingest::parse_worker;
+use crate::commands::scratch::ScratchFolder;
 use crate::commands::{calls, remote, schema};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -47,6 +54,10 @@ const SAMPLE_TIME: Duration = Duration::from_secs(20);
 const FOLDERS_NOTED: usize = 2;
 /// Of a company's name in that of its page.
 const NAME_CHARS_MAX: usize = 80;
+/// Where `--traces` go, in `--out`.
+const TRACES: &str = "traces";
+/// Where archives are unpacked, in `--out`.
+const SCRATCH: &str = "unpacked";
 
 /// What the companies came to so far.
 #[derive(Default)]
@@ -72,24 +83,33 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             one.name, one.folders
         ));
     }
-    let mut reader = Reader::new(args, settings, output)?;
     let stop = signals_unix::stop_on_signals()?;
     fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
+    // Its lock says that no other run is in `--out`.
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let scratch = ScratchFolder::make(args.out.join(SCRATCH))?;
+    let mut desk = desk(&args.readers, scratch.0.clone(), settings, output)?;
+    let embedder =
+        args.embedder.as_ref().map(|name| Embedder::open(name, args, settings, output)).transpose()?;
+    let (stages, unseen) = (Stages::start(), Progress::default());
+    let embedding = embedder.as_ref().map(|embedder| embedder.embedding(&stages, &unseen, &stop));
     let mut opened = generator::open(&args.engine, settings, &stop, output)?;
     let opened_s = clock.elapsed().as_secs_f64();
     let window_tokens = reading::window_tokens(&schema, args.window_tokens, &mut opened.generator)?;
     let caps = caps(args);
     let progress = Progress::default();
-    let companies = Companies { schema: &schema, caps: &caps, window_tokens, out: &args.out };
+    let companies =
+        Companies { schema: &schema, caps: &caps, window_tokens, out: &args.out, traces: args.traces };
     if args.plan {
         let mut parts = Parts {
             generator: &mut opened.generator,
             journal: &mut journal,
             progress: &progress,
             stop: &stop,
+            embedding: embedding.as_ref(),
+            traces: None,
         };
-        return forecast(&companies, &found, &mut reader, &mut parts, output);
+        return forecast(&companies, &found, &mut desk, &mut parts, output);
     }
     let results = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
         let mut parts = Parts {
@@ -97,8 +117,10 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             journal: &mut journal,
             progress: &progress,
             stop: &stop,
+            embedding: embedding.as_ref(),
+            traces: None,
         };
-        companies.run(&found, &mut reader, &stop, &mut parts)
+        companies.run(&found, &mut desk, &stop, &mut parts)
     })?
     .result;
     remote::note_other_models(&opened, output);
@@ -108,23 +130,30 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
         started,
         seconds: clock.elapsed().as_secs_f64(),
         answering_s: clock.elapsed().as_secs_f64() - opened_s,
-        settings: json!({"engine": engine, "schema": args.schema, "caps": caps, "window_tokens": window_tokens}),
+        settings: json!({
+            "engine": engine,
+            "schema": args.schema,
+            "caps": caps,
+            "window_tokens": window_tokens,
+            "ranking": embedder::ranking(embedder.as_ref()),
+        }),
         asked: results.asked,
         unit: "company",
     };
-    finish(args, run, &opened, results, output)
+    finish(args, &schema, run, &opened, results, output)
 }
 
 /// Reads some companies, and says what all will come to.
 fn forecast(
     companies: &Companies<'_>,
     found: &[Found],
-    reader: &mut Reader,
+    desk: &mut Desk,
     parts: &mut Parts<'_>,
     output: &Output,
 ) -> Result<Exit, Failure> {
     let mut read = Vec::with_capacity(found.len());
-    for Read { company, sources, .. } in found.iter().flat_map(|found| reader.read(found)) {
+    let all = found.iter().flat_map(|found| input::read_companies(desk, found.clone()));
+    for Read { company, sources, .. } in all {
         read.push(Company::new(&company, sources, companies.schema.numbering.unit));
     }
     read.retain(|company| !company.sentences.is_empty());
@@ -159,7 +188,9 @@ fn forecast(
         if outcome.tally.asked.interrupted {
             return Ok(Exit::Interrupted);
         }
-        let Outcome { records, tally, worth, .. } = outcome;
+        let Outcome { records, mut tally, worth, .. } = outcome;
+        let model = parts.generator.facts().identity;
+        plan::remember(parts.journal, &model, &read[number].name, &mut tally).map_err(ExtractError::from)?;
         sampled.push(Sampled { windows: windows[number], entities: records.len(), tally, worth });
     }
     let plan = plan::plan(companies.schema, companies.caps, &windows, &sampled);
@@ -189,26 +220,20 @@ fn caps(args: &ExtractArgs) -> Caps {
     }
 }
 
-/// Reads files of companies, unchanged ones from the cache.
-struct Reader {
-    worker: Worker,
-    cache: Cache,
-}
-
-impl Reader {
-    fn new(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Reader, Failure> {
-        let readers = readers::for_pdfs(&args.readers, settings, output)?;
-        let setup = Setup { limits: Limits::DEFAULT, readers };
-        let program = parse_worker()?;
-        let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
-        let worker = Worker::spawn(&program.program, &worker_args, &setup)?;
-        let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
-        Ok(Reader { worker, cache })
-    }
-
-    fn read(&mut self, found: &Found) -> Vec<Read> {
-        input::read_companies(&mut self.worker, &self.cache, found.clone())
-    }
+/// What reads files of companies, unchanged ones from the cache, and unpacks archives in `scratch`.
+pub(super) fn desk(
+    readers: &ReaderArgs,
+    scratch: PathBuf,
+    settings: &Settings,
+    output: &Output,
+) -> Result<Desk, Failure> {
+    let readers = readers::for_pdfs(readers, settings, output)?;
+    let setup = Setup { limits: Limits::DEFAULT, readers };
+    let program = parse_worker()?;
+    let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
+    let worker = Worker::spawn(&program.program, &worker_args, &setup)?;
+    let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
+    Ok(Desk { worker, cache, scratch })
 }
 
 /// What is done with each company.
@@ -217,17 +242,19 @@ struct Companies<'a> {
     caps: &'a Caps,
     window_tokens: u32,
     out: &'a Path,
+    traces: bool,
 }
 
 impl Companies<'_> {
     fn run(
         &self,
         found: &[Found],
-        reader: &mut Reader,
+        desk: &mut Desk,
         stop: &Stop,
         parts: &mut Parts<'_>,
     ) -> Result<Results, Failure> {
         let mut results = Results::default();
+        results.items.total = found.len() as u64;
         let end = self.caps.budget.map(|budget| Instant::now() + budget);
         for (number, one) in found.iter().enumerate() {
             if stop.requested() {
@@ -239,7 +266,10 @@ impl Companies<'_> {
                 let now = Instant::now();
                 now + end.saturating_duration_since(now) / left
             });
-            for read in reader.read(one) {
+            let companies = input::read_companies(desk, one.clone());
+            // An archive of folders is as many companies.
+            results.items.total += companies.len().saturating_sub(1) as u64;
+            for read in companies {
                 self.company(read, until, &mut results, parts)?;
                 if results.asked.interrupted {
                     break;
@@ -261,20 +291,29 @@ impl Companies<'_> {
         let failure = read.failure();
         let lacks = read.lacks.iter().map(|(file, lack)| format!("{file}: {lack}"));
         let cuts: Vec<String> = read.unread.iter().map(not_read).chain(lacks).collect();
-        let name = results.named(&read.company);
+        let notices: Vec<String> = read.notices().collect();
+        // Archives name what they hold, so a name may come a second time.
+        let name = input::unique(&mut results.names, &read.company);
         let company = Company::new(&name, read.sources, self.schema.numbering.unit);
         if let Some(failure) = failure {
             results.verdict(&name, failure.verdict.name(), &failure.why);
+            results.note(&name, &notices);
             return Ok(());
         }
         if company.sentences.is_empty() {
             let why = if cuts.is_empty() { "no text in any file".to_owned() } else { cuts.join("; ") };
             results.verdict(&name, Verdict::Empty.name(), &why);
+            results.note(&name, &notices);
             return Ok(());
         }
         let caps = self.caps;
         let reviewed = company.clone();
-        let outcome = run::company(self.schema, company, self.window_tokens, caps, &cuts, until, parts);
+        let left_out = [cuts.clone(), notices].concat();
+        parts.traces = self.traces.then(|| self.traces_of(&name)).transpose()?;
+        let outcome = run::company(self.schema, company, self.window_tokens, caps, &left_out, until, parts);
+        if let Some(traces) = parts.traces.take() {
+            traces.end().map_err(|error| Failure::io("write", &self.traces_path(&name), &error))?;
+        }
         match outcome {
             Ok(outcome) => {
                 let before = results.records.len();
@@ -282,12 +321,22 @@ impl Companies<'_> {
                 self.review(&reviewed, &results.records[before..])?;
             }
             Err(error) if error.is_stop() => results.asked.interrupted = true,
-            Err(haul_jobs::extract::ExtractError::Window(error)) => {
+            Err(ExtractError::Window(error)) => {
                 results.verdict(&name, Verdict::TooLarge.name(), &error.to_string());
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    fn traces_path(&self, company: &str) -> PathBuf {
+        self.out.join(TRACES).join(format!("{}.jsonl", file_name(company)))
+    }
+
+    fn traces_of(&self, company: &str) -> Result<Traces, Failure> {
+        let (folder, path) = (self.out.join(TRACES), self.traces_path(company));
+        fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
+        Traces::begin(&path).map_err(|error| Failure::io("create", &path, &error))
     }
 
     /// The page on which a person looks at a company's records: one a company, so that no more than one is in memory.
@@ -318,19 +367,6 @@ fn not_read(unread: &Unread) -> String {
 }
 
 impl Results {
-    /// The company's name, with a number behind it where another one of the run has it: archives name what they hold.
-    fn named(&mut self, company: &str) -> String {
-        let mut name = company.to_owned();
-        for number in 2.. {
-            if self.names.insert(name.clone()) {
-                break;
-            }
-            name = format!("{company} ({number})");
-        }
-        self.items.total += 1;
-        name
-    }
-
     fn verdict(&mut self, company: &str, verdict: &str, why: &str) {
         *self.items.by_verdict.entry(verdict.to_owned()).or_default() += 1;
         self.failures.push(Failed {
@@ -364,9 +400,14 @@ impl Results {
         let mut cuts: Vec<&String> = records.iter().flat_map(|record| &record.cuts).collect();
         cuts.sort_unstable();
         cuts.dedup();
-        self.notes.extend(cuts.iter().map(|says| Note { item: company.to_owned(), says: (*says).clone() }));
+        self.note(company, cuts);
         self.records.extend(records);
         self.coverage.push(coverage);
+    }
+
+    fn note<'a>(&mut self, company: &str, notes: impl IntoIterator<Item = &'a String>) {
+        let note = |says: &String| Note { item: company.to_owned(), says: says.clone() };
+        self.notes.extend(notes.into_iter().map(note));
     }
 }
 
@@ -374,6 +415,7 @@ impl Results {
 fn write(schema: &Schema, out: &Path, results: &Results) -> Result<(), Failure> {
     written(&out.join("records.json"), &pretty(&results.records)?)?;
     written(&out.join("coverage.json"), &pretty(&results.coverage)?)?;
+    written(&out.join("quality.json"), &pretty(&quality::quality(schema, &results.records))?)?;
     let mut lines = Vec::new();
     for record in &results.records {
         serde_json::to_writer(&mut lines, record).map_err(not_json)?;
@@ -404,6 +446,7 @@ fn not_json(error: serde_json::Error) -> Failure {
 
 fn finish(
     args: &ExtractArgs,
+    schema: &Schema,
     run: calls::Run<'_>,
     opened: &Opened,
     results: Results,
@@ -420,12 +463,15 @@ fn finish(
     if output.json() {
         output.json_document(&receipt)?;
     } else {
-        let values: usize =
-            records.iter().map(|r| r.fields.values().filter(|field| field.value.is_some()).count()).sum();
+        let quality = quality::quality(schema, &records);
         let results = format!(
-            "records: {} with {values} values, in {}",
-            records.len(),
-            args.out.join("records.json").display()
+            "records: {} with {} values, {} of them found again in their sentence\n  {}\n  {}/NAME.html shows them \
+             beside their sources",
+            quality.records,
+            quality.values,
+            quality.aligned,
+            args.out.join("records.json").display(),
+            args.out.join("review").display()
         );
         output.data(&summary::calls(&receipt, &results))?;
     }

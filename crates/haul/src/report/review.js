@@ -48,7 +48,7 @@ function drawRecords() {
   data.records.forEach((record, r) => {
     const of = items.filter((item) => item.r === r && shown.has(item.kind));
     if (!of.length) return;
-    const head = make("h2", "", record.company + ": " + (record.facility || data.entity));
+    const head = make("h2", "", record.facility === record.company ? record.company : record.company + ": " + (record.facility || data.entity));
     const about = [record.type, "confidence " + record.score.toFixed(2), record.language].filter(Boolean);
     head.append(" ", make("small", "", about.join(", ")));
     list.append(head);

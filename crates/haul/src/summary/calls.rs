@@ -11,9 +11,9 @@ pub(crate) fn calls(receipt: &Receipt, results: &str) -> String {
     let not_ok = receipt.items.total - receipt.items.ok;
     line!(
         text,
-        "{} {}s: {} ok, {} not ok",
+        "{} {}: {} ok, {} not ok",
         thousands(receipt.items.total),
-        receipt.rate.unit,
+        plural(receipt.items.total, &receipt.rate.unit),
         thousands(receipt.items.ok),
         thousands(not_ok)
     );
@@ -50,4 +50,12 @@ pub(crate) fn calls(receipt: &Receipt, results: &str) -> String {
     list(&mut text, "cut", &notes);
     line!(text, "{results}");
     text
+}
+
+fn plural(count: u64, one: &str) -> String {
+    match one.strip_suffix('y') {
+        _ if count == 1 => one.to_owned(),
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{one}s"),
+    }
 }

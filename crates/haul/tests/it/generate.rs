@@ -175,8 +175,8 @@ fn a_killed_run_goes_on_where_it_was() {
     assert_eq!(answers, expected);
 }
 
-/// Kills a run when its journal has grown to so many bytes; false where it ended before.
-pub(crate) fn killed_when_kept(child: &mut Child, journal: &Path, bytes: u64) -> bool {
+/// Waits until a run's journal has grown to so many bytes, or the run has ended.
+pub(crate) fn wait_until_kept(child: &mut Child, journal: &Path, bytes: u64) {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60) {
         if fs::metadata(journal).is_ok_and(|file| file.len() >= bytes) {
@@ -184,6 +184,11 @@ pub(crate) fn killed_when_kept(child: &mut Child, journal: &Path, bytes: u64) ->
         }
         sleep(Duration::from_millis(5));
     }
+}
+
+/// Kills a run when its journal has grown to so many bytes; false where it ended before.
+pub(crate) fn killed_when_kept(child: &mut Child, journal: &Path, bytes: u64) -> bool {
+    wait_until_kept(child, journal, bytes);
     let is_running = child.try_wait().unwrap().is_none();
     child.kill().unwrap();
     child.wait().unwrap();

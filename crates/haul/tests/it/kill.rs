@@ -371,7 +371,7 @@ fn a_run_killed_again_and_again_comes_to_its_end() {
 }
 
 /// HAUL_TEST_SEED, else drawn from the commit, so that every commit tries other kills.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     if let Some(seed) = variable("HAUL_TEST_SEED") {
         return seed.parse().expect("HAUL_TEST_SEED is a number");
     }

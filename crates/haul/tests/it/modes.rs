@@ -499,6 +499,11 @@ fn texts_without_a_vector_are_named() {
         let store = format!("{dtype}.haul");
         let ingest =
             ["ingest", "books", "--store", &store, "--model", "./damaged", "--dtype", dtype, "--json"];
+        // One such text once ended the plan of a whole library.
+        let plan = home.json(&[&ingest[..8], &["--plan"]].concat());
+        let sample = &plan["sample"];
+        assert_eq!((&sample["texts_failed"], &sample["texts_computed"]), (&json!(1), &json!(2)), "{plan:#}");
+        assert!(sample["failed_why"].as_str().unwrap().starts_with("the model gave NaN"), "{plan:#}");
         let ran = home.run(&ingest);
         let receipt = ran.json();
         assert_eq!((ran.code, &receipt["items"]["ok"]), (1, &json!(1)), "{receipt:#}");

@@ -8,17 +8,23 @@ use haul_generate::call::{Answer, Call, CallError};
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::Stop;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ExtractError;
 use super::reading::Reading;
+use super::retrieve::hybrid::Embedding;
 use super::schema::Question;
+use super::traces::Traces;
 use crate::calls::{self, Asked};
 
 /// The job's name in journal keys.
 const JOB: &str = "extract";
-/// Calls between two looks at the clock, where time is short.
-const ROUND_CALLS: usize = 128;
+/// Calls between two looks at the clock, where time is short: as many as take half of what is left, within these.
+const ROUND_CALLS_MIN: usize = 4;
+const ROUND_CALLS_MAX: usize = 128;
+
+/// Why a question was not asked, in the words of a record's cuts.
+pub const OUT_OF_TIME: &str = "the time was over (--budget)";
 
 /// What a run works with.
 pub struct Parts<'a> {
@@ -30,6 +36,10 @@ pub struct Parts<'a> {
     pub progress: &'a Progress,
     /// Whether to stop.
     pub stop: &'a Stop,
+    /// What ranks windows by vectors, beside their words.
+    pub embedding: Option<&'a Embedding<'a>>,
+    /// Where every call is noted.
+    pub traces: Option<Traces>,
 }
 
 /// What is asked for, in the order in which it is.
@@ -81,7 +91,7 @@ impl Stage {
 }
 
 /// What the calls of a stage came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageUse {
     /// Questions, whoever answered them.
     pub calls: u64,
@@ -121,7 +131,8 @@ pub enum Reply {
     NotAsked,
 }
 
-/// Asks all questions, each about a window, and gives what came of each. Questions about one window share its text.
+/// Asks all questions, each about a window, and gives what came of each. Questions about one window share its text. Where
+/// time is short the first of them are asked, and no more when it is over.
 /// Where an answer is not of its schema, the question is asked once more without it, and read as far as it goes.
 ///
 /// # Errors
@@ -136,15 +147,30 @@ pub fn ask(
     let calls =
         questions.iter().map(|question| call(reading, question, parts)).collect::<Result<Vec<_>, _>>()?;
     let mut replies = vec![Reply::NotAsked; calls.len()];
-    let round = if until.is_some() { ROUND_CALLS } else { calls.len().max(1) };
-    for (number, part) in calls.chunks(round).enumerate() {
-        if parts.stop.requested() || until.is_some_and(|until| Instant::now() >= until) {
-            break;
-        }
-        let first = number * round;
-        answered(part, &mut replies[first..first + part.len()], tally, parts)?;
+    let mut first = 0;
+    while first < calls.len() && !parts.stop.requested() {
+        let Some(round) = round(until, tally) else { break };
+        let end = calls.len().min(first.saturating_add(round));
+        answered(&calls[first..end], &mut replies[first..end], tally, parts)?;
+        first = end;
     }
     Ok(replies)
+}
+
+/// How many calls go out together, by what calls took so far; none when the time is over.
+fn round(until: Option<Instant>, tally: &Tally) -> Option<usize> {
+    let Some(until) = until else { return Some(usize::MAX) };
+    let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+    if left == 0.0 {
+        return None;
+    }
+    let (asked, seconds) =
+        tally.stages.values().fold((0, 0.0), |(asked, seconds), of| (asked + of.asked, seconds + of.seconds));
+    #[expect(clippy::cast_precision_loss, reason = "calls of a company")]
+    let fitting = if asked == 0 { 0.0 } else { left / 2.0 * asked as f64 / seconds.max(1e-9) };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds")]
+    let round = fitting.clamp(ROUND_CALLS_MIN as f64, ROUND_CALLS_MAX as f64) as usize;
+    Some(round)
 }
 
 fn call(
@@ -199,7 +225,7 @@ fn run(
     mut each: impl FnMut(usize, Result<Answer, CallError>),
 ) -> Result<(), ExtractError> {
     parts.progress.expect(calls.len() as u64, calls.len() as u64);
-    let Parts { generator, journal, progress, stop } = parts;
+    let Parts { generator, journal, progress, stop, traces, .. } = parts;
     let mut used = StageUse::default();
     let started = Instant::now();
     let part = calls::answer(JOB, generator, journal, calls, stop, |number, result| {
@@ -213,6 +239,9 @@ fn run(
                 used.answer_tokens += u64::from(answer.answer_tokens);
             }
             Err(_) => used.failed += 1,
+        }
+        if let Some(traces) = traces {
+            traces.note(tally.stage, &calls[number], &result);
         }
         each(number, result);
     })?;

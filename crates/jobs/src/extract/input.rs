@@ -69,11 +69,30 @@ pub struct Read {
     pub unread: Vec<Unread>,
     /// What the text of a file that was read lacks, in words: pages without text, damaged ones.
     pub lacks: Vec<(String, String)>,
+    /// What of a file that was read is left out as a rule, in words: pictures that a mail shows.
+    pub notices: Vec<(String, String)>,
     /// Files left out because their names start with a dot.
     pub hidden: usize,
 }
 
+/// What reads files.
+pub struct Desk {
+    /// Reads and unpacks.
+    pub worker: Worker,
+    /// Documents of files that were read before.
+    pub cache: Cache,
+    /// A folder in which archives are unpacked. It is the caller's to remove: a killed run leaves what is in it.
+    pub scratch: PathBuf,
+}
+
 impl Read {
+    /// What was left out as a rule, in words.
+    pub fn notices(&self) -> impl Iterator<Item = String> {
+        let hidden = (self.hidden > 0)
+            .then(|| format!("files left out because their names begin with a dot: {}", self.hidden));
+        self.notices.iter().map(|(file, notice)| format!("{file}: {notice}")).chain(hidden)
+    }
+
     /// Why there is nothing to ask about this company; none where there is a document.
     #[must_use]
     pub fn failure(&self) -> Option<ParseFailure> {
@@ -167,7 +186,7 @@ fn name_apart(found: &mut [Found]) {
 }
 
 /// The name, with a number behind it where another has it.
-fn unique(taken: &mut HashSet<String>, name: &str) -> String {
+pub fn unique(taken: &mut HashSet<String>, name: &str) -> String {
     let mut unique = name.to_owned();
     for number in 2.. {
         if taken.insert(unique.clone()) {
@@ -180,12 +199,12 @@ fn unique(taken: &mut HashSet<String>, name: &str) -> String {
 
 /// Reads a company. An archive that holds nothing but folders is as many companies; whatever a file comes to is its own,
 /// and the others are read.
-pub fn read_companies(worker: &mut Worker, cache: &Cache, found: Found) -> Vec<Read> {
+pub fn read_companies(desk: &mut Desk, found: Found) -> Vec<Read> {
     let archive = match found.files.as_slice() {
         [file] if is_archive(&file.path) => Some(name_of(file)),
         _ => None,
     };
-    let mut reading = Reading::new(worker, Some(cache));
+    let mut reading = Reading::new(desk);
     reading.files(&found.files);
     let mut read = reading.read;
     read.company = found.name;
@@ -231,6 +250,10 @@ fn apart(read: Read, archive: &str) -> Vec<Read> {
         let (name, file) = company(&file);
         companies.entry(name).or_default().lacks.push((file, lack));
     }
+    for (file, notice) in read.notices {
+        let (name, file) = company(&file);
+        companies.entry(name).or_default().notices.push((file, notice));
+    }
     let mut companies: Vec<Read> =
         companies.into_iter().map(|(company, read)| Read { company, ..read }).collect();
     if let Some(first) = companies.first_mut() {
@@ -239,16 +262,9 @@ fn apart(read: Read, archive: &str) -> Vec<Read> {
     companies
 }
 
-/// Reads files, one after the other. What one file comes to is its own; the others are read.
-pub fn read(worker: &mut Worker, files: &[SourceFile]) -> (Vec<Source>, Vec<Unread>) {
-    let mut reading = Reading::new(worker, None);
-    reading.files(files);
-    (reading.read.sources, reading.read.unread)
-}
-
-/// As [`read`], with the documents of unchanged files from the cache.
-pub fn read_cached(worker: &mut Worker, cache: &Cache, files: &[SourceFile]) -> (Vec<Source>, Vec<Unread>) {
-    let mut reading = Reading::new(worker, Some(cache));
+/// Reads files of one company, one after the other. What one file comes to is its own; the others are read.
+pub fn read(desk: &mut Desk, files: &[SourceFile]) -> (Vec<Source>, Vec<Unread>) {
+    let mut reading = Reading::new(desk);
     reading.files(files);
     (reading.read.sources, reading.read.unread)
 }

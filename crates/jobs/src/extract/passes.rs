@@ -9,23 +9,27 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::ExtractError;
-use super::ask::{Parts, Reply, Stage, Tally, ask};
+use super::ask::{OUT_OF_TIME, Parts, Reply, Stage, Tally, ask};
 use super::caps::Caps;
 use super::evidence::{self, place};
 use super::mentions::Mentions;
 use super::merge::{Answers, Candidate, is_of_type};
 use super::reading::Reading;
 use super::record::{Cells, Tie};
-use super::reply::{self, Reader, Said, Stated};
+use super::reply::{self, Reader, Said, Stated, Unreadable};
 use super::schema::{Field, Group, Question, Subject};
 
 /// Windows of a field's own ranking that the deep pass asks.
 const DEEP_WINDOWS: usize = 2;
 
+/// An answer that was cut at its limit is asked for again in two halves of its fields, and those likewise.
+const SPLITS_MAX: usize = 4;
+
 /// What became of a window for an entity and a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
     Capped,
+    OutOfTime,
     Settled,
     Absent,
     Read,
@@ -51,8 +55,26 @@ pub struct Passes<'a> {
     failures: BTreeMap<String, usize>,
     /// Whether time ended a pass.
     out_of_time: bool,
+    /// Fields that time left unasked when they were to be asked for by themselves, by entity.
+    deep_left: Vec<usize>,
     /// What is being asked.
     stage: Stage,
+}
+
+/// Groups and windows of a wave: the first window of every group, then the second of every group, and so on.
+fn in_turns<'w>(wave: &'w [&[usize]]) -> impl Iterator<Item = (usize, usize)> + 'w {
+    let longest = wave.iter().map(|windows| windows.len()).max().unwrap_or(0);
+    (0..longest).flat_map(move |place| {
+        wave.iter().enumerate().filter_map(move |(group, windows)| Some((group, *windows.get(place)?)))
+    })
+}
+
+/// Whether an answer ended at its limit, and not with its last brace.
+fn is_cut(reply: &Reply) -> bool {
+    match reply {
+        Reply::Answer(answer) => matches!(reply::object(answer), Err(Unreadable::Cut { .. })),
+        Reply::Failed(_) | Reply::NotAsked => false,
+    }
 }
 
 /// What is asked of a window: fields of a group, for an entity.
@@ -93,6 +115,7 @@ impl<'a> Passes<'a> {
             present: BTreeMap::new(),
             failures: BTreeMap::new(),
             out_of_time: false,
+            deep_left: vec![0; subjects.len()],
             stage: Stage::Fields,
             reading,
             caps,
@@ -115,12 +138,18 @@ impl<'a> Passes<'a> {
         let count = self.caps.windows_of_group(self.reading.windows.len());
         let rankings: Vec<Vec<usize>> =
             schema.groups.iter().map(|group| self.reading.ranked(&group.fields)).collect();
+        let of_first = self.caps.group_windows.max(1);
         let mut start = 0;
-        let mut end = if self.caps.early_stop { self.caps.group_windows.max(1) } else { count };
-        while start < count {
+        let mut end = match (until, self.caps.early_stop) {
+            // The best window of every group before the second one of any.
+            (Some(_), _) => 1,
+            (None, true) => of_first,
+            (None, false) => count,
+        };
+        while start < count && !self.out_of_time {
             let wave: Vec<&[usize]> =
                 rankings.iter().map(|ranking| &ranking[start..end.min(count)]).collect();
-            let is_first = start == 0;
+            let is_first = start < of_first;
             tally.stage = if is_first { Stage::Present } else { Stage::SectionsPresent };
             self.gate(&wave, until, tally, parts)?;
             let wanted = self.wanted(&wave);
@@ -129,7 +158,23 @@ impl<'a> Passes<'a> {
             self.ask_fields(&wanted, until, tally, parts)?;
             (start, end) = (end, end.saturating_mul(2));
         }
+        if self.out_of_time {
+            self.mark_unasked(&rankings, count);
+        }
         Ok(())
+    }
+
+    /// What a cap would have let through and time did not.
+    fn mark_unasked(&mut self, rankings: &[Vec<usize>], count: usize) {
+        for cells in &mut self.cells {
+            for (windows, ranking) in cells.iter_mut().zip(rankings) {
+                for window in &ranking[..count] {
+                    if windows[*window] == Cell::Capped {
+                        windows[*window] = Cell::OutOfTime;
+                    }
+                }
+            }
+        }
     }
 
     /// The entities that a window is asked about.
@@ -171,14 +216,12 @@ impl<'a> Passes<'a> {
         }
         let groups: Vec<&Group> = self.reading.schema.groups.iter().collect();
         let mut pairs: Vec<(usize, usize)> = Vec::new();
-        for (group, windows) in wave.iter().enumerate() {
-            for window in *windows {
-                for entity in self.asked_about(*window) {
-                    let pair = (*window, entity);
-                    let is_new = !self.present.contains_key(&pair) && !pairs.contains(&pair);
-                    if is_new && !self.open(*window, entity, group).is_empty() {
-                        pairs.push(pair);
-                    }
+        for (group, window) in in_turns(wave) {
+            for entity in self.asked_about(window) {
+                let pair = (window, entity);
+                let is_new = !self.present.contains_key(&pair) && !pairs.contains(&pair);
+                if is_new && !self.open(window, entity, group).is_empty() {
+                    pairs.push(pair);
                 }
             }
         }
@@ -208,23 +251,21 @@ impl<'a> Passes<'a> {
     /// What is to be asked in a wave; the cells of what is not are set.
     fn wanted(&mut self, wave: &[&[usize]]) -> Vec<Wanted<'a>> {
         let mut wanted = Vec::new();
-        for (group, windows) in wave.iter().enumerate() {
-            for window in *windows {
-                let about = self.asked_about(*window);
-                for entity in &about {
-                    let fields = self.open(*window, *entity, group);
-                    let present = self.present.get(&(*window, *entity)).map(|groups| groups[group]);
-                    let cell = match (fields.is_empty(), present) {
-                        (true, _) => Cell::Settled,
-                        (_, Some(false)) => Cell::Absent,
-                        (_, None) if self.caps.early_stop => Cell::Capped,
-                        _ => {
-                            wanted.push(Wanted { window: *window, entity: *entity, group, fields });
-                            Cell::Capped
-                        }
-                    };
-                    self.set(*entity, group, *window, &about, cell);
-                }
+        for (group, window) in in_turns(wave) {
+            let about = self.asked_about(window);
+            for entity in &about {
+                let fields = self.open(window, *entity, group);
+                let present = self.present.get(&(window, *entity)).map(|groups| groups[group]);
+                let cell = match (fields.is_empty(), present) {
+                    (true, _) => Cell::Settled,
+                    (_, Some(false)) => Cell::Absent,
+                    (_, None) if self.caps.early_stop => Cell::OutOfTime,
+                    _ => {
+                        wanted.push(Wanted { window, entity: *entity, group, fields });
+                        Cell::Capped
+                    }
+                };
+                self.set(*entity, group, window, &about, cell);
             }
         }
         wanted
@@ -254,29 +295,43 @@ impl<'a> Passes<'a> {
         for (number, wanted) in wanted.iter().enumerate() {
             of.extend(schema.questions(&wanted.fields).map(|fields| (number, fields)));
         }
-        let questions: Vec<(usize, Question<'_>)> = of
-            .iter()
-            .map(|(number, fields)| {
-                let Wanted { window, entity, group, .. } = &wanted[*number];
-                let (subject, group) = (&self.subjects[*entity], &schema.groups[*group]);
-                (*window, Question::Fields { subject, group, fields })
-            })
-            .collect();
-        let replies = ask(self.reading, &questions, until, tally, parts)?;
-        for ((number, fields), reply) in of.into_iter().zip(replies) {
-            let wanted = &wanted[number];
-            let cell = self.take(wanted.window, wanted.entity, fields, reply);
-            let about = self.asked_about(wanted.window);
-            if self.stage == Stage::Deep {
-                // One field of a group is not the group.
-                continue;
+        for splits_left in (0..=SPLITS_MAX).rev() {
+            let questions: Vec<(usize, Question<'_>)> = of
+                .iter()
+                .map(|(number, fields)| {
+                    let Wanted { window, entity, group, .. } = &wanted[*number];
+                    let (subject, group) = (&self.subjects[*entity], &schema.groups[*group]);
+                    (*window, Question::Fields { subject, group, fields })
+                })
+                .collect();
+            let replies = ask(self.reading, &questions, until, tally, parts)?;
+            let mut again: Vec<(usize, &[&Field])> = Vec::new();
+            for ((number, fields), reply) in of.into_iter().zip(replies) {
+                if splits_left > 0 && fields.len() > 1 && is_cut(&reply) {
+                    let (first, second) = fields.split_at(fields.len() / 2);
+                    again.extend([(number, first), (number, second)]);
+                } else {
+                    self.settle(&wanted[number], fields, reply);
+                }
             }
-            // A question that failed beside others that did not makes the cell a failed one.
-            if self.cells[wanted.entity][wanted.group][wanted.window] != Cell::Failed {
-                self.set(wanted.entity, wanted.group, wanted.window, &about, cell);
+            if again.is_empty() {
+                break;
             }
+            of = again;
         }
         Ok(())
+    }
+
+    /// Reads an answer into what is known, and into the window's cell.
+    fn settle(&mut self, wanted: &Wanted<'a>, fields: &[&Field], reply: Reply) {
+        let cell = self.take(wanted.window, wanted.entity, fields, reply);
+        let before = self.cells[wanted.entity][wanted.group][wanted.window];
+        // One field of a group is not the group; and a question that failed beside others that did not makes the cell a
+        // failed one.
+        if self.stage != Stage::Deep && before != Cell::Failed {
+            let about = self.asked_about(wanted.window);
+            self.set(wanted.entity, wanted.group, wanted.window, &about, cell);
+        }
     }
 
     /// Reads an answer into what is known.
@@ -289,7 +344,8 @@ impl<'a> Passes<'a> {
             }
             Reply::NotAsked => {
                 self.out_of_time = true;
-                return Cell::Capped;
+                self.deep_left[entity] += usize::from(self.stage == Stage::Deep);
+                return Cell::OutOfTime;
             }
         };
         let said = self.reader(window).fields(fields, &answer);
@@ -469,6 +525,7 @@ impl<'a> Passes<'a> {
                     absent: of(Cell::Absent),
                     settled: of(Cell::Settled),
                     capped: of(Cell::Capped),
+                    out_of_time: of(Cell::OutOfTime),
                     failed: of(Cell::Failed),
                 });
             }
@@ -479,12 +536,16 @@ impl<'a> Passes<'a> {
     /// What was not asked or has no answer, in words.
     #[must_use]
     pub fn cuts(&self, entity: usize) -> Vec<String> {
-        let cells = self.cells[entity].iter().flatten();
-        let capped = cells.filter(|cell| **cell == Cell::Capped).count();
         let mut cuts = Vec::new();
-        if capped > 0 {
-            let why = if self.out_of_time { "the time was over" } else { "--section-passes" };
-            cuts.push(format!("{capped} pairs of a window and a group were not asked: {why}"));
+        for (cell, why) in [(Cell::Capped, "--section-passes"), (Cell::OutOfTime, OUT_OF_TIME)] {
+            let pairs = self.cells[entity].iter().flatten().filter(|of| **of == cell).count();
+            if pairs > 0 {
+                cuts.push(format!("{pairs} pairs of a window and a group were not asked: {why}"));
+            }
+        }
+        if self.deep_left[entity] > 0 {
+            let left = self.deep_left[entity];
+            cuts.push(format!("{left} questions for fields by themselves were not asked: {OUT_OF_TIME}"));
         }
         cuts.extend(
             self.failures.iter().map(|(why, times)| format!("{times} calls without an answer: {why}")),

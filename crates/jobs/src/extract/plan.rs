@@ -3,12 +3,14 @@
 //! Some companies are read whole; their answers are kept, so nothing is asked for the forecast alone. What they came to is
 //! carried over to all by the number of windows. Where nothing is decided by answers, the number of calls is counted.
 
+use haul_pipeline::journal::{Journal, State};
 use serde::Serialize;
 
 use super::ask::{Stage, StageUse, Tally};
 use super::caps::Caps;
 use super::run::Worth;
 use super::schema::{Field, Schema};
+use crate::calls::CallsError;
 
 /// What other companies may differ by from those that were read: a range of at most two from end to end.
 const SPREAD: f64 = 1.35;
@@ -87,7 +89,9 @@ pub fn plan(schema: &Schema, caps: &Caps, windows: &[usize], sampled: &[Sampled]
         for company in sampled {
             used.add(&company.tally.stages.get(&stage).copied().unwrap_or_default());
         }
-        let counted = counted(schema, caps, stage, windows);
+        // Where all companies were read, nothing is guessed.
+        let is_whole = sampled.len() == windows.len();
+        let counted = counted(schema, caps, stage, windows).or(is_whole.then_some(used.calls));
         if used.calls > 0 || counted.is_some_and(|calls| calls > 0) {
             stages.push(planned(stage, &used, scale, counted));
         }
@@ -95,6 +99,36 @@ pub fn plan(schema: &Schema, caps: &Caps, windows: &[usize], sampled: &[Sampled]
     let total = stages.iter().fold(PlannedStage::default(), |sum, stage| sum.and(stage));
     let caps = caps_worth(&stages, sampled);
     Plan { companies: windows.len(), windows: all, sampled: sampled.len(), stages, total, caps }
+}
+
+/// What a stage took when it was asked, for a company whose answers the journal has by now: a forecast is of a run that
+/// asks, and a second forecast samples what the first one has answered.
+///
+/// # Errors
+/// The journal.
+pub fn remember(
+    journal: &mut Journal,
+    model: &str,
+    company: &str,
+    tally: &mut Tally,
+) -> Result<(), CallsError> {
+    for (stage, used) in &mut tally.stages {
+        let mut hasher = blake3::Hasher::new();
+        for part in ["extract forecast", model, company, stage.name()] {
+            hasher.update(part.as_bytes()).update(&[0]);
+        }
+        let key = hasher.finalize();
+        let entry = journal.get(&key)?.and_then(|entry| entry.result);
+        // What another version has written is asked anew.
+        let before: Option<StageUse> = entry.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        match before.filter(|before| before.calls == used.calls && before.asked >= used.asked) {
+            Some(before) => *used = before,
+            None => {
+                journal.finish(&key, State::Done, &serde_json::to_vec(used)?, 0)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn ratio(of: usize, to: usize) -> f64 {

@@ -3,12 +3,14 @@
 use std::ops::RangeInclusive;
 
 use haul_generate::{GenerateError, Generator};
+use haul_pipeline::journal::Journal;
 
 use super::ExtractError;
 use super::documents::Company;
 use super::record::{CompanyCoverage, WindowPlace};
+use super::retrieve::Query;
 use super::retrieve::bm25::Bm25;
-use super::retrieve::{self, Mode, Query};
+use super::retrieve::hybrid::{Embedding, Hybrid, HybridError};
 use super::schema::explain::{ExplainError, explain};
 use super::schema::{Field, Language, Schema};
 use super::windows::{self, Room, Window, coverage};
@@ -37,6 +39,7 @@ pub struct Reading<'a> {
     /// Sentences that were cut because they are longer than a window.
     pub split: usize,
     bm25: Bm25,
+    hybrid: Option<Hybrid>,
 }
 
 /// Tokens that windows may have with this model.
@@ -100,7 +103,20 @@ impl<'a> Reading<'a> {
         }
         let texts = windows.iter().map(|window| text(&company, window)).collect::<Vec<_>>();
         let bm25 = Bm25::new(texts.iter().map(String::as_str));
-        Ok(Reading { schema, windows, documents, numbers, language, split, bm25, company })
+        Ok(Reading { schema, windows, documents, numbers, language, split, bm25, company, hybrid: None })
+    }
+
+    /// From now on windows are ranked by vectors as well as by words.
+    ///
+    /// # Errors
+    /// A text has no vector, a stop was asked for, or the journal that keeps vectors.
+    pub fn embed(&mut self, embedding: &Embedding<'_>, journal: &mut Journal) -> Result<(), HybridError> {
+        let mut queries = Query::of_entities(self.schema, self.language);
+        queries
+            .extend(self.schema.fields().map(|field| Query::of_fields(self.schema, [field], self.language)));
+        let hybrid = Hybrid::new(&self.company, &self.windows, &queries, embedding, journal)?;
+        self.hybrid = Some(hybrid);
+        Ok(())
     }
 
     /// The language as prompts name it.
@@ -126,7 +142,10 @@ impl<'a> Reading<'a> {
         let ranked: Vec<Vec<usize>> = queries
             .iter()
             .map(|query| {
-                let ranked = retrieve::rank(&self.bm25, None, query, Mode::Bm25);
+                let ranked = match &self.hybrid {
+                    Some(hybrid) => hybrid.rank(&self.bm25, query),
+                    None => self.bm25.rank(&query.terms),
+                };
                 ranked.into_iter().map(|ranked| ranked.window).collect()
             })
             .collect();

@@ -208,8 +208,11 @@ pub struct Cells {
     pub absent: Vec<usize>,
     /// Not asked, because all fields were found before.
     pub settled: Vec<usize>,
-    /// Not asked, because a cap or the time left it out.
+    /// Not asked, because a cap left it out.
     pub capped: Vec<usize>,
+    /// Not asked: the time was over.
+    #[serde(default)]
+    pub out_of_time: Vec<usize>,
     /// Asked, without an answer that can be used.
     pub failed: Vec<usize>,
 }

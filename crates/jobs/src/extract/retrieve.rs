@@ -6,6 +6,7 @@
 pub mod bm25;
 pub mod dense;
 pub mod embed;
+pub mod hybrid;
 
 use haul_store::search::reciprocal_rank_fusion;
 

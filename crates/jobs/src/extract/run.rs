@@ -1,12 +1,12 @@
 //! One company from its documents to its records.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::ExtractError;
-use super::ask::{Parts, Reply, Stage, Tally, ask};
+use super::ask::{OUT_OF_TIME, Parts, Reply, Stage, Tally, ask};
 use super::caps::Caps;
 use super::crosscheck::crosscheck;
 use super::documents::Company;
@@ -18,7 +18,9 @@ use super::record::{CompanyCoverage, Decided, FieldRecord, Other, Record, RuleFi
 use super::reply;
 use super::schema::{Confidence, Field, Question, Schema, Subject};
 
-/// Part of a company's time that is left for what comes behind the passes.
+/// Part of a company's time that the question for entities may take, and part of the rest that is left for what comes
+/// behind the passes: one of so many.
+const ENTITIES_SHARE: u32 = 3;
 const BEHIND_SHARE: u32 = 4;
 
 /// What a company came to.
@@ -61,20 +63,27 @@ pub fn company(
     until: Option<Instant>,
     parts: &mut Parts<'_>,
 ) -> Result<Outcome, ExtractError> {
-    let reading = Reading::new(schema, company, window_tokens, parts.generator)?;
+    let mut reading = Reading::new(schema, company, window_tokens, parts.generator)?;
+    if let Some(embedding) = parts.embedding {
+        reading.embed(embedding, parts.journal)?;
+    }
     let mut tally = Tally::default();
     let mut cuts = cuts.to_vec();
     if reading.split > 0 {
         cuts.push(format!("{} sentences are longer than a window, and stand in two", reading.split));
     }
-    let found = found(&reading, caps, until, &mut cuts, &mut tally, parts)?;
+    let for_entities = part_of(until, |left| left / ENTITIES_SHARE);
+    let found = found(&reading, caps, for_entities, &mut cuts, &mut tally, parts)?;
     let mut passes = Passes::new(&reading, caps, &found.subjects, found.is_company);
-    passes.run(before(until), &mut tally, parts)?;
+    passes.run(part_of(until, |left| left - left / BEHIND_SHARE), &mut tally, parts)?;
     deep(&mut passes, &reading, caps, found.subjects.len(), until, &mut tally, parts)?;
     let mut of_entities: Vec<Merged> =
         (0..found.subjects.len()).map(|entity| merge(&passes, &reading, entity)).collect();
     if caps.verify {
-        verify(&passes, &reading, &found.subjects, &mut of_entities, until, &mut tally, parts)?;
+        let unasked = verify(&passes, &reading, &found.subjects, &mut of_entities, until, &mut tally, parts)?;
+        if unasked > 0 {
+            cuts.push(format!("{unasked} values were not asked again: {OUT_OF_TIME}"));
+        }
     }
     let worth = worth(&passes, &of_entities);
     let mut coverage = reading.coverage();
@@ -105,10 +114,10 @@ fn worth(passes: &Passes<'_>, of_entities: &[Merged]) -> Worth {
     worth
 }
 
-/// Until when the passes may go on.
-fn before(until: Option<Instant>) -> Option<Instant> {
+/// When a part of the time that is left is over.
+fn part_of(until: Option<Instant>, part: impl Fn(Duration) -> Duration) -> Option<Instant> {
     let now = Instant::now();
-    until.map(|until| until - until.saturating_duration_since(now) / BEHIND_SHARE)
+    until.map(|until| now + part(until.saturating_duration_since(now)))
 }
 
 /// Asks windows which entities they name.
@@ -132,18 +141,18 @@ fn found(
         ));
     }
     windows.truncate(count);
-    // Names come in the order of the documents.
-    windows.sort_unstable();
     let questions: Vec<(usize, Question<'_>)> =
         windows.iter().map(|window| (*window, Question::Entities)).collect();
     let replies = ask(reading, &questions, until, tally, parts)?;
+    // Names come in the order of the documents, whatever is asked first.
+    let replies: BTreeMap<usize, Reply> = windows.into_iter().zip(replies).collect();
     let mut answers = Vec::with_capacity(replies.len());
     let mut failed: BTreeMap<String, usize> = BTreeMap::new();
-    for reply in replies {
+    for reply in replies.into_values() {
         let read = match reply {
             Reply::Answer(answer) => reply::entities(schema, &answer).map_err(|error| error.to_string()),
             Reply::Failed(why) => Err(why),
-            Reply::NotAsked => Err("not asked".to_owned()),
+            Reply::NotAsked => Err(OUT_OF_TIME.to_owned()),
         };
         match read {
             Ok(names) => answers.push(names),
@@ -213,7 +222,7 @@ fn deep(
     passes.deep(&targets, until, tally, parts)
 }
 
-/// Asks of every value whether it is right, in the window that it was found in.
+/// Asks of every value whether it is right, in the window that it was found in; gives how many there was no time for.
 fn verify(
     passes: &Passes<'_>,
     reading: &Reading<'_>,
@@ -222,7 +231,7 @@ fn verify(
     until: Option<Instant>,
     tally: &mut Tally,
     parts: &mut Parts<'_>,
-) -> Result<(), ExtractError> {
+) -> Result<usize, ExtractError> {
     let fields: Vec<&Field> = reading.schema.fields().collect();
     let mut places = Vec::new();
     for (entity, merged) in of_entities.iter().enumerate() {
@@ -240,6 +249,7 @@ fn verify(
         .collect();
     tally.stage = Stage::Verify;
     let replies = ask(reading, &questions, until, tally, parts)?;
+    let unasked = replies.iter().filter(|reply| matches!(reply, Reply::NotAsked)).count();
     for ((entity, number, window, _), reply) in places.iter().zip(replies) {
         let Reply::Answer(answer) = reply else { continue };
         let Ok(checked) = passes.reader_of(*window).checked(&answer) else { continue };
@@ -250,7 +260,7 @@ fn verify(
         let instead = checked.instead.and_then(|stated| passes.instead(*window, *entity, field, &stated));
         correct(field, record, instead, passes.names_entities(), reading);
     }
-    Ok(())
+    Ok(unasked)
 }
 
 /// What the second question says is taken where it stands in the document. Where it says no more than no, a value whose

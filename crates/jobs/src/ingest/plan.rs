@@ -113,7 +113,7 @@ pub struct Files {
 }
 
 /// What was tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sample {
     /// Files that went through the stages.
     pub files: u64,
@@ -121,6 +121,12 @@ pub struct Sample {
     pub bytes: u64,
     /// Tokens that were computed.
     pub tokens_computed: u64,
+    /// Texts that were computed.
+    pub texts_computed: u64,
+    /// Of which the model gave no vector for: documents with such a text will not be in the library.
+    pub texts_failed: u64,
+    /// Why, of one of them.
+    pub failed_why: Option<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -522,6 +528,7 @@ fn quality_text_seconds(
     let rows = |embedder: &Embedder| {
         quality::rows(embedder, &texts, settings.batch, threads, stop).map_err(IngestError::Quality)
     };
+    // A text without a vector took its time like any other; `speed` has counted it.
     let (own, own_s) = timed(|| rows(&embedder));
     own?;
     drop(embedder);
@@ -539,12 +546,14 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
 }
 
 /// How fast the model is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Speed {
     load_s: f64,
     /// Of the quality stage, for one text; none in f32.
     quality_text_s: f64,
     computed: Computed,
+    /// Why texts of them have no vector.
+    failed: Vec<String>,
     /// Share of the cores that other programs had.
     others_share: f64,
 }
@@ -569,25 +578,27 @@ fn speed(embedder: &Embedder, kept: Vec<Vec<u32>>, batch: BatchLimits, threads: 
     }
     let (started, cpu_before_s, all_before_s) = (Instant::now(), process_cpu_seconds(), all_cores_seconds());
     let compute = || {
-        let mut computed = Computed::default();
+        let (mut computed, mut failed) = (Computed::default(), Vec::new());
         while let Some(batch) = queue.batch_if_any(batch) {
-            encode::run_batch(embedder, batch, &mut computed);
+            let encoded = encode::run_batch(embedder, batch, &mut computed);
+            failed.extend(encoded.into_iter().filter_map(|text| text.outputs.err()));
             if started.elapsed() > COMPUTE_SECONDS || stop.requested() {
                 break;
             }
         }
-        computed
+        (computed, failed)
     };
-    let computed = thread::scope(|scope| {
+    let (computed, failed): (Vec<Computed>, Vec<Vec<String>>) = thread::scope(|scope| {
         let threads = Vec::from_iter((0..threads).map(|_| scope.spawn(compute)));
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).sum()
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).unzip()
     });
+    let (computed, failed) = (computed.into_iter().sum(), failed.concat());
     let own_s = process_cpu_seconds() - cpu_before_s;
     let others = |((busy_before, before), (busy, all)): ((f64, f64), (f64, f64))| {
         (busy - busy_before - own_s) / (all - before).max(1e-9)
     };
     let others_share = all_before_s.zip(all_cores_seconds()).map_or(0.0, others).clamp(0.0, 1.0);
-    Speed { computed, others_share, ..Speed::default() }
+    Speed { computed, failed, others_share, ..Speed::default() }
 }
 
 /// Currencies of a file's cost.
@@ -651,6 +662,9 @@ impl Measured {
                 files: sampled.len() as u64,
                 bytes: sampled.iter().map(|file| file.bytes).sum(),
                 tokens_computed: self.speed.computed.tokens,
+                texts_computed: self.speed.computed.texts,
+                texts_failed: self.speed.failed.len() as u64,
+                failed_why: self.speed.failed.first().cloned(),
                 seconds: 0.0,
             },
             kinds: kinds(&strata),

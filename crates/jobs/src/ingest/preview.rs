@@ -360,10 +360,12 @@ impl Run<'_> {
         };
         let embedder = self.embedder.insert(embedder);
         let Settings { batch, threads, .. } = *self.settings;
-        let rows = quality::rows(embedder, &ids, batch, threads, self.parts.stop).map_err(|why| {
+        let failed = |why| {
             Refusal::Failed(ParseFailure::new(Verdict::Failed, format!("a sentence has no vector: {why}")))
-        })?;
+        };
+        let rows = quality::rows(embedder, &ids, batch, threads, self.parts.stop).map_err(failed)?;
         let rows = rows.ok_or(Refusal::Stopped)?;
+        let rows = rows.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed)?;
         Ok((tokenized, semantic::similarities(&rows)))
     }
 

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use haul_corpus::limits::Limits;
-use haul_corpus::readers::Setup;
 use haul_corpus::source;
-use haul_corpus::worker::Worker;
 use haul_encoder::embedder::LoadOptions;
 use haul_encoder::model_dir::ModelDir;
 use haul_jobs::extract::documents::Company;
@@ -24,12 +21,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::BenchWindowsArgs;
-use crate::commands::ingest::parse_worker;
-use crate::commands::{Machine, schema};
+use crate::commands::{Machine, extract, schema};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Compute, Settings};
-use crate::{Exit, readers, signals_unix, summary};
+use crate::{Exit, signals_unix, summary};
 
 /// Name and version of the JSON document.
 const SCHEMA: &str = "haul.bench.windows/1";
@@ -87,15 +83,11 @@ fn known(
     settings: &Settings,
     output: &Output,
 ) -> Result<Vec<Known>, Failure> {
-    let readers = readers::for_pdfs(&args.readers, settings, output)?;
-    let setup = Setup { limits: Limits::DEFAULT, readers };
-    let program = parse_worker()?;
-    let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
-    let mut worker = Worker::spawn(&program.program, &worker_args, &setup)?;
+    let mut desk = extract::desk(&args.readers, std::env::temp_dir(), settings, output)?;
     let mut known = Vec::with_capacity(expected.len());
     for Expected { file, values } in expected {
         let listing = source::list(&[args.folder.join(&file)])?;
-        let (sources, unread) = input::read(&mut worker, &listing.files);
+        let (sources, unread) = input::read(&mut desk, &listing.files);
         if let Some(unread) = unread.first() {
             return Err(Failure::new(format!("{}: {}", unread.file, unread.failure.why)));
         }

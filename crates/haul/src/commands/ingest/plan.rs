@@ -1,6 +1,6 @@
 //! `haul ingest --plan`: what the run will take, and nothing else.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use haul_corpus::limits::Limits;
 use haul_corpus::readers::Readers;
@@ -17,6 +17,7 @@ use haul_store::library::{Library, free_bytes};
 
 use super::{Wanted, job_settings, memory_bytes, parse_worker, run_folder, wanted};
 use crate::cli::IngestArgs;
+use crate::commands::scratch::ScratchFolder;
 use crate::commands::{Machine, outputs_of};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -49,7 +50,7 @@ pub(crate) fn run(
     // Measured once a machine: a run after this does not have to.
     roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
     let run_folder = run_folder(store)?;
-    let scratch = ScratchFolder::make(&run_folder)?;
+    let scratch = ScratchFolder::make(run_folder.join("plan"))?;
     output.note("trying a sample of the files; Ctrl-C ends it");
     let sha256 = &wanted.library.model_sha256;
     let compute = machine.tuned(asked.compute, sha256, wanted.dtype, settings, output);
@@ -107,26 +108,4 @@ fn plan_in(
     let fingerprint = wanted.library.fingerprint();
     let about = traces::About::new(&job, &fingerprint, (plan.files.to_read, plan.bytes));
     Ok((plan, about))
-}
-
-/// A folder of the run that is removed when the plan is made, and by the next plan if this one is killed.
-struct ScratchFolder(PathBuf);
-
-impl ScratchFolder {
-    fn make(run_folder: &Path) -> Result<Self, Failure> {
-        let folder = run_folder.join("plan");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|error| Failure::io("remove", &folder, &error))?;
-        }
-        std::fs::create_dir(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for ScratchFolder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, "{} stays behind", self.0.display());
-        }
-    }
 }

@@ -11,20 +11,19 @@ use haul_corpus::container::Container;
 use haul_corpus::document::{Document, Format};
 use haul_corpus::source::SourceFile;
 use haul_corpus::verdict::{ParseFailure, Verdict};
-use haul_corpus::worker::{Unpacked, Worker};
-use haul_pipeline::cache::Cache;
+use haul_corpus::worker::Unpacked;
 use serde_json::Value;
 
 use super::{
-    Kind, NESTED_MAX, Read, UNPACKED_BYTES_MAX, UNPACKED_FILES_MAX, Unread, name_of, unique, unsupported,
+    Desk, Kind, NESTED_MAX, Read, UNPACKED_BYTES_MAX, UNPACKED_FILES_MAX, Unread, name_of, unique,
+    unsupported,
 };
 use crate::extract::documents::Source;
 use crate::parsed;
 
 /// What came of a company so far, and what its archives may still inflate to.
 pub(super) struct Reading<'a> {
-    worker: &'a mut Worker,
-    cache: Option<&'a Cache>,
+    desk: &'a mut Desk,
     pub(super) read: Read,
     taken: HashSet<String>,
     left_bytes: u64,
@@ -32,10 +31,9 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(worker: &'a mut Worker, cache: Option<&'a Cache>) -> Reading<'a> {
+    pub(super) fn new(desk: &'a mut Desk) -> Reading<'a> {
         Reading {
-            worker,
-            cache,
+            desk,
             read: Read::default(),
             taken: HashSet::new(),
             left_bytes: UNPACKED_BYTES_MAX,
@@ -53,24 +51,23 @@ impl<'a> Reading<'a> {
     fn file(&mut self, name: &str, path: &Path, depth: usize) {
         let kind = Kind::of(name);
         let name = unique(&mut self.taken, name);
-        let is_document = match kind.format {
+        match kind.format {
             Some(Format::JsonLines) => self.lines(&name, path),
             Some(format) => self.document(&name, path, format),
-            None => false,
-        };
+            None => {}
+        }
         match kind.container {
-            // What hangs on a mail is read although its own words are not, and said once where there is no mail at all.
-            Some(Container::Mail) => self.unpack(&name, path, Container::Mail, depth, is_document),
-            Some(container) => self.unpack(&name, path, container, depth, true),
+            // What hangs on a mail is read although its own words are not.
+            Some(container) => self.unpack(&name, path, container, depth),
             None if kind.format.is_none() => self.unread(&name, unsupported(&name)),
             None => {}
         }
     }
 
     /// A file of many documents gives each of them a name of its own.
-    fn lines(&mut self, name: &str, path: &Path) -> bool {
+    fn lines(&mut self, name: &str, path: &Path) {
         let read = &mut self.read;
-        let result = self.worker.parse(path, Format::JsonLines, &mut |parsed| {
+        let result = self.desk.worker.parse(path, Format::JsonLines, &mut |parsed| {
             let file = parsed.part.map_or_else(|| name.to_owned(), |part| format!("{name}#{part}"));
             match parsed.document {
                 Ok(document) => read.sources.push(Source { file, document }),
@@ -78,11 +75,12 @@ impl<'a> Reading<'a> {
             }
             ControlFlow::Continue(())
         });
-        result.map_err(|failure| self.unread(name, failure)).is_ok()
+        if let Err(failure) = result {
+            self.unread(name, failure);
+        }
     }
 
-    /// Whether the file gave its document.
-    fn document(&mut self, name: &str, path: &Path, format: Format) -> bool {
+    fn document(&mut self, name: &str, path: &Path, format: Format) {
         match self.parsed(name, path, format) {
             Ok(document) => {
                 let metadata = Value::Object(document.metadata.clone());
@@ -91,24 +89,25 @@ impl<'a> Reading<'a> {
                 let missing = document.furniture.missing_documents;
                 let lack = || (name.to_owned(), format!("{missing} parts that it names are not in the file"));
                 self.read.lacks.extend((missing > 0).then(lack));
+                if document.furniture.shown_pictures > 0 {
+                    let pictures = document.furniture.shown_pictures;
+                    let notice = format!("pictures that its text shows, which are not read: {pictures}");
+                    self.read.notices.push((name.to_owned(), notice));
+                }
                 self.read.sources.push(Source { file: name.to_owned(), document });
-                true
             }
-            Err(failure) => {
-                self.unread(name, failure);
-                false
-            }
+            Err(failure) => self.unread(name, failure),
         }
     }
 
     /// From the cache if these bytes were read before.
     fn parsed(&mut self, name: &str, path: &Path, format: Format) -> Result<Document, ParseFailure> {
-        let Some(cache) = self.cache else { return self.parse(path, format) };
         let unreadable = |error| ParseFailure::new(Verdict::Failed, format!("cannot read the file: {error}"));
         let before = state_of(path).map_err(unreadable)?;
-        let hash = parsed::content_hash(format, hash_file(path).map_err(unreadable)?, self.worker.readers());
+        let hash =
+            parsed::content_hash(format, hash_file(path).map_err(unreadable)?, self.desk.worker.readers());
         let key = parsed::key(format, &hash);
-        if let Some(document) = parsed::get(cache, &key) {
+        if let Some(document) = parsed::get(&self.desk.cache, &key) {
             return Ok(document);
         }
         let document = self.parse(path, format)?;
@@ -117,43 +116,42 @@ impl<'a> Reading<'a> {
             let why = "changed while it was read; the next run reads it again";
             return Err(ParseFailure::new(Verdict::Failed, why));
         }
-        parsed::put(cache, &key, name, &document);
+        parsed::put(&self.desk.cache, &key, name, &document);
         Ok(document)
     }
 
     fn parse(&mut self, path: &Path, format: Format) -> Result<Document, ParseFailure> {
         let mut document = Err(ParseFailure::new(Verdict::Empty, "no document in the file"));
-        self.worker.parse(path, format, &mut |parsed| {
+        self.desk.worker.parse(path, format, &mut |parsed| {
             document = parsed.document;
             ControlFlow::Continue(())
         })?;
         document
     }
 
-    /// Unpacks a container into a scratch folder and reads what comes out. With `says_why`, a container that cannot be
-    /// opened is an unread file.
-    fn unpack(&mut self, name: &str, path: &Path, container: Container, depth: usize, says_why: bool) {
+    /// Unpacks a container into a folder of its own and reads what comes out.
+    fn unpack(&mut self, name: &str, path: &Path, container: Container, depth: usize) {
         if depth == NESTED_MAX {
             let why = format!("archives within archives, more than {NESTED_MAX} deep");
             return self.unread(name, ParseFailure::new(Verdict::TooLarge, why));
         }
-        let scratch = match tempfile::tempdir() {
+        let scratch = match tempfile::tempdir_in(&self.desk.scratch) {
             Ok(scratch) => scratch,
             Err(error) => {
-                let why = format!("no scratch folder to unpack it in: {error}");
+                let why = format!("no folder in {} to unpack it in: {error}", self.desk.scratch.display());
                 return self.unread(name, ParseFailure::new(Verdict::Failed, why));
             }
         };
         let mut unpacked = Vec::new();
-        let result = self.worker.unpack(path, container, scratch.path(), self.left_bytes, &mut |file| {
-            unpacked.push(file);
-        });
+        let (worker, into) = (&mut self.desk.worker, scratch.path());
+        let result = worker.unpack(path, container, into, self.left_bytes, &mut |file| unpacked.push(file));
         let is_empty = unpacked.is_empty();
         for Unpacked { name: inner, content } in unpacked {
             self.inner(&format!("{name}/{inner}"), content.as_deref(), depth);
         }
         match result {
-            Err(failure) if says_why => self.unread(name, failure),
+            // What is no mail at all was said when its words were read.
+            Err(failure) if !self.is_said(name, failure.verdict) => self.unread(name, failure),
             Ok(()) if is_empty && container != Container::Mail => {
                 self.unread(name, ParseFailure::new(Verdict::Empty, "an archive without files"));
             }
@@ -180,6 +178,10 @@ impl<'a> Reading<'a> {
         let bytes = fs::metadata(path).map_or(0, |facts| facts.len());
         self.left_bytes = self.left_bytes.saturating_sub(bytes);
         self.file(name, path, depth + 1);
+    }
+
+    fn is_said(&self, file: &str, verdict: Verdict) -> bool {
+        self.read.unread.iter().any(|unread| unread.file == file && unread.failure.verdict == verdict)
     }
 
     fn unread(&mut self, file: &str, failure: ParseFailure) {

@@ -1,6 +1,7 @@
 //! Passages and questions to vectors, by the encoder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use haul_encoder::tokenizer::TokenizeError;
 
@@ -59,15 +60,58 @@ pub fn windows(
     streaming: &Streaming,
     parts: &Parts<'_>,
 ) -> Result<Vectors, EmbedError> {
-    let lines: Vec<&str> = company.sentences.iter().map(|sentence| sentence.line.as_str()).collect();
-    let tokens = count_tokens(parts, &lines)?;
-    let most = sentence_tokens_max(streaming, parts);
-    let longest = tokens.iter().copied().max().unwrap_or(0);
-    let passages = dense::passages(company, &tokens, PASSAGE_TOKENS.max(longest).min(most))?;
+    let passages = Passages::of(company, streaming, parts)?;
+    let rows = documents(passages.texts(company), streaming, parts)?;
+    Ok(Vectors::new(rows, &passages.0, windows))
+}
+
+/// What of a company is embedded together: runs of its sentences.
+pub struct Passages(pub Vec<Range<usize>>);
+
+impl Passages {
+    /// Of a company whose sentences have at most [`sentence_tokens_max`] tokens.
+    ///
+    /// # Errors
+    /// A sentence that is longer, or that cannot be tokenized.
+    pub fn of(company: &Company, streaming: &Streaming, parts: &Parts<'_>) -> Result<Passages, EmbedError> {
+        let lines: Vec<&str> = company.sentences.iter().map(|sentence| sentence.line.as_str()).collect();
+        let tokens = count_tokens(parts, &lines)?;
+        let most = sentence_tokens_max(streaming, parts);
+        let longest = tokens.iter().copied().max().unwrap_or(0);
+        Ok(Passages(dense::passages(company, &tokens, PASSAGE_TOKENS.max(longest).min(most))?))
+    }
+
+    /// As they are embedded.
+    #[must_use]
+    pub fn texts(&self, company: &Company) -> Vec<String> {
+        self.0.iter().map(|passage| dense::text(company, passage)).collect()
+    }
+}
+
+/// Vectors of texts that are searched.
+///
+/// # Errors
+/// One has no vector, or a stop was asked for.
+pub fn documents(
+    texts: Vec<String>,
+    streaming: &Streaming,
+    parts: &Parts<'_>,
+) -> Result<Vec<Vec<f32>>, EmbedError> {
     let prompt = parts.model.prompts.document().to_owned();
-    let texts = passages.iter().map(|passage| dense::text(company, passage)).collect();
-    let rows = rows(texts, &Streaming { prompt, ..streaming.clone() }, parts)?;
-    Ok(Vectors::new(rows, &passages, windows))
+    rows(texts, &Streaming { prompt, ..streaming.clone() }, parts)
+}
+
+/// Vectors of texts that search.
+///
+/// # Errors
+/// One has no vector, or a stop was asked for.
+pub fn phrases(
+    texts: Vec<String>,
+    streaming: &Streaming,
+    parts: &Parts<'_>,
+) -> Result<Vec<Vec<f32>>, EmbedError> {
+    let prompt = parts.model.prompts.query().to_owned();
+    rows(texts, &Streaming { prompt, ..streaming.clone() }, parts)
 }
 
 /// Vectors of the phrases of each question. A phrase of several questions is embedded once.
@@ -79,11 +123,10 @@ pub fn queries(
     streaming: &Streaming,
     parts: &Parts<'_>,
 ) -> Result<Vec<Vec<Vec<f32>>>, EmbedError> {
-    let prompt = parts.model.prompts.query().to_owned();
     let distinct: BTreeSet<&str> =
         queries.iter().flat_map(|query| &query.phrases).map(String::as_str).collect();
     let texts = distinct.iter().map(|phrase| (*phrase).to_owned()).collect();
-    let rows = rows(texts, &Streaming { prompt, ..streaming.clone() }, parts)?;
+    let rows = phrases(texts, streaming, parts)?;
     let by_phrase: BTreeMap<&str, Vec<f32>> = distinct.into_iter().zip(rows).collect();
     let of_query =
         |query: &Query| query.phrases.iter().map(|phrase| by_phrase[phrase.as_str()].clone()).collect();

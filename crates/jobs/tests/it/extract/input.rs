@@ -9,7 +9,7 @@ use haul_corpus::readers::Setup;
 use haul_corpus::source;
 use haul_corpus::verdict::Verdict;
 use haul_corpus::worker::{Worker, serve};
-use haul_jobs::extract::input::{self, NESTED_MAX, Read, companies, read_companies};
+use haul_jobs::extract::input::{self, Desk, NESTED_MAX, Read, companies, read_companies};
 use haul_pipeline::cache::Cache;
 use sevenz_rust2::{ArchiveEntry, ArchiveWriter};
 use zip::ZipWriter;
@@ -32,8 +32,7 @@ fn serve_as_child() {
 
 struct Room {
     folder: tempfile::TempDir,
-    worker: Worker,
-    cache: Cache,
+    desk: Desk,
 }
 
 impl Room {
@@ -45,7 +44,9 @@ impl Room {
         let worker = Worker::spawn(Path::new("/bin/sh"), &args, &Setup::built_in(&limits)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache"), 1 << 20).unwrap();
-        Room { folder, worker, cache }
+        let scratch = folder.path().join("unpacked");
+        fs::create_dir(&scratch).unwrap();
+        Room { folder, desk: Desk { worker, cache, scratch } }
     }
 
     fn write(&self, path: &str, content: &[u8]) -> PathBuf {
@@ -63,7 +64,9 @@ impl Room {
 
     fn read(&mut self, paths: &[PathBuf]) -> Vec<Read> {
         let found = companies(paths).unwrap();
-        found.into_iter().flat_map(|found| read_companies(&mut self.worker, &self.cache, found)).collect()
+        let read = found.into_iter().flat_map(|found| read_companies(&mut self.desk, found)).collect();
+        assert_eq!(fs::read_dir(&self.desk.scratch).unwrap().count(), 0, "what was unpacked is gone");
+        read
     }
 }
 
@@ -148,7 +151,8 @@ fn an_archive_of_folders_is_many_companies() {
     let path = room.write("batch.zip", &zip(&files));
     let read = room.read(&[path]);
     assert_eq!(told(&read), ["Acme: deed.txt = one", "Beta: deed.txt = two", "Beta: table.xls: unsupported"]);
-    assert_eq!(read.iter().map(|read| read.hidden).sum::<usize>(), 1);
+    let notices: Vec<String> = read.iter().flat_map(Read::notices).collect();
+    assert_eq!(notices, ["files left out because their names begin with a dot: 1"]);
     assert!(read[1].unread[0].failure.why.contains("save it as .xlsx"));
 }
 
@@ -184,7 +188,7 @@ fn files_of_one_name_are_told_apart() {
     let mut room = Room::new();
     let files = [room.write("a/deed.txt", b"one"), room.write("b/deed.txt", b"two")];
     let listing = source::list(&files).unwrap();
-    let (sources, _) = input::read_cached(&mut room.worker, &room.cache, &listing.files);
+    let (sources, _) = input::read(&mut room.desk, &listing.files);
     let told: Vec<_> = sources.iter().map(|s| (s.file.as_str(), s.document.text.as_str())).collect();
     assert_eq!(told, [("deed.txt", "one"), ("deed.txt (2)", "two")]);
 }
@@ -246,6 +250,49 @@ fn what_is_bad_is_named_and_the_rest_is_read() {
     assert_eq!(read[0].failure().unwrap().verdict, Verdict::Drm);
 }
 
+/// A mail by its streams: the table of properties is what makes it one.
+fn mail(streams: &[(String, &str)]) -> Vec<u8> {
+    let mut file = cfb::CompoundFile::create(Cursor::new(Vec::new())).unwrap();
+    file.create_stream("/__properties_version1.0").unwrap().write_all(&[0; 32]).unwrap();
+    for (path, text) in streams {
+        let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        if !folder.is_empty() {
+            file.create_storage_all(folder).unwrap();
+        }
+        let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        file.create_stream(path).unwrap().write_all(&bytes).unwrap();
+    }
+    file.flush().unwrap();
+    file.into_inner().into_inner()
+}
+
+/// Pictures in the text of a mail, and files beyond its limit where the mail's own words are not read, left without a
+/// word.
+#[test]
+fn what_of_a_mail_is_not_read_is_told() {
+    let mut room = Room::new();
+    let hanging =
+        |number: usize, id: &str| format!("/__attach_version1.0_#{number:08X}/__substg1.0_{id}001F");
+    let logo = mail(&[
+        ("/__substg1.0_1000001F".to_owned(), "The margin is 2%."),
+        (hanging(0, "3707"), "logo.png"),
+        (hanging(0, "3712"), "logo@id"),
+    ]);
+    let path = room.write("shown/letter.msg", &logo);
+    let read = room.read(&[path.parent().unwrap().to_path_buf()]);
+    assert_eq!((read[0].sources.len(), read[0].unread.len()), (1, 0));
+    let notices: Vec<String> = read[0].notices().collect();
+    assert_eq!(notices, ["letter.msg: pictures that its text shows, which are not read: 1"]);
+
+    let mut crowded = vec![("/__substg1.0_10090102".to_owned(), "LZFu")];
+    crowded.extend((0..1_002).map(|number| (hanging(number, "3707"), "link.txt")));
+    let path = room.write("crowded/letter.msg", &mail(&crowded));
+    let read = room.read(&[path.parent().unwrap().to_path_buf()]);
+    let of_mail = read[0].unread.iter().filter(|unread| unread.file == "letter.msg");
+    let verdicts: Vec<Verdict> = of_mail.map(|unread| unread.failure.verdict).collect();
+    assert_eq!((read[0].unread.len(), verdicts), (1_002, vec![Verdict::Unsupported, Verdict::TooLarge]));
+}
+
 /// Unchanged files are not parsed again, wherever they lie; a changed one is.
 #[test]
 fn documents_of_unchanged_files_are_kept() {
@@ -254,16 +301,16 @@ fn documents_of_unchanged_files_are_kept() {
     room.write("c/more.zip", &zip(&[("note.md", b"# two")]));
     let company = file.parent().unwrap().to_path_buf();
     let first = told(&room.read(std::slice::from_ref(&company)));
-    assert_eq!(room.cache.hits_and_misses(), (0, 2));
+    assert_eq!(room.desk.cache.hits_and_misses(), (0, 2));
     assert_eq!(told(&room.read(std::slice::from_ref(&company))), first);
-    assert_eq!(room.cache.hits_and_misses(), (2, 2));
+    assert_eq!(room.desk.cache.hits_and_misses(), (2, 2));
     room.write("c/deed.txt", b"another");
     assert_eq!(
         told(&room.read(std::slice::from_ref(&company))),
         ["c: deed.txt = another", "c: more.zip/note.md = # two"]
     );
-    assert_eq!(room.cache.hits_and_misses(), (3, 3));
+    assert_eq!(room.desk.cache.hits_and_misses(), (3, 3));
     let listing = source::list(&[company]).unwrap();
-    let (sources, unread) = input::read(&mut room.worker, &listing.files);
+    let (sources, unread) = input::read(&mut room.desk, &listing.files);
     assert_eq!((sources.len(), unread.len()), (2, 0));
 }

@@ -1,7 +1,9 @@
 //! Companies taken through all questions with a script in place of a model.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use haul_corpus::document::BlockKind;
 use haul_generate::Generator;
 use haul_generate::call::{CallError, Finish};
 use haul_generate::fake::{Fake, Line};
@@ -10,7 +12,7 @@ use haul_jobs::extract::caps::{Caps, Most};
 use haul_jobs::extract::documents::Company;
 use haul_jobs::extract::record::{Decided, Record, Status, Tie};
 use haul_jobs::extract::run::{self, Outcome};
-use haul_jobs::extract::schema::Schema;
+use haul_jobs::extract::schema::{NumberedUnit, Schema};
 use haul_jobs::extract::tables;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
@@ -32,7 +34,7 @@ fn loans() -> Company {
             "Revenue grew by 5.00% in 2031. The site covers 12 hectares.",
         ],
     );
-    Company::new("North Quay", vec![file], haul_jobs::extract::schema::NumberedUnit::Sentence)
+    Company::new("North Quay", vec![file], NumberedUnit::Sentence)
 }
 
 /// Answers as a model that knows its document and takes whatever comes first in it, whatever it is asked for.
@@ -72,24 +74,38 @@ fn answer(prompt: &str) -> String {
         "TASK present" => json!({"present": ["pricing", "parties"]}),
         "TASK verify" => json!({"correct": after("VALUE ") != "5.00%"}),
         _ => {
-            let field = after("FIELDS ");
-            match found(&field) {
-                Some(value) => json!({ field: value }),
-                None => json!({}),
-            }
+            let fields = after("FIELDS ");
+            let stated = fields.split(", ").filter_map(|field| Some((field.to_owned(), found(field)?)));
+            Value::Object(stated.collect())
         }
     };
     said.to_string()
 }
 
 fn extracted(fake: Fake, folder: &Path, caps: &Caps) -> (Outcome, Vec<String>) {
-    let schema = schema();
+    extracted_of(loans(), &schema(), fake, folder, caps)
+}
+
+fn extracted_of(
+    company: Company,
+    schema: &Schema,
+    fake: Fake,
+    folder: &Path,
+    caps: &Caps,
+) -> (Outcome, Vec<String>) {
+    let until = caps.budget.map(|budget| Instant::now() + budget);
     let mut generator = Generator::Fake(fake);
     let mut journal = Journal::open(&folder.join("journal.sqlite")).unwrap();
     let (progress, stop) = (Progress::default(), Stop::default());
-    let mut parts =
-        Parts { generator: &mut generator, journal: &mut journal, progress: &progress, stop: &stop };
-    let outcome = run::company(&schema, loans(), 450, caps, &[], None, &mut parts).unwrap();
+    let mut parts = Parts {
+        generator: &mut generator,
+        journal: &mut journal,
+        progress: &progress,
+        stop: &stop,
+        embedding: None,
+        traces: None,
+    };
+    let outcome = run::company(schema, company, 450, caps, &[], until, &mut parts).unwrap();
     let Generator::Fake(fake) = generator else { unreachable!() };
     (outcome, fake.asked().to_vec())
 }
@@ -210,4 +226,86 @@ fn without_early_stop_every_window_is_asked_for_every_field() {
     let (windows, entities) = (outcome.coverage.windows.len(), outcome.records.len());
     assert_eq!(asked.len(), windows + windows * entities * schema().fields().count());
     assert!(outcome.coverage.cells.iter().all(|cells| cells.read.len() == windows));
+}
+
+/// An answer that ended at its limit made a failed cell of all fields of its group.
+#[test]
+fn a_cut_answer_is_asked_for_again_in_halves() {
+    const FIELDS_MOST: usize = 2;
+    let folder = tempfile::tempdir().unwrap();
+    let mut schema = schema();
+    schema.limits.fields_per_question = None;
+    let fake = Fake::by(|prompt| {
+        let fields = prompt.lines().find_map(|line| line.strip_prefix("FIELDS "));
+        match fields.is_some_and(|fields| fields.split(", ").count() > FIELDS_MOST) {
+            true => Line::cut(r#"{"margin": {"value": "2.7"#),
+            false => says(&answer(prompt)),
+        }
+    });
+    let (outcome, asked) = extracted_of(loans(), &schema, fake, folder.path(), &Caps::USUAL);
+    assert_eq!(record(&outcome, "Term Loan A").fields["margin"].value.as_deref(), Some("2.75%"));
+    assert!(outcome.coverage.cells.iter().all(|cells| cells.failed.is_empty()), "{:?}", outcome.coverage);
+    let of_one = |prompt: &&String| prompt.contains("FIELDS") && !prompt.contains(", ");
+    assert!(asked.iter().filter(of_one).count() > 0);
+
+    // One that is cut whatever is asked ends in a verdict.
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::by(|prompt| match prompt.contains("FIELDS") {
+        true => Line::cut(r#"{"margin": {"value": "2.7"#),
+        false => says(&answer(prompt)),
+    });
+    let (outcome, _) = extracted_of(loans(), &schema, fake, folder.path(), &Caps::USUAL);
+    let term = record(&outcome, "Term Loan A");
+    assert_eq!(term.fields["margin"].status, Status::ExtractionError);
+    assert!(term.cuts.iter().any(|cut| cut.contains("the answer was cut at")), "{:?}", term.cuts);
+}
+
+/// Sections about other things, with the loans behind them.
+fn long_company(sections: usize) -> Company {
+    let mut paragraphs: Vec<String> = Vec::new();
+    for section in 1..=sections {
+        paragraphs.push(format!("# {section}. Site {section}"));
+        paragraphs.extend((0..16).map(|line| format!("Field {line} of site {section} has clay and sand.")));
+    }
+    let loans = loans();
+    let document = &loans.sources[0].document;
+    let of_loans = document.blocks.iter().map(|block| {
+        let words = &document.text[block.start..block.end];
+        let mark = if matches!(block.kind, BlockKind::Heading(_)) { "# " } else { "" };
+        format!("{mark}{words}")
+    });
+    paragraphs.extend(of_loans);
+    let paragraphs: Vec<&str> = paragraphs.iter().map(String::as_str).collect();
+    Company::new("Long", vec![source("all.txt", &paragraphs)], NumberedUnit::Sentence)
+}
+
+/// The loans stand at the end of the document: what is asked in the order of the documents, or group by group, has no
+/// value when the time is over.
+#[test]
+fn a_budget_asks_for_what_is_likeliest_first_and_says_what_it_left() {
+    const CALL: Duration = Duration::from_millis(4);
+    const BUDGET: Duration = Duration::from_millis(600);
+    let folder = tempfile::tempdir().unwrap();
+    let slow = || Fake::by(|prompt| Line { after: CALL, ..says(&answer(prompt)) });
+    let caps = Caps { budget: Some(BUDGET), ..Caps::USUAL };
+    let started = Instant::now();
+    let (outcome, asked) = extracted_of(long_company(60), &schema(), slow(), folder.path(), &caps);
+    let took = started.elapsed();
+    assert!(took < BUDGET * 2, "{took:?} for {} calls", asked.len());
+    let term = record(&outcome, "Term Loan A");
+    assert_eq!(term.fields["margin"].value.as_deref(), Some("2.75%"), "{:?}", term.cuts);
+    let cuts = term.cuts.join("\n");
+    assert!(cuts.contains("windows were not read for facilities: the time was over"), "{cuts}");
+    assert!(cuts.contains("pairs of a window and a group were not asked: the time was over"), "{cuts}");
+    let cells = &outcome.coverage.cells;
+    assert!(cells.iter().any(|cells| !cells.out_of_time.is_empty()));
+    assert!(cells.iter().all(|cells| cells.capped.is_empty()), "{cells:?}");
+
+    // With time enough nothing is left out, and what was answered before is not asked again.
+    let caps = Caps { budget: Some(Duration::from_secs(600)), ..Caps::USUAL };
+    let fake = Fake::by(|prompt| says(&answer(prompt)));
+    let (whole, more) = extracted_of(long_company(60), &schema(), fake, folder.path(), &caps);
+    assert!(more.len() > asked.len(), "{} and {}", asked.len(), more.len());
+    assert!(asked.iter().all(|prompt| !more.contains(prompt)));
+    assert!(whole.coverage.cells.iter().all(|cells| cells.out_of_time.is_empty()));
 }
