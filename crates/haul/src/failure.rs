@@ -117,6 +117,7 @@ from_library! {
     haul_store::library::ReadError => |e| e.hint().map(str::to_owned);
     haul_store::library::WriteError => |e| e.hint().map(str::to_owned);
     haul_store::library::MergeError => |e| e.hint().map(str::to_owned);
+    haul_store::replace::ReplaceError => |e| e.hint().map(str::to_owned);
     haul_store::qdrant::AddressError => |e| Some(e.hint().to_owned());
     haul_generate::gguf::GgufError => |e| e.hint();
     haul_generate::remote::AddressError => |e| Some(e.hint().to_owned());

@@ -43,6 +43,7 @@ pub mod publish;
 pub mod qdrant;
 mod read;
 mod records;
+pub mod replace;
 mod schema;
 pub mod search;
 pub mod segment;

@@ -59,6 +59,15 @@ pub(crate) enum Access {
     Read,
 }
 
+/// What became of a library's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// All of it is in the file.
+    Empty,
+    /// Somebody reads a state before its end; what was committed is in both together.
+    InUse,
+}
+
 /// How long a statement waits for another connection's lock. Readers never wait for a writer in WAL mode; this
 /// covers recovery and checkpoints.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,6 +100,7 @@ impl Library {
         refuse_network(path)?;
         let lock = take_lock(path)?;
         refuse_existing(path)?; // by another `create` just before the lock was ours
+        refuse_left_log(path)?;
         let draft = with_suffix(path, ".new");
         remove_draft(&draft)?;
         write_new(&draft, settings).map_err(|source| sqlite_error(&draft, source))?;
@@ -140,14 +150,20 @@ impl Library {
         &self.path
     }
 
-    /// Moves everything from the write-ahead log into the file, so that the file's size is the library's.
+    /// Moves everything from the write-ahead log into the file, so that the file's size is the library's. Waits some
+    /// seconds for those who read what is older.
     ///
     /// # Errors
     /// The disk's own.
-    pub fn empty_log(&mut self) -> Result<(), WriteError> {
-        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|source| {
-            WriteError::Sqlite { path: self.path.clone(), doing: "emptying the log", source }
-        })
+    pub fn empty_log(&mut self) -> Result<Log, WriteError> {
+        let busy = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        match busy {
+            Ok(true) => Ok(Log::InUse),
+            Ok(false) => Ok(Log::Empty),
+            Err(source) => {
+                Err(WriteError::Sqlite { path: self.path.clone(), doing: "emptying the log", source })
+            }
+        }
     }
 
     fn open_with(path: &Path, access: Access) -> Result<Library, OpenError> {
@@ -175,6 +191,12 @@ pub enum OpenError {
     Missing {
         /// The file asked for.
         path: PathBuf,
+    },
+    /// `create` found the log of a library that is gone.
+    #[error("{log}: the log of a library that was here; it may hold the last changes of that one", log = .log.display())]
+    LeftLog {
+        /// The log.
+        log: PathBuf,
     },
     /// `create` found no folder to put the file into.
     #[error("{path}: there is no folder {folder}", path = .path.display(), folder = .folder.display())]
@@ -275,6 +297,9 @@ impl OpenError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::LeftLog { .. } => Some(
+                "put the library back beside it, or remove what ends in -wal and -shm; or choose another name",
+            ),
             Self::Exists { .. } => Some("open it instead, or choose another name"),
             Self::Missing { .. } => Some("`haul ingest PATH... --store FILE --model M` makes a library"),
             Self::NoFolder { .. } => Some("make the folder first, or choose another place"),
@@ -291,9 +316,11 @@ impl OpenError {
                  away what has the name",
             ),
             Self::Network { .. } => Some("put the library on a local disk and copy the finished file"),
-            Self::Damaged { .. } => Some("restore a backup, or ingest again into a new library"),
+            Self::Damaged { .. } => Some(
+                "restore a backup, without what ends in -wal and -shm beside it, or ingest again into a new library",
+            ),
             Self::DamagedLog { .. } => Some(
-                "restore a backup; or move the log away and run `haul store verify`: if it finds nothing, ingest \
+                "restore a backup, with -wal and -shm removed; or move the log away and run `haul store verify`: if it finds nothing, ingest \
                  again, and only what the log held is done anew",
             ),
             Self::Sqlite { source, .. } => is_unwritten(source).then_some(UNWRITTEN_HINT),
@@ -392,13 +419,30 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// SQLite would take the log of a library that was here for the new one's, and put its rows into it.
+fn refuse_left_log(path: &Path) -> Result<(), OpenError> {
+    let log = with_suffix(path, "-wal");
+    match log.metadata() {
+        Ok(facts) if facts.len() > 0 => return Err(OpenError::LeftLog { log }),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(source) => return Err(io_error(&log, source)),
+    }
+    remove_all(&[log, with_suffix(path, "-shm")])
+}
+
 /// Left by a `create` that was killed; the writer lock is held, so nobody is at work on it.
 fn remove_draft(draft: &Path) -> Result<(), OpenError> {
-    for leftover in [draft.to_owned(), with_suffix(draft, "-wal"), with_suffix(draft, "-shm")] {
-        match std::fs::remove_file(&leftover) {
+    remove_all(&[draft.to_owned(), with_suffix(draft, "-wal"), with_suffix(draft, "-shm")])
+}
+
+/// Removes those that are there.
+fn remove_all(files: &[PathBuf]) -> Result<(), OpenError> {
+    for file in files {
+        match std::fs::remove_file(file) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(&leftover, error)),
+            Err(error) => return Err(io_error(file, error)),
         }
     }
     Ok(())
@@ -478,11 +522,13 @@ fn open_connection(path: &Path, access: &Access) -> rusqlite::Result<Connection>
             let readable = FLAGS | OpenFlags::SQLITE_OPEN_READ_ONLY;
             match prepared(Connection::open_with_flags(path, readable)?) {
                 // A reader keeps its place in a file beside the library. Where none can be made (a read-only
-                // medium) nobody can write either, so the file may be read as one that never changes, provided
-                // it is whole by itself.
+                // medium, a folder of somebody else's) who reads cannot write either, so the file may be read as one that
+                // never changes, provided it is whole by itself: who writes begins with the log.
                 Err(error)
-                    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::CannotOpen)
-                        && !with_suffix(path, "-wal").exists() =>
+                    if matches!(
+                        error.sqlite_error_code(),
+                        Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly)
+                    ) && !with_suffix(path, "-wal").exists() =>
                 {
                     let immutable = readable | OpenFlags::SQLITE_OPEN_URI;
                     prepared(Connection::open_with_flags(immutable_uri(path), immutable)?)

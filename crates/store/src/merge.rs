@@ -139,6 +139,7 @@ impl Library {
             Library::create(path, first.settings())?
         };
         let taken = inputs.iter().map(|input| library.take_in(input)).collect::<Result<_, _>>()?;
+        // Where somebody reads, what was committed stays in the log until the next one who writes.
         library.empty_log()?;
         Ok(taken)
     }

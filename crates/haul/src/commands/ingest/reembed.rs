@@ -42,11 +42,10 @@ pub(super) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     if matches!(exit, Exit::Interrupted | Exit::CouldNotRun) || args.run.plan {
         return Ok(exit);
     }
-    let mut new = Library::open(&draft)?;
+    let new = Library::open(&draft)?;
     refuse_losses(&old, &new, args)?;
-    new.empty_log()?;
-    drop(new);
-    replace(old, &draft)?;
+    old.replace(new)?;
+    clean(&draft)?;
     output.note(&format!("{} is made with the new settings now", store.display()));
     Ok(exit)
 }
@@ -76,16 +75,8 @@ fn refuse_losses(old: &Library, new: &Library, args: &IngestArgs) -> Result<(), 
     .hint("name every folder it was made from, and run again: what is done is kept; or give --prune"))
 }
 
-/// The new file, and the copy of its vectors, under the old names; what else belongs to the draft goes.
-fn replace(mut old: Library, draft: &Path) -> Result<(), Failure> {
-    let path = old.path().to_owned();
-    old.empty_log()?;
-    drop(old);
-    rename(draft, &path)?;
-    let segment = with_suffix(draft, ".seg");
-    if segment.exists() {
-        rename(&segment, &with_suffix(&path, ".seg"))?;
-    }
+/// What else belonged to the draft goes.
+fn clean(draft: &Path) -> Result<(), Failure> {
     let (lock, runs) = (with_suffix(draft, ".lock"), traces::folder_of(draft));
     for gone in [std::fs::remove_file(&lock), std::fs::remove_dir_all(&runs)] {
         match gone {
@@ -96,10 +87,6 @@ fn replace(mut old: Library, draft: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
-    std::fs::rename(from, to).map_err(|error| Failure::io("rename", from, &error))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
