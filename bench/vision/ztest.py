@@ -97,4 +97,5 @@ def main():
           f"largest {np.abs(z).max():.2f}")
 
 
-main()
+if __name__ == "__main__":
+    main()

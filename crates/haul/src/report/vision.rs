@@ -156,10 +156,12 @@ fn reliability(ran: &Ran) -> String {
     let shown = |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.4}"));
     let mut rows = String::new();
     for of in &ran.tables {
-        let quantities =
-            [("trace_pre", &of.trace_pre), ("trace_post", &of.trace_post), ("angular_var", &of.angular_var)];
-        for (name, values) in quantities {
-            let told = of.told(values);
+        let quantities = [
+            ("trace_pre", of.told_trace()),
+            ("trace_post", of.told(&of.trace_post)),
+            ("angular_var", of.told(&of.angular_var)),
+        ];
+        for (name, told) in quantities {
             let all = &told.reliability;
             let needed = told.law.and_then(|law| law.passes_for_icc_75);
             let cells = [
@@ -208,7 +210,7 @@ fn traces(ran: &Ran) -> String {
 /// The reliability of a trial of so many passes: measured, and by the law of the longest trials.
 fn law(ran: &Ran) -> String {
     let Some(longest) = ran.tables.last() else { return String::new() };
-    let Some(law) = longest.told(&longest.trace_pre).law else { return String::new() };
+    let Some(law) = longest.told_trace().law else { return String::new() };
     let predicted: Vec<(f64, f64)> =
         LAW_POWERS.filter_map(|power| Some((f64::from(power), law.at(2.0_f64.powi(power))?))).collect();
     let measured = |table: &Table| Some((power(table.passes), table.told(&table.trace_pre).reliability.icc?));

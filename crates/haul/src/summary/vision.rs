@@ -108,7 +108,11 @@ pub(crate) fn passes(receipt: &Receipt, ran: &[Ran], compared: &[Compared], out:
         trials(&mut text, ran);
     }
     for compared in compared {
+        line!(text);
         compared.text(&mut text);
+    }
+    if ran.iter().any(|ran| !ran.tables.is_empty()) {
+        line!(text);
     }
     let failures: Vec<_> =
         receipt.failures.iter().map(|f| format!("{}: {} ({})", f.item, f.verdict, f.why)).collect();
@@ -135,7 +139,6 @@ impl Compared {
             let cells = row.iter().skip(1).map(|cell| format!(" {cell:>11}")).collect::<String>();
             line!(text, "  {:14}{cells}", row.first().map_or("", String::as_str));
         }
-        line!(text);
     }
 }
 
@@ -285,8 +288,8 @@ fn trials(text: &mut String, ran: &Ran) {
         "T .75"
     );
     for table in &ran.tables {
-        for (name, values) in [("trace_pre", &table.trace_pre), ("trace_post", &table.trace_post)] {
-            let told = table.told(values);
+        for (name, told) in [("trace_pre", table.told_trace()), ("trace_post", table.told(&table.trace_post))]
+        {
             let shown =
                 |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.4}"));
             let reliability = &told.reliability;
@@ -304,7 +307,6 @@ fn trials(text: &mut String, ran: &Ran) {
             );
         }
     }
-    line!(text);
 }
 
 /// A status within its column.

@@ -46,9 +46,10 @@ impl Tower {
         if (width, height) != (size, size) {
             return Err(TowerError::Sides { path, width, height, size });
         }
-        let folder_name =
-            folder.canonicalize().ok().and_then(|folder| folder.file_name().map(ToOwned::to_owned));
-        let name = folder_name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+        // A link has the name that somebody gave it; `.` has that of the folder it stands for.
+        let given = folder.file_name().map(ToOwned::to_owned);
+        let given = given.or_else(|| folder.canonicalize().ok()?.file_name().map(ToOwned::to_owned));
+        let name = given.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
         Ok(Tower { name, folder: folder.to_owned(), weights, config, preprocess })
     }
 

@@ -62,6 +62,17 @@ impl Table {
         }
     }
 
+    /// What it says of `trace_pre`: of one trial, how many passes are needed follows from the error of each trace.
+    #[must_use]
+    pub fn told_trace(&self) -> Told {
+        let told = self.told(&self.trace_pre);
+        if self.trials > 1 {
+            return told;
+        }
+        let squares: Vec<f64> = self.trace_pre_se.iter().map(|se| se * se).collect();
+        Told { law: Law::of_errors(&self.trace_pre, &squares, self.passes), ..told }
+    }
+
     /// Of each image, over trials.
     #[must_use]
     pub fn means(&self, values: &[f64]) -> Vec<f64> {
@@ -196,7 +207,7 @@ impl Run<'_> {
             let file = folder.join(format!("exp0_trials_T{}.npz", table.passes));
             npz::write(&file, &[("paths", &self.paths()), ("trial_pre", &pre), ("trial_post", &post)])?;
             let told = json!({
-                "pre_norm": table.told(&table.trace_pre), "post_norm": table.told(&table.trace_post),
+                "pre_norm": table.told_trace(), "post_norm": table.told(&table.trace_post),
                 "angular_var": table.told(&table.angular_var),
             });
             results.insert(format!("T={}", table.passes), told);

@@ -75,7 +75,7 @@ impl Run<'_> {
             return Ok((None, outcome));
         }
         let tables = run.tables(parts.journal, Bias::Unbiased)?;
-        let law = tables.first().and_then(|table| table.told(&table.trace_pre).law);
+        let law = tables.first().and_then(|table| table.told_trace().law);
         let law = law.ok_or(McError::Alike { images: images.len() })?;
         let wanted = match target {
             Target::Icc(icc) => law.c * icc / (1.0 - icc) / law.cv2,

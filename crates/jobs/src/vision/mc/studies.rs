@@ -100,7 +100,7 @@ impl Run<'_> {
         npz::write(&file, &[("paths", &self.paths()), ("trace_pre", &trace), ("angular_var", &angular)])?;
         Ok(json!({
             "injected_linear_dropout_wrappers": found.sites.len(),
-            "trace_pre": table.told(&table.trace_pre), "angular_var": table.told(&table.angular_var),
+            "trace_pre": table.told_trace(), "angular_var": table.told(&table.angular_var),
             "trace_mean": mean(&table.trace_pre), "angular_mean": mean(&table.angular_var),
         }))
     }
@@ -219,7 +219,7 @@ impl Run<'_> {
         }
         let arrays: Vec<(&str, &Array)> = arrays.iter().map(|(name, array)| (name.as_str(), array)).collect();
         npz::write(&folder.join("exp1_rank_p_trials.npz"), &arrays)?;
-        let told = |found: &Found<'_>| json!(found.table.told(&found.table.trace_pre));
+        let told = |found: &Found<'_>| json!(found.table.told_trace());
         let by_rate: Map<String, Value> =
             labels.iter().zip(all).map(|(label, found)| ((*label).clone(), told(found))).collect();
         let wrapped: Map<String, Value> = labels
@@ -259,7 +259,7 @@ impl Run<'_> {
             let told = json!({
                 "wrapped_modules": found.sites.len(), "selected_paths": found.sites,
                 "notes": found.condition.sites.to_string(),
-                "trace_pre": table.told(&table.trace_pre), "angular_var": table.told(&table.angular_var),
+                "trace_pre": table.told_trace(), "angular_var": table.told(&table.angular_var),
                 "anisotropy": table.told(&anisotropy), "trace_mean": mean(&table.trace_pre),
                 "angular_mean": mean(&table.angular_var), "anisotropy_mean": mean(&anisotropy),
             });
