@@ -24,8 +24,6 @@ const ALIGNMENT_MAX: u64 = 1 << 20;
 const ALIGNMENT: u64 = 32;
 /// Compute buffers and the engine itself, roughly.
 const OVERHEAD_BYTES: u64 = 256 << 20;
-/// Copies of beginnings that `haul-llama` keeps: the cache's bytes divided by this, at most.
-const COPIES_SHARE: u64 = 2;
 const NAME_SHOWN_CHARS: usize = 60;
 
 /// What a file says of its model.
@@ -94,7 +92,7 @@ pub enum GgufError {
     /// Weights and cache together are more than is free.
     #[error(
         "{} for weights + {} for a KV cache of {cells} cells ({types}) + {} for computing = {}, and {} are free",
-        gib(*weights_bytes), gib(*kv_bytes), gib(OVERHEAD_BYTES + kv_bytes / COPIES_SHARE), gib(*needed_bytes), gib(*available_bytes)
+        gib(*weights_bytes), gib(*kv_bytes), gib(OVERHEAD_BYTES + *kv_bytes), gib(*needed_bytes), gib(*available_bytes)
     )]
     NoRoom {
         /// All tensors.
@@ -327,7 +325,8 @@ impl Gguf {
         type_v: &str,
     ) -> Result<(), GgufError> {
         let kv_bytes = self.kv_bytes(cells, type_k, type_v)?;
-        let computing_bytes = OVERHEAD_BYTES + kv_bytes / COPIES_SHARE;
+        // Copies of beginnings, which `haul-llama` keeps, take as much as the cache, at most.
+        let computing_bytes = OVERHEAD_BYTES + kv_bytes;
         let needed_bytes = self.tensor_bytes.saturating_add(kv_bytes).saturating_add(computing_bytes);
         if needed_bytes <= available_bytes {
             return Ok(());

@@ -563,7 +563,8 @@ fn cells_for(engine: &Engine, prompt_tokens: usize, shared: usize, call: &frames
     own + call.max_tokens as usize
 }
 
-fn common(a: &[Token], b: &[Token]) -> usize {
+/// Tokens that two lists begin with.
+pub(crate) fn common(a: &[Token], b: &[Token]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

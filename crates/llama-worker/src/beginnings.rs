@@ -5,12 +5,12 @@
 
 use std::rc::Rc;
 
+use crate::answers::common;
 use crate::llama::{State, Token};
 
-/// A shorter beginning is computed again.
+/// A shorter beginning is computed again, and what is less longer than a copy has none of its own: questions about one
+/// window differ in their last words, and each would take the window's cells once more.
 const BEGINNING_TOKENS_MIN: usize = 64;
-/// All copies together have at most the cache's cells divided by this.
-const SHARE_OF_CELLS: usize = 2;
 
 /// Copies of beginnings, within a bound.
 pub(crate) struct Beginnings {
@@ -26,25 +26,22 @@ struct Beginning {
 }
 
 impl Beginnings {
-    /// For a cache of so many cells.
+    /// For a cache of so many cells: all copies together have no more.
     pub(crate) fn new(cells: u32) -> Self {
-        Self { kept: Vec::new(), tokens_max: cells as usize / SHARE_OF_CELLS, given_up: 0 }
+        Self { kept: Vec::new(), tokens_max: cells as usize, given_up: 0 }
     }
 
-    /// The copy that has most in common with `tokens`, if that is more than `common`.
-    pub(crate) fn longer(&self, tokens: &[Token], common: usize) -> Option<(usize, Rc<State>)> {
-        let by_common = self
-            .kept
-            .iter()
-            .map(|kept| (kept.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count(), kept));
+    /// The copy that has most in common with `tokens`, and how much, if that is more than `have`.
+    pub(crate) fn longer(&self, tokens: &[Token], have: usize) -> Option<(usize, Rc<State>)> {
+        let by_common = self.kept.iter().map(|kept| (common(&kept.tokens, tokens), kept));
         let (most, kept) = by_common.max_by_key(|(common, _)| *common)?;
-        (most > common && most >= BEGINNING_TOKENS_MIN).then(|| (most, Rc::clone(&kept.state)))
+        (most > have && most >= BEGINNING_TOKENS_MIN).then(|| (most, Rc::clone(&kept.state)))
     }
 
     /// Whether a beginning is worth a copy, and has none.
     pub(crate) fn wants(&self, tokens: &[Token]) -> bool {
-        (BEGINNING_TOKENS_MIN..=self.tokens_max).contains(&tokens.len())
-            && !self.kept.iter().any(|kept| kept.tokens.starts_with(tokens))
+        let known = self.kept.iter().map(|kept| common(&kept.tokens, tokens)).max().unwrap_or(0);
+        tokens.len() <= self.tokens_max && tokens.len() - known >= BEGINNING_TOKENS_MIN
     }
 
     /// Keeps a copy. What has to go for it is drawn by lot: in rounds, the oldest is the one that is needed next.
@@ -78,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_round_over_more_than_there_is_room_for_finds_some() {
-        let mut beginnings = Beginnings::new(2 * 1000);
+        let mut beginnings = Beginnings::new(1000);
         let mut found = 0;
         for round in 0..10 {
             for window in 0..15 {
@@ -97,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_longest_common_beginning_is_found_and_a_longer_copy_takes_its_place() {
-        let mut beginnings = Beginnings::new(1000);
+        let mut beginnings = Beginnings::new(500);
         beginnings.keep(tokens(0, 100), State::default());
         let mut other = tokens(0, 80);
         other.extend(tokens(5000, 80));
@@ -105,8 +102,10 @@ mod tests {
         assert!(beginnings.longer(&other, 80).is_none(), "that much is there already");
         assert!(!beginnings.wants(&tokens(0, 90)), "a part of what is kept");
         assert!(!beginnings.wants(&tokens(0, 63)), "too short");
-        beginnings.keep(tokens(0, 120), State::default());
+        assert!(!beginnings.wants(&tokens(0, 163)), "the same window with other last words");
+        assert!(beginnings.wants(&tokens(0, 164)));
+        beginnings.keep(tokens(0, 164), State::default());
         assert_eq!(beginnings.kept.len(), 1);
-        assert_eq!(beginnings.longer(&tokens(0, 200), 0).unwrap().0, 120);
+        assert_eq!(beginnings.longer(&tokens(0, 200), 0).unwrap().0, 164);
     }
 }

@@ -157,7 +157,7 @@ fn a_model_that_is_too_large_is_refused_with_the_sum() {
     let error = gguf.fits(4 << 30, 1 << 20, "f16", "f16").unwrap_err().to_string();
     assert_eq!(
         error,
-        "5.00 GiB for weights + 0.25 GiB for a KV cache of 1048576 cells (f16/f16) + 0.38 GiB for computing = 5.62 GiB, and 4.00 GiB are free"
+        "5.00 GiB for weights + 0.25 GiB for a KV cache of 1048576 cells (f16/f16) + 0.50 GiB for computing = 5.75 GiB, and 4.00 GiB are free"
     );
     assert!(gguf.fits(6 << 30, 1 << 20, "f16", "f16").is_ok());
 }

@@ -31,7 +31,7 @@ const PARALLEL_GPU: u32 = 32;
 const PARALLEL_MAX: u32 = 255;
 /// One call gets no more cells than this unless `--ctx` says so, whatever its model was trained on.
 const CALL_TOKENS_MAX: u32 = 8192;
-/// The KV cache takes at most one part in so many of the memory that is free, and copies of beginnings half of that.
+/// The KV cache takes at most one part in so many of the memory that is free, and copies of beginnings as much.
 const KV_SHARE: u64 = 4;
 /// The engine hands out cells in such steps.
 const CELLS_STEP: u32 = 256;
