@@ -212,13 +212,10 @@ pub(super) fn audit(
     let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0) };
     let still = encoder.collect(encoder.pass(&state, vec![pass], nothing())?)?.into_values();
     let rate = Rate::new(AUDIT_RATE).unwrap_or_else(nothing);
-    sites
-        .iter()
-        .map(|&site| {
-            let moved = encoder.collect(encoder.pass_at(site, &state, vec![pass], rate)?)?;
-            Ok(apart(moved.row(0), &still))
-        })
-        .collect()
+    // All at once, so that no thread waits for the one that has a site.
+    let tickets = sites.iter().map(|&site| encoder.pass_at(site, &state, vec![pass], rate));
+    let tickets = tickets.collect::<Result<Vec<_>, _>>()?;
+    tickets.into_iter().map(|ticket| Ok(apart(encoder.collect(ticket)?.row(0), &still))).collect()
 }
 
 /// The rate at which nothing falls out.

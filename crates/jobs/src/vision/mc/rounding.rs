@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use haul_corpus::pixels::Hash;
-use haul_encoder::device::Pass;
+use haul_encoder::device::{Pass, Ticket};
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::ImageEncoder;
 use haul_kernels::dtype::Dtype;
@@ -17,7 +17,7 @@ use super::{McError, Parts, Run, done, passing};
 /// Images of the comparison: those with the smallest hashes.
 const IMAGES: usize = 8;
 /// Passes over each.
-const PASSES: usize = 16;
+const PASSES: usize = 8;
 
 /// How a dtype differs from f32.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,10 +53,17 @@ impl Run<'_> {
         let passes = self.settings.longest().min(PASSES);
         let (mut cosines, mut traces) = (vec![], vec![]);
         let (mut added, mut noise) = (0.0, 0.0);
+        // All images at once, so that no thread waits for the one that has an image.
+        let mut of_images = vec![];
         for hash in &hashes {
-            let [found, wanted] =
-                [encoder, &exact].map(|encoder| self.some_passes(encoder, hash, passes, parts));
-            let (found, wanted) = (found?, wanted?);
+            let mut begun = |encoder| self.some_passes(encoder, hash, passes, parts);
+            of_images.push((begun(encoder)?, begun(&exact)?));
+        }
+        for (found, wanted) in of_images {
+            let numbers = |encoder: &ImageEncoder, ticket| -> Result<Vec<f64>, McError> {
+                Ok(encoder.collect(ticket)?.into_values().into_iter().map(f64::from).collect())
+            };
+            let (found, wanted) = (numbers(encoder, found)?, numbers(&exact, wanted)?);
             let dim = self.tower.dim();
             let of = |features: &[f64]| Passes { features, dim }.summary().trace_pre.value;
             traces.push((of(&found), of(&wanted)));
@@ -92,20 +99,19 @@ impl Run<'_> {
         Some(self.key("rounding", &self.images.first()?.hash, &of))
     }
 
-    /// Passes of the first trial.
+    /// Begins passes of the first trial.
     fn some_passes(
         &self,
         encoder: &ImageEncoder,
         hash: &Hash,
         passes: usize,
         parts: &mut Parts<'_>,
-    ) -> Result<Vec<f64>, McError> {
+    ) -> Result<Ticket, McError> {
         let state = Arc::new(encoder.prefix(&passing::pixels(parts.cache, hash)?, &self.tower.levels())?);
         let trial = self.settings.series().first().map_or(0, |series| series.number);
         let passes: Vec<Pass> =
             (0..passes).map(|pass| Pass { image: 0, mask: self.mask(hash, trial, pass) }).collect();
-        let rows = encoder.collect(encoder.pass(&state, passes, self.settings.rate)?)?;
-        Ok(rows.into_values().into_iter().map(f64::from).collect())
+        Ok(encoder.pass(&state, passes, self.settings.rate)?)
     }
 }
 
