@@ -171,16 +171,17 @@ pub(crate) struct IngestArgs {
     #[arg(long, value_name = "N")]
     pub(crate) dim: Option<usize>,
     /// Namespace of document ids
-    #[arg(long, default_value = "default", value_name = "NAME")]
+    #[arg(long, default_value = "default", value_name = "NAME", value_parser = namespace)]
     pub(crate) collection: String,
     /// Remove documents whose files are gone; refused where no file at all is found, and for more than 10 documents that
     /// are more than a quarter of what is known there: as when a share is not mounted
-    #[arg(long, conflicts_with_all = ["calibre_id", "author", "title", "tag", "language"])]
+    #[arg(long, conflicts_with_all = ["calibre_id", "author", "title", "tag", "language", "prune_all"])]
     pub(crate) prune: bool,
     /// Remove documents whose files are gone, however many
     #[arg(long, conflicts_with_all = ["calibre_id", "author", "title", "tag", "language"])]
     pub(crate) prune_all: bool,
-    /// Make the library again with another model or other settings; it takes the old one's place when it has all of it
+    /// Make the library again with another model or other settings; what no flag names stays as it is, and the new
+    /// library takes the old one's place when it has all of it
     #[arg(long, conflicts_with = "shard")]
     pub(crate) reembed: bool,
     /// Also write the receipt here
@@ -205,7 +206,7 @@ pub(crate) struct IngestArgs {
 #[command(next_help_heading = "Run")]
 pub(crate) struct RunArgs {
     /// Say what the run will take, from a sample of the files, and stop
-    #[arg(long, conflicts_with = "receipt")]
+    #[arg(long, conflicts_with_all = ["receipt", "dry_run", "compare_thresholds"])]
     pub(crate) plan: bool,
     /// Only the documents of one of N processes that share the work, I from 0 to N-1; `haul store merge` brings their
     /// libraries together
@@ -215,6 +216,11 @@ pub(crate) struct RunArgs {
     /// free]
     #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount)]
     pub(crate) memory: Option<u64>,
+}
+
+/// A name that is one.
+fn namespace(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("a name is needed".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A number between 0 and 1.

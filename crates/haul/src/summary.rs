@@ -63,8 +63,8 @@ fn sent(receipt: &Receipt) -> String {
     })
 }
 
-/// What an ingest did.
-pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> String {
+/// What an ingest into `store` did.
+pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &str) -> String {
     let mut text = String::new();
     let state = match receipt.state {
         RunState::Finished => "",
@@ -72,13 +72,7 @@ pub(crate) fn ingest(receipt: &Receipt, outcome: &Outcome, store: &Path) -> Stri
         RunState::Failed => "failed: ",
     };
     let items = &receipt.items;
-    line!(
-        text,
-        "{state}{} of {} inputs ok in {}",
-        thousands(items.ok),
-        thousands(items.total),
-        store.display()
-    );
+    line!(text, "{state}{} of {} inputs ok in {}", thousands(items.ok), thousands(items.total), store);
     let seconds = receipt.seconds;
     line!(
         text,
@@ -314,8 +308,8 @@ fn list(text: &mut String, title: &str, items: &[String]) {
     }
     line!(text, "\n{title}:");
     for item in items.iter().take(LISTED_MAX) {
-        // A name may hold a line break, and must not pass for an item of its own.
-        line!(text, "  {}", item.replace('\n', "\u{fffd}"));
+        // A name may hold a line break, and must not pass for an item of its own, nor steer a terminal.
+        line!(text, "  {}", item.replace(char::is_control, "\u{fffd}"));
     }
     if items.len() > LISTED_MAX {
         line!(text, "  and {} more; --json lists all", thousands((items.len() - LISTED_MAX) as u64));
@@ -461,7 +455,7 @@ pub(crate) fn verification(report: &Report) -> String {
 }
 
 /// What is called otherwise in Calibre: the library's words above Calibre's.
-pub(crate) fn mismatches(found: &Mismatches, store: &Path) -> String {
+pub(crate) fn mismatches(found: &Mismatches, store: &str) -> String {
     let mut text = String::new();
     line!(
         text,
@@ -490,9 +484,18 @@ pub(crate) fn mismatches(found: &Mismatches, store: &Path) -> String {
     for title in &gone {
         line!(text, "{}", hanging("  ", title));
     }
-    let ingest = format!("haul ingest \"{}\" --store {}", found.calibre.display(), store.display());
-    if !found.mismatched.is_empty() {
+    let ingest = format!("haul ingest \"{}\" --store {store}", found.calibre.display());
+    if found.mismatched.iter().any(|mismatch| !mismatch.as_file) {
         line!(text, "\ntake over Calibre's words, without embedding anything again:\n  {ingest}");
+    }
+    // A plain file keeps its own words, whatever Calibre says.
+    let as_files = found.mismatched.iter().filter(|mismatch| mismatch.as_file).count();
+    if as_files > 0 {
+        let many = thousands(as_files as u64);
+        line!(
+            text,
+            "\n{many} were taken in as plain files; take them in as books instead:\n  {ingest} --prune"
+        );
     }
     if !gone.is_empty() {
         line!(text, "\nremove what is gone:\n  {ingest} --prune");

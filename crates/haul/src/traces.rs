@@ -104,14 +104,27 @@ pub(crate) fn read_plan(folder: &Path) -> Result<Option<Planned>, Failure> {
     read_json(&folder.join(PLAN))
 }
 
-/// A list of paths, as `--files-from` reads it: what is wrong with each stands in a comment above it.
+/// A list of paths, as `--files-from` reads it: what is wrong with each stands in a comment above it. A name that no line
+/// can hold is told in a comment too.
 fn failures(failures: &[NotOk]) -> String {
-    let one_line = |text: &str| text.replace(['\n', '\r'], "\u{fffd}");
     let mut list = String::from("# inputs that are not ok, each below its verdict and the reason\n");
     for NotOk { item, verdict, why } in failures {
-        list.push_str(&format!("# {verdict}: {}\n{}\n", one_line(why), one_line(file_of(item))));
+        let file = file_of(item);
+        let told = if is_a_line(file) { "" } else { "# no line of a list can name it: " };
+        list.push_str(&format!("# {verdict}: {}\n{told}{}\n", on_one_line(why), on_one_line(file)));
     }
     list
+}
+
+/// Whether a path can be read from a list again. Where a name is not UTF-8, a mark stands in it.
+fn is_a_line(path: &str) -> bool {
+    !path.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER)
+}
+
+/// With line breaks, and what steers a terminal, as one would write them in Rust.
+fn on_one_line(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// The file of an input; of a file of many, what stands after `#` names one of them.
@@ -166,9 +179,16 @@ mod tests {
     fn failures_are_a_list_of_paths_with_comments() {
         let not_ok =
             |item: &str, why: &str| NotOk { item: item.into(), verdict: "failed".into(), why: why.into() };
-        let list = failures(&[not_ok("/a#b/c#.jsonl#id 7", "two\nlines"), not_ok("/books/x#1.epub", "torn")]);
+        let list = failures(&[
+            not_ok("/a#b/c#.jsonl#id 7", "two\nlines"),
+            not_ok("/books/x#1.epub", "torn"),
+            not_ok("/books/line\nbreak\u{1b}[2J.epub", "torn"),
+            not_ok("/books/not-utf-8-\u{fffd}.epub", "torn"),
+        ]);
         let paths: Vec<&str> = list.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(paths, ["/a#b/c#.jsonl", "/books/x#1.epub"]);
-        assert_eq!(list.lines().nth(1), Some("# failed: two\u{fffd}lines"));
+        assert_eq!(list.lines().nth(1), Some("# failed: two\\nlines"));
+        let told = "# no line of a list can name it: /books/line\\nbreak\\u{1b}[2J.epub";
+        assert_eq!(list.lines().nth(6), Some(told));
     }
 }

@@ -71,6 +71,7 @@ pub use prefetch::{PREFETCH_BYTES_MAX, Prefetch};
 pub use quarantine::ATTEMPTS_MAX;
 use room::Room;
 pub use room::memory_needed;
+pub use select::DRAFT;
 use select::{Known, NamedFile};
 use semantic::Desk;
 pub use semantic::SentencePass;
@@ -151,6 +152,7 @@ impl Inputs {
         let mut listing = source::list(&found.plain)?;
         listing.failures.extend(lost);
         found.add_to(&mut listing);
+        select::leave_out_libraries(&mut listing);
         let Found { whole, libraries, books, absent, known_files: calibre_files, .. } = found;
         Ok(Inputs { paths, listing, whole, libraries, books, absent, calibre_files })
     }

@@ -112,6 +112,12 @@ pub struct State {
 }
 
 impl State {
+    /// Whether words can be ranked: a collection that another program made may have no weights of them.
+    #[must_use]
+    pub fn ranks_words(&self) -> bool {
+        self.has(BM25)
+    }
+
     pub(crate) fn has(&self, sparse_name: &str) -> bool {
         self.sparse_names.iter().any(|name| name == sparse_name)
     }
@@ -662,6 +668,12 @@ pub enum ServerError {
         /// What is wrong.
         what: String,
     },
+    /// A collection of another program, without weights of words.
+    #[error("{address}: it has no BM25 weights, so it can be searched by vectors only")]
+    NoWords {
+        /// Where.
+        address: Address,
+    },
     /// A point that is not as this program writes them.
     #[error("{address}: point {point}: {what}")]
     Point {
@@ -698,6 +710,10 @@ impl ServerError {
             {
                 Some("set HAUL_QDRANT_API_KEY to the server's key")
             }
+            // What a server of another protocol answers is no frame to the client.
+            Self::Refused { said, .. } if said.contains("h2 protocol error") => Some(
+                "this does not answer in gRPC, as Qdrant does: usually at port 6334, beside HTTP at 6333",
+            ),
             Self::Stopped { .. } => Some("run the same command again: it goes on where it was"),
             Self::NoCollection { .. } => Some("`haul ingest --store` or `haul store push --to` makes it"),
             Self::Dimension { .. } | Self::OtherSettings { .. } => {
@@ -706,6 +722,7 @@ impl ServerError {
             Self::Name(error) => Some(error.hint()),
             Self::NoMetadata { .. } => Some("Qdrant keeps them since version 1.16"),
             Self::Layout { .. } => Some("name another collection"),
+            Self::NoWords { .. } => Some("search it with --mode dense"),
             Self::Refused { .. } | Self::Point { .. } | Self::Runtime { .. } => None,
         }
     }

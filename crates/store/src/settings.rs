@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Fingerprint;
 
+/// Digits of a hash that tell two models apart.
+const HASH_SHOWN: usize = 12;
+
 /// Fixed when the library is made; later runs use them. Stored in `meta` as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,19 +115,23 @@ impl LibrarySettings {
     }
 
     /// Each setting, by name, that differs from the stored one (`self`) in `asked`. Equal fingerprints have no
-    /// differences.
+    /// differences. A model is shown by the name that people know it by.
     #[must_use]
     pub fn differences(&self, asked: &LibrarySettings) -> Vec<Difference> {
         self.identity()
             .into_iter()
             .zip(asked.identity())
             .filter(|(stored, asked)| stored.1 != asked.1)
-            .map(|((name, stored), (_, asked))| Difference {
-                name,
-                stored: plain(&stored),
-                asked: plain(&asked),
+            .map(|((name, theirs), (_, ours))| match name {
+                "model_sha256" => Difference { name: "model", stored: self.model(), asked: asked.model() },
+                _ => Difference { name, stored: shown(&theirs), asked: shown(&ours) },
             })
             .collect()
+    }
+
+    fn model(&self) -> String {
+        let hash = self.model_sha256.get(..HASH_SHOWN).unwrap_or(&self.model_sha256);
+        format!("{:?} (sha256 {hash})", self.model_name)
     }
 
     fn identity(&self) -> Vec<(&'static str, serde_json::Value)> {
@@ -162,7 +169,7 @@ impl LibrarySettings {
 /// One setting in which a run differs from its library.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Field of [`LibrarySettings`].
+    /// Field of [`LibrarySettings`], or `model`.
     pub name: &'static str,
     /// As the library has it.
     pub stored: String,
@@ -170,11 +177,10 @@ pub struct Difference {
     pub asked: String,
 }
 
-/// Text without the quotes of JSON; a setting that is absent is not set.
-fn plain(value: &serde_json::Value) -> String {
+/// Text in quotes, so that its blanks are seen; a setting that is absent is not set.
+fn shown(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => "not set".to_owned(),
-        serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     }
 }

@@ -4,13 +4,15 @@ mod chunks;
 mod plan;
 mod reembed;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use haul_corpus::document::Format;
 use haul_corpus::limits::Limits;
-use haul_corpus::readers::Readers;
+use haul_corpus::readers::{Readers, Setup};
 use haul_corpus::verdict::Verdict;
+use haul_corpus::worker::Worker;
 use haul_encoder::NUMERICS_VERSION;
 use haul_encoder::embedder::LoadError;
 use haul_encoder::model::Head;
@@ -31,7 +33,7 @@ use haul_pipeline::receipt::{
 use haul_pipeline::stage::{Stages, Stop};
 use haul_store::library::{IngestCost, Library, LibrarySettings};
 use haul_store::publish::Publisher;
-use haul_store::qdrant::{Address, Collection};
+use haul_store::qdrant::{Address, Collection, State};
 use serde_json::json;
 
 use crate::cli::IngestArgs;
@@ -54,12 +56,12 @@ pub(crate) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     run_into(args, settings, output, None)
 }
 
-/// Runs an ingest into what `--store` names, or into the library at `instead`.
+/// Runs an ingest into what `--store` names, or into the draft of the library that is made again.
 fn run_into(
     args: &IngestArgs,
     settings: &Settings,
     output: &Output,
-    instead: Option<&Path>,
+    old: Option<&Library>,
 ) -> Result<Exit, Failure> {
     let started = SystemTime::now();
     let stages = Stages::start();
@@ -67,10 +69,13 @@ fn run_into(
     let compute = settings.compute(&args.compute, &machine.cpu)?;
     check_receipt_folder(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
-    let (store, collection) = match instead {
-        Some(path) => (path.to_owned(), None),
+    let (store, collection) = match old {
+        Some(old) => (reembed::draft_of(old), None),
         None => destination(args, settings, &stop)?,
     };
+    let address = collection.as_ref().map(|collection| collection.address().clone());
+    let target = Target { store, address, old };
+    let store = &target.store;
     let inputs = select::inputs(&args.paths, &args.select, output)?;
     if !store.exists() {
         // Nothing to read is said before a library is made for it.
@@ -83,24 +88,36 @@ fn run_into(
     let used = readers.clone().unwrap_or_default();
     if args.run.plan {
         let readers = &used;
-        let (store, inputs, stop) = (&store, &inputs, &stop);
-        let asked = plan::Asked { args, settings, store, compute, inputs, readers, stop };
+        let (target, inputs, stop) = (&target, &inputs, &stop);
+        let asked = plan::Asked { args, settings, target, compute, inputs, readers, stop };
         return plan::run(&asked, &machine, &stages, output);
     }
-    let address = collection.as_ref().map(|collection| collection.address().clone());
-    let opened = open(args, settings, (&store, collection), &machine, output)?;
-    let Opened { mut library, publisher, model, record, dtype } = opened;
+    let Found { library, state, wanted } =
+        find(args, settings, (&target, collection.as_ref()), &machine, output)?;
+    let Wanted { library: made_with, model, record, dtype } = wanted;
     let compute = machine.tuned(compute, &record.sha256, dtype, settings, output);
+    let mut job = job_settings(args, &made_with, dtype, compute, &machine)?;
+    job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &model, &job)?;
+    let worker = parse_worker()?;
+    let (mut library, publisher) = match library {
+        Some(library) => {
+            let publisher = publisher(&library, collection)?;
+            (library, publisher)
+        }
+        None => {
+            // Whatever ends a run before it begins leaves no library behind.
+            check_readers(&worker, &used)?;
+            make(&target, collection, state, &made_with, output)?
+        }
+    };
+    say_what_is_odd(&target, &library, publisher.as_ref(), output);
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
-    let run_folder = run_folder(&store)?;
+    let run_folder = run_folder(store)?;
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
     let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
-    let mut job = job_settings(args, library.settings(), dtype, compute, &machine)?;
-    job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &model, &job)?;
-    let planned = planned(&run_folder, &inputs, &library, &used, &job)?;
+    let planned = planned(&traces::folder_of(target.named()), &inputs, &library, &used, &job)?;
     let progress = Progress::default();
 
-    let worker = parse_worker()?;
     let options = outputs_of(library.settings());
     let load = |dtype| machine.load(&model, &options, dtype, compute.threads);
     let parts = Parts {
@@ -124,14 +141,66 @@ fn run_into(
         live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))?;
     let outcome = watched.result;
 
-    let (memory_bytes, store) = (job.memory_bytes, &store);
-    let run =
-        Run { args, compute, machine, record, dtype, roofs, started, store, address, readers, memory_bytes };
+    let memory_bytes = job.memory_bytes;
+    let target = &target;
+    let run = Run { args, compute, machine, record, dtype, roofs, started, target, readers, memory_bytes };
     let mut receipt = run.receipt(&outcome, &stages, &library, &cache);
     receipt.forecast = forecast(planned.or(watched.forecast), &receipt);
     note_failures(traces::keep(&run_folder, started, &receipt, &watched.timeline), &cache, output);
-    tell(&receipt, &outcome, store, args.receipt.as_deref(), output)?;
+    tell(&receipt, &outcome, target, args.receipt.as_deref(), output)?;
     Ok(exit(&outcome))
+}
+
+/// What a run fills.
+struct Target<'a> {
+    /// The library's file: of a collection its manifest, of a library that is made again its draft.
+    store: PathBuf,
+    /// The collection that it is brought to.
+    address: Option<Address>,
+    /// The library that is made again.
+    old: Option<&'a Library>,
+}
+
+impl Target<'_> {
+    /// The library that the user named, whatever is written to meanwhile.
+    fn named(&self) -> &Path {
+        self.old.map_or(self.store.as_path(), Library::path)
+    }
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Some(address) => write!(formatter, "{address}"),
+            None => write!(formatter, "{}", self.named().display()),
+        }
+    }
+}
+
+/// Starts a worker with a reader that may not work, and ends it.
+fn check_readers(worker: &WorkerProgram, readers: &Readers) -> Result<(), Failure> {
+    if readers.pdfium.is_none() {
+        return Ok(());
+    }
+    let args: Vec<&str> = worker.args.iter().map(String::as_str).collect();
+    let setup = Setup { limits: Limits::DEFAULT, readers: readers.clone() };
+    drop(Worker::spawn(&worker.program, &args, &setup)?);
+    Ok(())
+}
+
+/// What does not keep a run from its work, and is not as one would expect.
+fn say_what_is_odd(target: &Target<'_>, library: &Library, publisher: Option<&Publisher>, output: &Output) {
+    let draft = reembed::draft_of(library);
+    if target.old.is_none() && draft.exists() {
+        output.note(&format!(
+            "{} was begun by --reembed and is not finished: --reembed goes on with it, or remove {}*",
+            draft.display(),
+            draft.display()
+        ));
+    }
+    if publisher.is_some_and(|publisher| !publisher.state().ranks_words()) {
+        output.note(&format!("{target}: it has no BM25 weights; `haul search --mode dense` searches it"));
+    }
 }
 
 /// The library's file, and the collection it is brought to, if any: a server that is not there is said first.
@@ -172,14 +241,14 @@ fn note_failures<E: std::fmt::Display>(kept: Result<(), E>, cache: &Cache, outpu
 fn tell(
     receipt: &Receipt,
     outcome: &Outcome,
-    store: &Path,
+    target: &Target<'_>,
     receipt_file: Option<&Path>,
     output: &Output,
 ) -> Result<(), Failure> {
     if output.json() {
         output.json_document(receipt)?;
     } else {
-        output.data(&summary::ingest(receipt, outcome, store))?;
+        output.data(&summary::ingest(receipt, outcome, &target.to_string()))?;
     }
     if let Some(path) = receipt_file {
         receipt.write(path)?;
@@ -283,48 +352,56 @@ fn skipped(outcome: &Outcome) -> u64 {
     outcome.items.by_verdict.get(Verdict::Skipped.name()).copied().unwrap_or(0)
 }
 
-/// A library, its way to a server, its model, and what the vectors of both are computed with.
-struct Opened {
-    library: Library,
-    publisher: Option<Publisher>,
-    model: ModelDir,
-    record: ModelRecord,
-    dtype: Dtype,
+/// What there is before anything is made or written.
+struct Found {
+    library: Option<Library>,
+    /// Of the collection that a new library is brought to.
+    state: Option<State>,
+    wanted: Wanted,
 }
 
-/// Opens the library with the model it was made with, or makes one with the model asked for.
-fn open(
+/// Opens the library with the model it was made with, or looks what is needed to make one.
+fn find(
     args: &IngestArgs,
     settings: &Settings,
-    (store, collection): (&Path, Option<Collection>),
+    (target, collection): (&Target<'_>, Option<&Collection>),
     machine: &Machine,
     output: &Output,
-) -> Result<Opened, Failure> {
-    if store.exists() {
-        let library = Library::open(store)?;
-        let Wanted { model, record, dtype, .. } =
-            wanted(args, settings, store, machine, output, Some(library.settings()))?;
-        let publisher = publisher(&library, collection)?;
-        return Ok(Opened { library, publisher, model, record, dtype });
+) -> Result<Found, Failure> {
+    if target.store.exists() {
+        let library = Library::open(&target.store)?;
+        let wanted = wanted(args, settings, target, machine, output, Some(library.settings()))?;
+        return Ok(Found { library: Some(library), state: None, wanted });
     }
-    let state = collection.as_ref().map(Collection::state).transpose()?.flatten();
+    let state = collection.map(Collection::state).transpose()?.flatten();
     let theirs = state.as_ref().and_then(|state| state.settings.as_ref());
-    let Wanted { library, model, record, dtype } = wanted(args, settings, store, machine, output, theirs)?;
+    let wanted = wanted(args, settings, target, machine, output, theirs)?;
     // A library keeps the identity of its model, so none is made with weights that do not open.
-    Weights::open(model.weights_file()).map_err(LoadError::from)?;
+    Weights::open(wanted.model.weights_file()).map_err(LoadError::from)?;
+    Ok(Found { library: None, state, wanted })
+}
+
+/// Makes the library, and its collection where that is not there.
+fn make(
+    target: &Target<'_>,
+    collection: Option<Collection>,
+    state: Option<State>,
+    made_with: &LibrarySettings,
+    output: &Output,
+) -> Result<(Library, Option<Publisher>), Failure> {
     if let Some(collection) = &collection {
-        collection.ensure(&library)?;
+        collection.ensure(made_with)?;
     }
     if let Some(points) = state.map(|state| state.points).filter(|points| *points > 0) {
         output.note(&format!(
             "the collection has {points} points already and the manifest {} is new; `haul store sync` first \
              takes over what is there, so that none of it is computed again",
-            store.display()
+            target.store.display()
         ));
     }
-    let library = Library::create(store, &library)?;
+    let library = Library::create(&target.store, made_with)?;
     let publisher = publisher(&library, collection)?;
-    Ok(Opened { library, publisher, model, record, dtype })
+    Ok((library, publisher))
 }
 
 fn publisher(library: &Library, collection: Option<Collection>) -> Result<Option<Publisher>, Failure> {
@@ -343,29 +420,41 @@ struct Wanted {
 fn wanted(
     args: &IngestArgs,
     settings: &Settings,
-    store: &Path,
+    target: &Target<'_>,
     machine: &Machine,
     output: &Output,
     stored: Option<&LibrarySettings>,
 ) -> Result<Wanted, Failure> {
     let asked = settings.model(args.model.as_deref());
     let asked_dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
-    if let Some(stored) = stored {
+    if let Some(known) = stored.or(target.old.map(Library::settings)) {
         let (model, record) = match &asked {
             Some(name) => Models::open(&settings.models()).find(name)?,
-            None => model_of(stored, settings)?,
+            None => model_of(known, settings)?,
         };
         let dtype = match asked_dtype {
             DtypeRequest::Named(dtype) => dtype,
-            DtypeRequest::Auto => dtype_of(stored)?,
+            DtypeRequest::Auto => dtype_of(known)?,
         };
-        let library = library_settings(args, &model, &record, dtype, Some(stored))?;
-        refuse_differences(store, stored, &library)?;
+        let library = match stored {
+            Some(stored) => {
+                let library = library_settings(args, &model, &record, dtype, Some(stored))?;
+                refuse_differences(target, stored, &library)?;
+                library
+            }
+            None => {
+                let kept = reembed::carried_over(args, known, (&model, &record), settings);
+                library_settings(args, &model, &record, dtype, Some(&kept))?
+            }
+        };
         return Ok(Wanted { library, model, record, dtype });
     }
     let Some(name) = asked else {
-        return Err(Failure::new(format!("{} is a new library and no model is named", store.display()))
-            .hint("give --model NAME; `haul model list` shows the models that are here"));
+        return Err(Failure::new(format!(
+            "{} is a new library and no model is named",
+            target.store.display()
+        ))
+        .hint("give --model NAME; `haul model list` shows the models that are here"));
     };
     let (model, record) = Models::open(&settings.models()).find(&name)?;
     let dtype = machine.dtype(asked_dtype, settings, output)?;
@@ -375,28 +464,46 @@ fn wanted(
 
 /// A library keeps the settings it was made with.
 fn refuse_differences(
-    store: &Path,
+    target: &Target<'_>,
     stored: &LibrarySettings,
     wanted: &LibrarySettings,
 ) -> Result<(), Failure> {
     let found = stored.differences(wanted);
-    let is_version = |name: &str| name.ends_with("_version");
-    let hint = if found.iter().all(|difference| is_version(difference.name)) {
-        "another haul made it: go on with that one, or ingest into a new library; parsed text is reused"
-    } else {
-        "leave the flags out to use the library's settings, or make it again with these: --reembed"
-    };
+    if found.is_empty() {
+        return Ok(());
+    }
     let differences: Vec<String> = found
         .iter()
         .map(|difference| {
             format!("{} is {}, asked for {}", difference.name, difference.stored, difference.asked)
         })
         .collect();
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(format!("{} was made with other settings: {}", store.display(), differences.join("; ")))
-        .hint(hint))
+    let by_another_haul = found.iter().all(|difference| difference.name.ends_with("_version"));
+    // Settings are kept where what is filled is kept: those of a new manifest are the collection's.
+    let (what, hint) = match (&target.old, &target.address) {
+        (Some(_), _) => {
+            let draft = target.store.display();
+            let go_on =
+                if by_another_haul { "" } else { "repeat the first run's settings to go on with it, or " };
+            (draft.to_string(), format!("{go_on}remove {draft}* (files and a folder) to begin anew"))
+        }
+        (None, _) if by_another_haul => (
+            target.to_string(),
+            "another haul made it: go on with that one, or ingest into a new library; parsed text is reused"
+                .to_owned(),
+        ),
+        (None, Some(_)) => (
+            target.to_string(),
+            "leave the flags out to use the collection's settings, or name another collection for these"
+                .to_owned(),
+        ),
+        (None, None) => (
+            target.to_string(),
+            "leave the flags out to use the library's settings, or make it again with these: --reembed"
+                .to_owned(),
+        ),
+    };
+    Err(Failure::new(format!("{what} was made with other settings: {}", differences.join("; "))).hint(hint))
 }
 
 /// What the flags ask for; what they leave open is taken from the library, else from the model.
@@ -410,18 +517,24 @@ fn library_settings(
     let max_tokens = args.max_tokens.or(stored.map(|s| s.max_tokens)).unwrap_or(model.max_tokens);
     let special_tokens = model.tokenizer.special_tokens();
     let smallest = special_tokens + 1;
-    if !(smallest..=model.max_tokens).contains(&max_tokens) {
+    // What the library has is compared with what is asked for, not judged.
+    if (args.max_tokens.is_some() || stored.is_none()) && !(smallest..=model.max_tokens).contains(&max_tokens)
+    {
         return Err(Failure::new(format!(
             "--max-tokens {max_tokens} is outside {smallest}..={}, what {} takes",
             model.max_tokens, record.name
         )));
     }
-    let room_tokens = max_tokens - special_tokens;
+    let room_tokens = max_tokens.saturating_sub(special_tokens);
     let chunk_tokens = args.chunks.chunk_tokens.or(stored.map(|s| s.chunk_tokens)).unwrap_or(room_tokens);
-    // What the library has is compared with what is asked for, not judged.
     if args.chunks.chunk_tokens.is_some() && !(1..=room_tokens).contains(&chunk_tokens) {
         return Err(Failure::new(format!("--chunk-tokens {chunk_tokens} is outside 1..={room_tokens}"))
             .hint(format!("{max_tokens} tokens less {special_tokens} special ones leave {room_tokens}")));
+    }
+    if let Some(sentences) = args.chunks.overlap.filter(|sentences| *sentences > chunk_tokens) {
+        return Err(Failure::new(format!("--overlap {sentences} is outside 0..={chunk_tokens}")).hint(
+            format!("a chunk of {chunk_tokens} tokens has no more sentences that the next could repeat"),
+        ));
     }
     let (chunker, chunkers) = chunks::chunkers(&args.chunks, stored)?;
     let dim = match (args.dim, stored) {
@@ -507,9 +620,7 @@ struct Run<'a> {
     dtype: Dtype,
     roofs: roof::Roofs,
     started: SystemTime,
-    store: &'a Path,
-    /// The collection that the library was brought to.
-    address: Option<Address>,
+    target: &'a Target<'a>,
     /// None where no PDF is among the input.
     readers: Option<Readers>,
     memory_bytes: u64,
@@ -549,7 +660,7 @@ impl Run<'_> {
             items: outcome.items.clone(),
             work: Work { tokens: outcome.tokens, flops: outcome.flops, bytes_read: outcome.bytes_read },
             calls: None,
-            sent: sent(self.address.as_ref(), outcome),
+            sent: sent(self.target.address.as_ref(), outcome),
             passes: chunks::passes(outcome),
             rate,
             stages: stages.accounts(),
@@ -583,8 +694,8 @@ impl Run<'_> {
     fn settings_shown(&self, library: &LibrarySettings) -> serde_json::Value {
         json!({
             "paths": self.args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
-            "store": self.address.as_ref().map_or_else(|| self.store.display().to_string(), Address::to_string),
-            "manifest": self.address.as_ref().map(|_| self.store.display().to_string()),
+            "store": self.target.to_string(),
+            "manifest": self.target.address.as_ref().map(|_| self.target.store.display().to_string()),
             "collection": self.args.collection,
             "shard": self.args.run.shard.map(|shard| shard.to_string()),
             "prune": self.args.prune || self.args.prune_all,

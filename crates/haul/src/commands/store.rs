@@ -76,7 +76,12 @@ fn mismatched(args: &MismatchedArgs, settings: &Settings, output: &Output) -> Re
     if output.json() {
         output.json_document(&found)?;
     } else {
-        output.data(&summary::mismatches(&found, &store))?;
+        // What a collection has is changed by an ingest into it.
+        let filled = match settings.place(&args.store)? {
+            Place::Library(path) => path.display().to_string(),
+            Place::Server { address, .. } => address.to_string(),
+        };
+        output.data(&summary::mismatches(&found, &filled))?;
     }
     Ok(if found.mismatched.is_empty() && found.gone.is_empty() { Exit::Ok } else { Exit::SomeNotOk })
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::fixtures::{Home, assert_ran, copy_tree, finished, ran, samples, text, tiny_model};
+use crate::fixtures::{Home, assert_ran, copy_tree, finished, ran, samples, small_model, text, tiny_model};
 
 /// Two documents in `books`.
 fn home_with_books() -> Home {
@@ -318,8 +318,8 @@ fn a_library_refuses_other_settings_by_name() {
         (["--max-tokens", "20"], "max_tokens is 48, asked for 20"),
         (["--chunk-tokens", "20"], "chunk_tokens is 46, asked for 20"),
         (["--overlap", "1"], "overlap_sentences is 0, asked for 1"),
-        (["--chunker", "whole"], "chunker is tokens, asked for whole"),
-        (["--model", "./first-token"], "pooling is mean, asked for cls"),
+        (["--chunker", "whole"], "chunker is \"tokens\", asked for \"whole\""),
+        (["--model", "./first-token"], "pooling is \"mean\", asked for \"cls\""),
     ] {
         let ran = home.run(&[&["ingest", "books", "--store", "lib.haul"], &flags[..]].concat());
         assert_eq!(ran.code, 2, "{flags:?}: {ran:#?}");
@@ -505,4 +505,40 @@ fn summaries() {
     nothing found
     --- stderr
     "#);
+}
+
+/// The number of tokens that the library keeps was held against the model that was typed, and refused as a flag that
+/// nobody gave; and two hashes said which models they were.
+#[test]
+fn another_model_is_refused_by_its_name() {
+    let home = home_with_library();
+    small_model(&home.path("small"));
+    home.ok(&["model", "add", "small", "--name", "small", "--link"]);
+    let ran = home.run(&["ingest", "books", "--store", "lib.haul", "--model", "small"]);
+    assert_ran!(home, ran, @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    device: [CPU]
+    haul: lib.haul was made with other settings: model is "tiny" (sha256 [HASH]), asked for "small" (sha256 [HASH]); pooling is "mean", asked for "cls"
+
+    hint: leave the flags out to use the library's settings, or make it again with these: --reembed
+    "#);
+}
+
+/// Of two flags that fight, one was passed over in silence; an empty collection and an overlap of more sentences than a
+/// chunk has tokens were taken.
+#[test]
+fn flags_that_cannot_be_meant_are_refused() {
+    let home = home_with_library();
+    for (flags, says) in [
+        (&["--plan", "--dry-run"][..], "cannot be used with"),
+        (&["--plan", "--compare-thresholds", "0.5"], "cannot be used with"),
+        (&["--prune", "--prune-all"], "cannot be used with"),
+        (&["--collection", ""], "a name is needed"),
+        (&["--overlap", "4000000000"], "--overlap 4000000000 is outside 0..=46"),
+    ] {
+        let ran = home.run(&[&["ingest", "books", "--store", "lib.haul"], flags].concat());
+        assert!(ran.code == 2 && ran.stderr.contains(says), "{flags:?}: {ran:#?}");
+    }
 }

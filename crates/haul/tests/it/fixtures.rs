@@ -483,6 +483,24 @@ impl Live {
     }
 }
 
+/// The tiny model as another one: it takes 24 tokens and pools by the first.
+pub(crate) fn small_model(dir: &Path) {
+    copy_tree(&tiny_model(), dir);
+    for (name, from, to) in [
+        ("sentence_bert_config.json", "48", "24"),
+        ("1_Pooling/config.json", "\"pooling_mode_cls_token\": false", "\"pooling_mode_cls_token\": true"),
+        (
+            "1_Pooling/config.json",
+            "\"pooling_mode_mean_tokens\": true",
+            "\"pooling_mode_mean_tokens\": false",
+        ),
+    ] {
+        let text = fs::read_to_string(dir.join(name)).unwrap();
+        assert!(text.contains(from), "{name}: {text}");
+        fs::write(dir.join(name), text.replace(from, to)).unwrap();
+    }
+}
+
 /// The tiny model with numbers for the word "chain" whose sum is infinite: a text with it fails every time.
 pub(crate) fn damaged_model(dir: &Path) {
     copy_tree(&tiny_model(), dir);

@@ -655,3 +655,53 @@ fn a_receipt_that_cannot_be_written_is_said_before_the_work() {
     assert_eq!(home.run(&args).code, 2);
     assert!(!home.path("lib.haul").exists());
 }
+
+/// With its library in the folder, a `--reembed` took the list of failures for a book and every other file of Haul's own
+/// for an input that failed; so did a run into a second library there.
+#[test]
+fn files_of_other_libraries_are_no_input() {
+    let home = Home::new();
+    home.write("books/a.txt", "The lamp in the north window.");
+    home.write("books/torn.epub", "no zip");
+    let ingest = |store: &str, flags: &[&str]| {
+        let ran =
+            home.run(&[&["ingest", "books", "--model", "tiny", "--json", "--store", store], flags].concat());
+        assert_eq!(ran.code, 1, "{ran:#?}");
+        ran.json()["items"]["by_verdict"].clone()
+    };
+    let alone = json!({"corrupt": 1, "ok": 1});
+    assert_eq!(ingest("books/a.haul", &[]), alone);
+    home.ok(&["search", "lamp", "--store", "books/a.haul"]);
+    assert_eq!(ingest("books/b.haul", &[]), alone);
+    assert_eq!(ingest("books/a.haul", &["--dim", "16", "--reembed"]), alone);
+    assert_eq!(ingest("c.db", &[]), alone);
+    // What others call so is an input.
+    home.write("books/words.haul", "words");
+    home.write("books/words.haul.run/b.txt", "Salt under the bridge.");
+    home.write("books/a.haul.txt", "A kettle on the stove.");
+    assert_eq!(ingest("books/a.haul", &[]), json!({"corrupt": 1, "ok": 3, "unsupported": 1}));
+}
+
+/// A name with a line break was two lines of the list of failures, and one with an escape sequence steered the terminal
+/// that showed it.
+#[test]
+fn a_list_of_failures_holds_names_that_no_line_can() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    for name in [&b"line\nbreak.epub"[..], b"wipe\x1b[2J.epub", b"latin-\xe9.epub", b"plain.epub"] {
+        let path = home.path(Path::new("books").join(std::ffi::OsStr::from_bytes(name)));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "no zip").unwrap();
+    }
+    let ran = home.run(&["ingest", "books", "--store", "lib.haul", "--model", "tiny"]);
+    assert!(ran.code == 1 && !ran.stdout.contains('\x1b'), "{ran:#?}");
+    let list = fs::read_to_string(home.path("lib.haul.run/failures.txt")).unwrap();
+    assert!(list.lines().any(|line| line.starts_with('#') && line.ends_with("/line\\nbreak.epub")), "{list}");
+    assert!(
+        list.lines().any(|line| line.starts_with('#') && line.ends_with("/wipe\\u{1b}[2J.epub")),
+        "{list}"
+    );
+    let again =
+        home.run(&["ingest", "--files-from", "lib.haul.run/failures.txt", "--store", "lib.haul", "--json"]);
+    assert_eq!(again.json()["items"]["by_verdict"], json!({"corrupt": 1}));
+}

@@ -74,7 +74,7 @@ fn every_dtype_ingests_and_searches() {
         home.ok(&[&ingest[..], &["--dtype", "auto"]].concat());
         let other = if dtype == "int8" { "bf16" } else { "int8" };
         let refused = home.run(&[&ingest[..], &["--dtype", other]].concat());
-        let says = format!("dtype is {dtype}, asked for {other}");
+        let says = format!("dtype is {dtype:?}, asked for {other:?}");
         assert!(
             refused.code == 2
                 && refused.stderr.contains(&says)

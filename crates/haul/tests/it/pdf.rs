@@ -269,6 +269,8 @@ fn a_library_that_is_not_pdfium_is_refused_by_what_it_lacks() {
         let ran =
             home.run(&["ingest", "books", "--store", "lib.haul", "--model", "tiny", "--pdfium", library]);
         assert!(ran.code == 2 && ran.stderr.contains("hint: "), "{ran:#?}");
+        // It was found out by the first PDF, when there was a library already.
+        assert!(!home.path("lib.haul").exists() && !home.path("lib.haul.lock").exists(), "{library}");
         ran.stderr
     };
     assert!(refused("nowhere.so").contains("--pdfium nowhere.so: there is no such file"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixtures::{Home, Live, Needs, assert_ran, ran, text, variable, write_corpus};
+use crate::fixtures::{Home, Live, Needs, assert_ran, ran, small_model, text, variable, write_corpus};
 use crate::kill::Place;
 use crate::standin::{Server, ask, serve};
 
@@ -442,6 +442,86 @@ fn a_server_that_is_not_there_is_said_before_any_work() {
 
     hint: the gRPC interface is on 6334
     ");
+}
+
+/// What a web server answers to gRPC was shown as it is, and nothing said what it means.
+#[test]
+fn a_port_that_speaks_http_is_told_by_its_answer() {
+    use std::io::{Read, Write};
+    let home = Home::new();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            let mut begin = [0; 24];
+            stream.read_exact(&mut begin).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+        }
+    });
+    let ran = home.run(&["search", "words", "--store", &format!("qdrant://127.0.0.1:{port}/books")]);
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("hint: this does not answer in gRPC, as Qdrant does: usually at port 6334"),
+        "{ran:#?}"
+    );
+}
+
+/// Another model for a collection was refused with advice that is for libraries alone, and by a new manifest in the name
+/// of a file that was not there yet.
+#[test]
+fn another_model_is_refused_in_the_name_of_the_collection() {
+    let home = Home::new();
+    home.write("books/a.txt", "Some words of a book.");
+    small_model(&home.path("small"));
+    home.ok(&["model", "add", "small", "--name", "small", "--link"]);
+    let service = Service::new();
+    let store = service.store();
+    home.ok(&["ingest", "books", "--store", &store, "--model", "tiny"]);
+    for manifest in [&[][..], &["--manifest", "o.haul"]] {
+        let refused =
+            home.run(&[&["ingest", "books", "--store", &store, "--model", "small"], manifest].concat());
+        let says = format!("haul: {store} was made with other settings: model is \"tiny\" (sha256 ");
+        assert!(refused.code == 2 && refused.stderr.contains(&says), "{refused:#?}");
+        let hint = "hint: leave the flags out to use the collection's settings, or name another collection";
+        assert!(refused.stderr.contains(hint) && !refused.stderr.contains("--reembed"), "{refused:#?}");
+        assert!(!home.path("o.haul").exists());
+    }
+}
+
+/// A collection that another program made has no weights of words: the default search sent people to another collection,
+/// although dense search works. Its hits had an empty author and a chapter without a name.
+#[test]
+fn a_collection_without_words_is_searched_by_vectors() {
+    use qdrant_client::qdrant::{
+        CreateCollectionBuilder, Distance, VectorParamsBuilder, VectorsConfigBuilder,
+    };
+    let home = Home::new();
+    home.write("books/lamp.txt", "The lamp in the north window.");
+    let service = Service::new();
+    let store = service.store();
+    ask(&store, async |client, collection| {
+        let mut vectors = VectorsConfigBuilder::default();
+        vectors.add_named_vector_params("dense", VectorParamsBuilder::new(32, Distance::Cosine));
+        client
+            .create_collection(CreateCollectionBuilder::new(collection).vectors_config(vectors))
+            .await
+            .unwrap();
+    });
+    let ran = home.ok(&["ingest", "books", "--store", &store, "--model", "tiny"]);
+    assert!(ran.stdout.starts_with(&format!("1 of 1 inputs ok in {store}\n")), "{ran:#?}");
+    let says = format!("{store}: it has no BM25 weights; `haul search --mode dense` searches it");
+    assert!(ran.stderr.contains(&says), "{ran:#?}");
+    let refused = home.run(&["search", "a lamp", "--store", &store]);
+    assert!(
+        refused.code == 2 && refused.stderr.contains("hint: search it with --mode dense"),
+        "{refused:#?}"
+    );
+    let dense = ["search", "a lamp", "--store", &store, "--mode", "dense"];
+    let hit = &home.json(&dense)["hits"][0];
+    assert_eq!((&hit["breadcrumb"], &hit["authors"]), (&json!([]), &json!([])));
+    let shown = home.ok(&dense).stdout;
+    assert!(shown.starts_with("1. lamp ["), "{shown}");
 }
 
 /// A server that has the collection with vectors of another length.

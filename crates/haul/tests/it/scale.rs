@@ -192,6 +192,10 @@ fn memory_is_obeyed_or_refused() {
     };
     let ran = with("10M");
     assert!(ran.code == 2 && ran.stderr.contains("hint: give more memory"), "{ran:#?}");
+    // A run that was refused once left a library behind, and its lock.
+    for left in ["lib.haul", "lib.haul.lock", "lib.haul.run"] {
+        assert!(!home.path(left).exists(), "{left}");
+    }
     let ran = with("many");
     assert!(ran.code == 2 && ran.stderr.contains("is no unit of memory"), "{ran:#?}");
     let ran = with("400M");

@@ -264,14 +264,14 @@ fn libraries_that_do_not_go_together() {
         ingest(&home, store, flags);
     }
     let merge = |args: &[&str]| home.run(&[&["store", "merge", "--store"], args].concat());
-    assert_ran!(home, merge(&["new.haul", "a.haul", "other.haul"]), @"
+    assert_ran!(home, merge(&["new.haul", "a.haul", "other.haul"]), @r#"
     exit 2
     --- stdout
     --- stderr
-    haul: [HOME]/other.haul was made with other settings than [HOME]/a.haul: dtype is int8, not f32; chunk_tokens is 20, not 46
+    haul: [HOME]/other.haul was made with other settings than [HOME]/a.haul: dtype is "int8", not "f32"; chunk_tokens is 20, not 46
 
     hint: ingest all shards with the same model, dtype and chunker, and the same haul
-    ");
+    "#);
     home.write("in/a.txt", "The lamp in the south window.");
     ingest(&home, "changed.haul", &[]);
     assert_ran!(home, merge(&["new.haul", "a.haul", "changed.haul"]), @"

@@ -30,6 +30,8 @@ pub struct Mismatch {
     pub calibre_id: i64,
     /// File of the document.
     pub path: String,
+    /// Whether it was taken in as a plain file, which Calibre says nothing about.
+    pub as_file: bool,
     /// Title and authors in the library.
     pub library: Names,
     /// Title and authors in Calibre, as an ingest would take them.
@@ -79,7 +81,7 @@ pub fn mismatches(documents: &[CatalogueEntry], library: &CalibreLibrary) -> Mis
         };
         let shown = path.display().to_string();
         match book {
-            Some(book) => found.compare(&document.metadata, library, book, shown),
+            Some(book) => found.compare(&document.metadata, library, book, (shown, ids["book"].is_null())),
             None if ids.is_null() => {}
             None => found.gone.push(Gone {
                 calibre_id: document.metadata.source_id.clone().unwrap_or_default(),
@@ -98,7 +100,7 @@ impl Mismatches {
         stored: &DocumentMetadata,
         library: &CalibreLibrary,
         book: &CalibreBook,
-        path: String,
+        (path, as_file): (String, bool),
     ) {
         self.compared += 1;
         let (doc_id, library_uuid) = (uuid::Uuid::nil(), library.uuid.clone());
@@ -108,7 +110,8 @@ impl Mismatches {
         let names = |of: &DocumentMetadata| Names { title: of.title.clone(), authors: of.authors.clone() };
         let (in_library, in_calibre) = (names(stored), names(&expected));
         if in_library != in_calibre {
-            self.mismatched.push(Mismatch { calibre_id: book.id, path, library: in_library, in_calibre });
+            let (calibre_id, library) = (book.id, in_library);
+            self.mismatched.push(Mismatch { calibre_id, path, as_file, library, in_calibre });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
@@ -30,8 +30,16 @@ use super::shard::Shard;
 use super::{Arrival, IngestError, Settings, Shared, Tally, journal_key};
 use crate::parsed;
 
+/// A library `X.haul` that is made again is called `X.haul.reembed` until it takes the old one's place.
+pub const DRAFT: &str = "reembed";
+/// What libraries are called.
+const LIBRARY: &str = ".haul";
 /// What stands beside a library `X.haul` and begins with its name: SQLite's files, lock, segment, runs.
-const LIBRARY_SUFFIXES: [&[u8]; 5] = [b"-wal", b"-shm", b".lock", b".seg", b".run/"];
+const BESIDE: [&str; 7] = ["", "-wal", "-shm", "-journal", ".lock", ".seg", ".run"];
+/// What is made beside a library before it is renamed, and has names beside it of its own.
+const UNFINISHED: [&str; 2] = [".reembed", ".new"];
+/// What every SQLite file begins with.
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// What the stage reads from beside the files themselves.
 pub(crate) struct Sources<'a> {
@@ -532,15 +540,55 @@ pub(crate) fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
     paths.iter().map(|path| source::absolute(path).map_err(|error| absent(path, error))).collect()
 }
 
-/// A library that stands among its input is no input itself, nor is what belongs to it.
+/// A library that stands among its input, whatever it is called, is no input itself, nor is what belongs to it. Of the
+/// draft of one that is made again, that one is meant.
 pub(crate) fn leave_out_library(listing: &mut Listing, library: &Path) {
+    let library = if library.extension().is_some_and(|extension| extension == DRAFT) {
+        library.with_extension("")
+    } else {
+        library.to_owned()
+    };
     let library = library.as_os_str().as_encoded_bytes();
-    let belongs =
-        |rest: &[u8]| rest.is_empty() || LIBRARY_SUFFIXES.iter().any(|suffix| rest.starts_with(suffix));
+    let belongs = |rest: &[u8]| {
+        let name = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+        std::str::from_utf8(name).is_ok_and(is_beside)
+    };
     listing.files.retain(|file| {
         let path = file.path.as_os_str().as_encoded_bytes();
         !path.strip_prefix(library).is_some_and(belongs)
     });
+}
+
+/// Libraries that stand among the input are none, nor is what belongs to them.
+pub(crate) fn leave_out_libraries(listing: &mut Listing) {
+    let mut known = HashMap::new();
+    listing.files.retain(|file| !belongs_to_a_library(&file.path, &mut known));
+}
+
+/// Whether a file is a library, or what stands beside one and begins with its name.
+fn belongs_to_a_library(path: &Path, known: &mut HashMap<PathBuf, bool>) -> bool {
+    path.ancestors().any(|place| {
+        let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.match_indices(LIBRARY).any(|(at, _)| {
+            let (library, rest) = name.split_at(at + LIBRARY.len());
+            let library = place.with_file_name(library);
+            is_beside(rest) && *known.entry(library).or_insert_with_key(|library| is_sqlite(library))
+        })
+    })
+}
+
+/// Whether a library's own file is called so, its name left out.
+fn is_beside(rest: &str) -> bool {
+    let rest = UNFINISHED.iter().find_map(|unfinished| rest.strip_prefix(unfinished)).unwrap_or(rest);
+    BESIDE.contains(&rest) || rest.starts_with(".seg.")
+}
+
+/// Others may call a file as libraries are called: that is an input as any other.
+fn is_sqlite(path: &Path) -> bool {
+    let mut begin = [0; SQLITE_MAGIC.len()];
+    path.is_file()
+        && File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok()
+        && begin == *SQLITE_MAGIC
 }
 
 /// The format of a file, or the verdict of one that is not read.

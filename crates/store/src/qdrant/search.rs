@@ -103,12 +103,8 @@ fn bm25_query(
     text: &str,
     base: &QueryPoints,
 ) -> Result<Option<QueryPoints>, SearchError> {
-    if !state.has(BM25) {
-        return Err(ServerError::Layout {
-            address: collection.address().clone(),
-            what: "it has no BM25 weights, so it can be searched by vectors only".to_owned(),
-        }
-        .into());
+    if !state.ranks_words() {
+        return Err(ServerError::NoWords { address: collection.address().clone() }.into());
     }
     let weights = Terms::new(settings).and_then(|terms| terms.of_query(text)).map_err(SearchError::Terms)?;
     if weights.is_empty() {
@@ -324,6 +320,16 @@ impl Payload {
         texts.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    /// The one of `field`, where `list` has none: what is empty there is no author, and no chapter.
+    fn texts_or(&self, list: &str, field: &str) -> Vec<String> {
+        match self.texts(list) {
+            texts if texts.is_empty() => {
+                Some(self.text(field)).filter(|text| !text.is_empty()).into_iter().collect()
+            }
+            texts => texts,
+        }
+    }
+
     fn number(&self, field: &str) -> u32 {
         self.optional_number(field).unwrap_or(0)
     }
@@ -337,14 +343,8 @@ impl Payload {
     }
 
     fn hit(&self, point_id: Uuid, score: f64) -> Hit {
-        let authors = match self.texts("authors") {
-            authors if authors.is_empty() => vec![self.text("author")],
-            authors => authors,
-        };
-        let breadcrumb = match self.texts("breadcrumb") {
-            breadcrumb if breadcrumb.is_empty() => vec![self.text("section_name")],
-            breadcrumb => breadcrumb,
-        };
+        let authors = self.texts_or("authors", "author");
+        let breadcrumb = self.texts_or("breadcrumb", "section_name");
         let optional = |field: &str| self.0.get(field).and_then(Value::as_str).map(str::to_owned);
         Hit {
             score,

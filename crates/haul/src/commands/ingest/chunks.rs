@@ -17,12 +17,12 @@ use haul_pipeline::batch::BatchLimits;
 use haul_pipeline::receipt::Pass;
 use haul_store::library::{Chunkers, FixedWords, Library, LibrarySettings, SemanticWords};
 
-use super::{library_settings, parse_worker, refuse_differences};
+use super::{Target, library_settings, parse_worker, reembed, refuse_differences};
 use crate::cli::{ChunkArgs, ChunkerArg, IngestArgs};
 use crate::commands::{Machine, dense_of, dtype_of, model_of, select};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::settings::Settings;
+use crate::settings::{Place, Settings};
 use crate::{Exit, readers, signals_unix, summary};
 
 /// The defaults of Alexandria.
@@ -153,10 +153,18 @@ pub(super) fn preview(args: &IngestArgs, settings: &Settings, output: &Output) -
         (auto, None) => machine.dtype(auto, settings, output)?,
     };
     let compute = machine.tuned(compute, &record.sha256, dtype, settings, output);
-    let wanted = library_settings(args, &model, &record, dtype, stored)?;
-    // Thresholds are compared whatever the library has.
-    if let (Some(store), Some(stored), true) = (&store, stored, args.chunks.compare_thresholds.is_empty()) {
-        refuse_differences(store, stored, &wanted)?;
+    // Thresholds are compared whatever the library has, and with --reembed it is another that is shown.
+    let is_other = args.reembed || !args.chunks.compare_thresholds.is_empty();
+    let kept = stored
+        .filter(|_| is_other)
+        .map(|stored| reembed::carried_over(args, stored, (&model, &record), settings));
+    let wanted = library_settings(args, &model, &record, dtype, kept.as_ref().or(stored))?;
+    if let (Some(store), Some(stored), false) = (store, stored, is_other) {
+        let address = match settings.place(&args.store)? {
+            Place::Server { address, .. } => Some(address),
+            Place::Library(_) => None,
+        };
+        refuse_differences(&Target { store, address, old: None }, stored, &wanted)?;
     }
     let mut thresholds = args.chunks.compare_thresholds.clone();
     thresholds.sort_by(f64::total_cmp);

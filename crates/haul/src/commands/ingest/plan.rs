@@ -15,7 +15,7 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::{Stages, Stop};
 use haul_store::library::{Library, free_bytes};
 
-use super::{Wanted, job_settings, memory_bytes, parse_worker, run_folder, wanted};
+use super::{Target, Wanted, job_settings, memory_bytes, parse_worker, run_folder, wanted};
 use crate::cli::IngestArgs;
 use crate::commands::scratch::ScratchFolder;
 use crate::commands::{Machine, outputs_of};
@@ -28,7 +28,7 @@ use crate::{Exit, summary, traces};
 pub(crate) struct Asked<'a> {
     pub(crate) args: &'a IngestArgs,
     pub(crate) settings: &'a Settings,
-    pub(crate) store: &'a Path,
+    pub(super) target: &'a Target<'a>,
     pub(crate) compute: Compute,
     pub(crate) inputs: &'a Inputs,
     pub(crate) readers: &'a Readers,
@@ -42,14 +42,15 @@ pub(crate) fn run(
     stages: &Stages,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let Asked { args, settings, store, .. } = *asked;
+    let Asked { args, settings, target, .. } = *asked;
+    let store = &target.store;
     let library = if store.exists() { Some(Library::open_read_only(store)?) } else { None };
     let stored = library.as_ref().map(Library::settings);
-    let wanted = wanted(args, settings, store, machine, output, stored)?;
+    let wanted = wanted(args, settings, target, machine, output, stored)?;
     Weights::open(wanted.model.weights_file()).map_err(LoadError::from)?;
     // Measured once a machine: a run after this does not have to.
     roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
-    let run_folder = run_folder(store)?;
+    let run_folder = run_folder(target.named())?;
     let scratch = ScratchFolder::make(run_folder.join("plan"))?;
     output.note("trying a sample of the files; Ctrl-C ends it");
     let sha256 = &wanted.library.model_sha256;
@@ -77,7 +78,8 @@ fn plan_in(
     wanted: &Wanted,
     library: Option<&Library>,
 ) -> Result<(Plan, traces::About), Failure> {
-    let Asked { args, settings, store, compute, inputs, readers, stop } = *asked;
+    let Asked { args, settings, target, compute, inputs, readers, stop } = *asked;
+    let store = &target.store;
     let mut job = job_settings(args, &wanted.library, wanted.dtype, compute, machine)?;
     job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &wanted.model, &job)?;
     let (cache, journal) =

@@ -6,19 +6,22 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use haul_store::library::Library;
+use haul_encoder::model::Head;
+use haul_encoder::model_dir::ModelDir;
+use haul_jobs::ingest::DRAFT;
+use haul_jobs::models::ModelRecord;
+use haul_store::library::{Chunkers, Library, LibrarySettings};
 use uuid::Uuid;
 
 use super::run_into;
 use crate::Exit;
-use crate::cli::IngestArgs;
+use crate::cli::{ChunkerArg, IngestArgs};
+use crate::commands::model_of;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Place, Settings};
 use crate::traces;
 
-/// What the new library is called until it takes the old one's place.
-const DRAFT: &str = "reembed";
 /// Documents that a refusal names.
 const NAMED_MAX: usize = 5;
 
@@ -37,8 +40,8 @@ pub(super) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     }
     // Held to the end: nobody writes what would be lost.
     let old = Library::open(&store)?;
-    let draft = old.path().with_added_extension(DRAFT);
-    let exit = run_into(args, settings, output, Some(&draft))?;
+    let draft = draft_of(&old);
+    let exit = run_into(args, settings, output, Some(&old))?;
     if matches!(exit, Exit::Interrupted | Exit::CouldNotRun) || args.run.plan {
         return Ok(exit);
     }
@@ -48,6 +51,55 @@ pub(super) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     clean(&draft)?;
     output.note(&format!("{} is made with the new settings now", store.display()));
     Ok(exit)
+}
+
+/// What the new library is called until it takes the old one's place.
+pub(super) fn draft_of(old: &Library) -> PathBuf {
+    old.path().with_added_extension(DRAFT)
+}
+
+/// What a library that is made again has where no flag says otherwise: what the old one has. A size that was the old
+/// model's own becomes the new model's own; one that somebody chose stays, as far as the new model reaches.
+pub(super) fn carried_over(
+    args: &IngestArgs,
+    old: &LibrarySettings,
+    (model, record): (&ModelDir, &ModelRecord),
+    settings: &Settings,
+) -> LibrarySettings {
+    let sizes = |model: &ModelDir| (model.dim(), model.max_tokens);
+    let own = if record.sha256 == old.model_sha256 {
+        Some(sizes(model))
+    } else {
+        model_of(old, settings).ok().map(|(before, _)| sizes(&before))
+    };
+    // A model that is gone cannot say what was its own: then all of it is taken for that.
+    let (own_dim, own_max_tokens) = own.unwrap_or((old.dim, old.max_tokens));
+    let kept = |size: usize, own: usize, new: usize| if size == own { new } else { size.min(new) };
+    let max_tokens = kept(old.max_tokens, own_max_tokens, model.max_tokens);
+    let special_tokens = model.tokenizer.special_tokens();
+    let room_tokens = args.max_tokens.unwrap_or(max_tokens).saturating_sub(special_tokens);
+    let filled = old.chunk_tokens + special_tokens >= old.max_tokens;
+    LibrarySettings {
+        dim: kept(old.dim, own_dim, model.dim()),
+        max_tokens,
+        chunk_tokens: if filled { room_tokens } else { old.chunk_tokens.min(room_tokens) },
+        chunkers: chunkers_of(args, old),
+        sparse: model.head_file(Head::Sparse).is_some(),
+        ..old.clone()
+    }
+}
+
+/// Without what says nothing to the chunker that is asked for now.
+fn chunkers_of(args: &IngestArgs, old: &LibrarySettings) -> Chunkers {
+    let has_policy = args.chunks.policy.is_some() || old.chunkers.policy.is_some();
+    let asked = if has_policy { None } else { args.chunks.chunker };
+    let has_sections = !matches!(asked, Some(ChunkerArg::Whole));
+    let by_words = !matches!(asked, Some(ChunkerArg::Whole | ChunkerArg::Tokens));
+    Chunkers {
+        parents: old.chunkers.parents && has_sections,
+        alexandria_compat: old.chunkers.alexandria_compat && by_words,
+        ..old.chunkers.clone()
+    }
 }
 
 /// Every document that can be searched in the old library can be searched in the new one.
