@@ -69,21 +69,13 @@ fn run_into(
     let compute = settings.compute(&args.compute, &machine.cpu)?;
     check_receipt_folder(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
-    let (store, collection) = match old {
-        Some(old) => (reembed::draft_of(old), None),
-        None => destination(args, settings, &stop)?,
-    };
-    let address = collection.as_ref().map(|collection| collection.address().clone());
-    let target = Target { store, address, old };
-    let store = &target.store;
+    let (target, collection) = Target::of(args, settings, old, &stop)?;
     let inputs = select::inputs(&args.paths, &args.select, output)?;
-    if !store.exists() {
+    if !target.store.exists() {
         // Nothing to read is said before a library is made for it.
         inputs.refuse_empty()?;
     }
-    let readers = (inputs.has(Format::Pdf) || args.readers.ocr)
-        .then(|| readers::for_pdfs(&args.readers, settings, output))
-        .transpose()?;
+    let readers = readers_of(args, settings, &inputs, output)?;
     // Without a PDF among the input, nothing is looked for on this machine.
     let used = readers.clone().unwrap_or_default();
     if args.run.plan {
@@ -100,10 +92,7 @@ fn run_into(
     job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &model, &job)?;
     let worker = parse_worker()?;
     let (mut library, publisher) = match library {
-        Some(library) => {
-            let publisher = publisher(&library, collection)?;
-            (library, publisher)
-        }
+        Some(library) => with_publisher(library, collection)?,
         None => {
             // Whatever ends a run before it begins leaves no library behind.
             check_readers(&worker, &used)?;
@@ -112,7 +101,7 @@ fn run_into(
     };
     say_what_is_odd(&target, &library, publisher.as_ref(), output);
     let roofs = roof::load_or_measure(&settings.profiles(), &machine.cpu)?;
-    let run_folder = run_folder(store)?;
+    let run_folder = run_folder(&target.store)?;
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
     let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
     let planned = planned(&traces::folder_of(target.named()), &inputs, &library, &used, &job)?;
@@ -151,6 +140,17 @@ fn run_into(
     Ok(exit(&outcome))
 }
 
+/// What reads PDFs and pictures, where there are any.
+fn readers_of(
+    args: &IngestArgs,
+    settings: &Settings,
+    inputs: &Inputs,
+    output: &Output,
+) -> Result<Option<Readers>, Failure> {
+    let are_read = inputs.has(Format::Pdf) || args.readers.ocr;
+    are_read.then(|| readers::for_pdfs(&args.readers, settings, output)).transpose()
+}
+
 /// What a run fills.
 struct Target<'a> {
     /// The library's file: of a collection its manifest, of a library that is made again its draft.
@@ -161,7 +161,21 @@ struct Target<'a> {
     old: Option<&'a Library>,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    fn of(
+        args: &IngestArgs,
+        settings: &Settings,
+        old: Option<&'a Library>,
+        stop: &Stop,
+    ) -> Result<(Self, Option<Collection>), Failure> {
+        let (store, collection) = match old {
+            Some(old) => (reembed::draft_of(old), None),
+            None => destination(args, settings, stop)?,
+        };
+        let address = collection.as_ref().map(|collection| collection.address().clone());
+        Ok((Self { store, address, old }, collection))
+    }
+
     /// The library that the user named, whatever is written to meanwhile.
     fn named(&self) -> &Path {
         self.old.map_or(self.store.as_path(), Library::path)
@@ -400,6 +414,14 @@ fn make(
         ));
     }
     let library = Library::create(&target.store, made_with)?;
+    let publisher = publisher(&library, collection)?;
+    Ok((library, publisher))
+}
+
+fn with_publisher(
+    library: Library,
+    collection: Option<Collection>,
+) -> Result<(Library, Option<Publisher>), Failure> {
     let publisher = publisher(&library, collection)?;
     Ok((library, publisher))
 }

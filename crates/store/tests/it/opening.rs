@@ -157,11 +157,16 @@ fn differences_are_named() {
     assert_eq!(
         named,
         [
-            ("dtype", "f32".to_owned(), "bf16".to_owned()),
+            ("dtype", "\"f32\"".to_owned(), "\"bf16\"".to_owned()),
             ("chunk_tokens", "254".to_owned(), "128".to_owned())
         ]
     );
     assert_ne!(stored.fingerprint(), asked.fingerprint());
+    // A hash says nothing to anybody: the name stands before it.
+    let other = haul_store::library::LibrarySettings { model_sha256: "cd".repeat(32), ..settings() };
+    let [difference] = &stored.differences(&other)[..] else { panic!("one setting differs") };
+    assert_eq!(difference.name, "model");
+    assert!(difference.asked.ends_with("(sha256 cdcdcdcdcdcd)"), "{}", difference.asked);
 }
 
 /// A process that another thread spawns has a copy of the lock's file until its exec; the lock outlived its holder
