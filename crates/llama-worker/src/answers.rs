@@ -315,8 +315,12 @@ impl Desk {
     fn put_back(&mut self, engine: &mut Engine, shared: &[Token]) {
         let Some((common, state)) = self.beginnings.longer(shared, self.trunk.tokens.len()) else { return };
         self.cut(engine, 0);
-        // Where the engine finds no room for the copy, the beginning is computed again.
-        let is_back = engine.restore(&state, TRUNK).is_ok() && engine.consumed(TRUNK) >= common;
+        // Where the engine finds no room for the copy, the beginning is computed again, and the log says so.
+        let restored = engine.restore(&state, TRUNK);
+        if let Err(why) = &restored {
+            crate::to_stderr(&format!("a beginning of {common} tokens is computed again: {why}"));
+        }
+        let is_back = restored.is_ok() && engine.consumed(TRUNK) >= common;
         let done = if is_back && engine.forget(TRUNK, common) { common } else { 0 };
         if done == 0 {
             engine.forget(TRUNK, 0);

@@ -320,7 +320,8 @@ impl OpenError {
                 "restore a backup, without what ends in -wal and -shm beside it, or ingest again into a new library",
             ),
             Self::DamagedLog { .. } => Some(
-                "restore a backup, with -wal and -shm removed; or move the log away and run `haul store verify`: if it finds nothing, ingest \
+                "restore a backup, with -wal and -shm removed; or move the log away and run `haul store verify`: if \
+                 it finds nothing, ingest \
                  again, and only what the log held is done anew",
             ),
             Self::Sqlite { source, .. } => is_unwritten(source).then_some(UNWRITTEN_HINT),

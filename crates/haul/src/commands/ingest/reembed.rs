@@ -129,7 +129,7 @@ fn refuse_losses(old: &Library, new: &Library, args: &IngestArgs) -> Result<(), 
 
 /// What else belonged to the draft goes.
 fn clean(draft: &Path) -> Result<(), Failure> {
-    let (lock, runs) = (with_suffix(draft, ".lock"), traces::folder_of(draft));
+    let (lock, runs) = (draft.with_added_extension("lock"), traces::folder_of(draft));
     for gone in [std::fs::remove_file(&lock), std::fs::remove_dir_all(&runs)] {
         match gone {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -139,10 +139,4 @@ fn clean(draft: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
