@@ -41,13 +41,10 @@ fn corrections(count: usize) -> Vec<Call> {
     (0..count).map(ask).collect()
 }
 
-/// The newest worker among this process's children.
+/// The newest worker that this thread started. The newest of the whole process was sometimes another test's.
 fn worker_pid() -> String {
-    let listed = Command::new("pgrep")
-        .args(["-n", "-P", &std::process::id().to_string(), "haul-llama"])
-        .output()
-        .unwrap();
-    String::from_utf8(listed.stdout).unwrap().trim().to_owned()
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+    children.split_whitespace().last().unwrap_or_default().to_owned()
 }
 
 fn signal(name: &str, pid: &str) {
