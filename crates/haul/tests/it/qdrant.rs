@@ -457,6 +457,8 @@ fn a_port_that_speaks_http_is_told_by_its_answer() {
             let mut begin = [0; 24];
             stream.read_exact(&mut begin).unwrap();
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+            // Closed with bytes unread, the socket would take the answer back before the client has read it.
+            std::io::copy(&mut stream, &mut std::io::sink()).ok();
         }
     });
     let ran = home.run(&["search", "words", "--store", &format!("qdrant://127.0.0.1:{port}/books")]);

@@ -51,7 +51,6 @@ impl Server {
     /// Starts `this_test`, the test that calls [`serve`], as a process of its own. `faults` is a list such as
     /// `upsert:3:refuse,upsert:5:half,count:2:delay=300,delete:1:die`; port 0 takes a free one.
     pub(crate) fn start(folder: &Path, port: u16, faults: &str, this_test: &str) -> Server {
-        let port = if port == 0 { free_port() } else { port };
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([this_test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(FOLDER, folder)
@@ -70,8 +69,9 @@ impl Server {
                 }
             }
         });
-        let server = Server { child, lines, folder: folder.to_owned(), port };
-        server.wait_for("serving");
+        let mut server = Server { child, lines, folder: folder.to_owned(), port };
+        let serving = server.wait_for("serving ");
+        server.port = serving.rsplit_once(' ').unwrap().1.parse().unwrap();
         server
     }
 
@@ -131,8 +131,4 @@ pub(crate) fn ask<T>(address: &str, work: impl AsyncFnOnce(&Qdrant, &str) -> T) 
     let (server, collection) = address.strip_prefix("qdrant://").unwrap().split_once('/').unwrap();
     let client = Qdrant::from_url(&format!("http://{server}")).skip_compatibility_check().build().unwrap();
     runtime.block_on(work(&client, collection))
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

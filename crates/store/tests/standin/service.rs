@@ -8,6 +8,7 @@ use qdrant_client::qdrant::collections_server::{Collections, CollectionsServer};
 use qdrant_client::qdrant::points_server::{Points, PointsServer};
 use qdrant_client::qdrant::qdrant_server::{Qdrant, QdrantServer};
 use qdrant_client::qdrant::{self as api, PointStruct, RetrievedPoint, ScoredPoint};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::faults::{Fault, Faults};
@@ -26,19 +27,17 @@ pub(crate) fn run(folder: &Path, port: u16, faults: Faults) {
     let service = Service(Arc::new((Mutex::new(Memory::open(folder)), faults)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let address = format!("127.0.0.1:{port}").parse().unwrap();
+        // Open before it is said: who read that connects at once.
+        let open = TcpIncoming::bind(([127, 0, 0, 1], port).into()).unwrap();
+        println!("serving {}", open.local_addr().unwrap().port());
         let points = PointsServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let serving = tonic::transport::Server::builder()
+        tonic::transport::Server::builder()
             .add_service(points)
             .add_service(CollectionsServer::new(service.clone()))
             .add_service(QdrantServer::new(service))
-            .serve(address);
-        let said = async {
-            // The port is open a moment later; clients try again.
-            println!("serving");
-            std::future::pending::<()>().await;
-        };
-        tokio::select! { served = serving => served.unwrap(), () = said => {} }
+            .serve_with_incoming(open)
+            .await
+            .unwrap();
     });
 }
 
