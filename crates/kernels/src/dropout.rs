@@ -5,12 +5,10 @@
 //! batch and in every shard, and any single one can be made again.
 
 use crate::isa::Isa;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// Elements that one block of 128 bits decides, 16 bits each.
 const BLOCK_ELEMENTS: usize = 8;
-/// Blocks that are computed side by side.
-const BLOCKS: usize = 16;
 const ROUNDS: usize = 10;
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -104,37 +102,78 @@ impl Kernel for Dropout<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Dropout { rate, mask, site, x } = self;
-        let factors = [0.0, rate.scale()];
-        for (group, x) in x.chunks_mut(BLOCKS * BLOCK_ELEMENTS).enumerate() {
-            let words = blocks(group * BLOCKS, mask, site);
-            for (block, x) in x.chunks_mut(BLOCK_ELEMENTS).enumerate() {
-                for (i, x) in x.iter_mut().enumerate() {
-                    let bits = (words[i / 2][block] >> (16 * (i % 2))) as u16;
-                    *x *= factors[usize::from(bits >= rate.threshold)];
-                }
-            }
+        let blocks = Blocks::of(s, mask, site);
+        let mut groups = x.chunks_exact_mut(S::LANES * BLOCK_ELEMENTS);
+        let mut first = 0;
+        for x in &mut groups {
+            apply(s, rate, blocks.words(s, first), x);
+            first += S::LANES as u32;
         }
+        let rest = groups.into_remainder();
+        if rest.is_empty() {
+            return;
+        }
+        let mut whole = [0.0; MAX_LANES * BLOCK_ELEMENTS];
+        whole[..rest.len()].copy_from_slice(rest);
+        apply(s, rate, blocks.words(s, first), &mut whole[..S::LANES * BLOCK_ELEMENTS]);
+        rest.copy_from_slice(&whole[..rest.len()]);
     }
 }
 
-/// Words of so many blocks side by side, so that every step is one of whole vectors.
+/// Drops out of `x`, the elements of as many blocks as there are lanes.
 #[inline(always)]
-fn blocks(first: usize, mask: MaskKey, site: u32) -> [[u32; BLOCKS]; 4] {
-    let mut c = [[0; BLOCKS], [site; BLOCKS], [mask.pass; BLOCKS], [mask.trial; BLOCKS]];
-    for (block, counter) in c[0].iter_mut().enumerate() {
-        *counter = (first + block) as u32;
+fn apply<S: Simd>(s: S, rate: Rate, words: [S::I; 4], x: &mut [f32]) {
+    let factor = rate.scale();
+    for (words, x) in words.into_iter().zip(x.chunks_exact_mut(2 * S::LANES)) {
+        s.scale_or_drop(words, rate.threshold, factor, x);
     }
-    let mut k = mask.key;
-    for _ in 0..ROUNDS {
-        for block in 0..BLOCKS {
-            let next = round([c[0][block], c[1][block], c[2][block], c[3][block]], k);
-            for (words, next) in c.iter_mut().zip(next) {
-                words[block] = next;
-            }
+}
+
+/// The blocks of a mask at a site, as many side by side as there are lanes.
+struct Blocks<S: Simd> {
+    /// What is the same in all counters: site, pass and trial.
+    counter: [S::I; 3],
+    /// By round.
+    keys: [[S::I; 2]; ROUNDS],
+}
+
+impl<S: Simd> Blocks<S> {
+    #[inline(always)]
+    fn of(s: S, mask: MaskKey, site: u32) -> Blocks<S> {
+        let mut keys = [[s.splat_word(0); 2]; ROUNDS];
+        let mut k = mask.key;
+        for keys in &mut keys {
+            *keys = [s.splat_word(k[0]), s.splat_word(k[1])];
+            k = [k[0].wrapping_add(KEY_STEPS[0]), k[1].wrapping_add(KEY_STEPS[1])];
         }
-        k = [k[0].wrapping_add(KEY_STEPS[0]), k[1].wrapping_add(KEY_STEPS[1])];
+        Blocks { counter: [s.splat_word(site), s.splat_word(mask.pass), s.splat_word(mask.trial)], keys }
     }
-    c
+
+    /// The words of the blocks from `first` on, in the order of the elements.
+    ///
+    /// Each vector of the rounds has one word of all blocks, and transposing gives each block its four words within four
+    /// lanes. With `g` such lanes in a vector, lane `4 i + j` has block `g j + i`, so that they come out in order.
+    #[inline(always)]
+    fn words(&self, s: S, first: u32) -> [S::I; 4] {
+        let mut numbers = [0; MAX_LANES];
+        for (lane, number) in numbers.iter_mut().enumerate() {
+            *number = first + (S::LANES / 4 * (lane % 4) + lane / 4) as u32;
+        }
+        let [site, pass, trial] = self.counter;
+        let mut c = [s.load_words(&numbers), site, pass, trial];
+        let by = [s.splat_word(MULTIPLIERS[0]), s.splat_word(MULTIPLIERS[1])];
+        for keys in &self.keys {
+            let [first_high, first_low] = s.multiply_words(c[0], by[0]);
+            let [second_high, second_low] = s.multiply_words(c[2], by[1]);
+            c = [
+                s.xor_words(s.xor_words(second_high, c[1]), keys[0]),
+                second_low,
+                s.xor_words(s.xor_words(first_high, c[3]), keys[1]),
+                first_low,
+            ];
+        }
+        s.transpose_words(c)
+    }
 }

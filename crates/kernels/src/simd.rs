@@ -89,6 +89,14 @@ pub(crate) trait Simd: Copy {
 
     fn splat_word(self, x: u32) -> Self::I;
     fn load_words(self, x: &[u32]) -> Self::I;
+    fn xor_words(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The high and the low word of the product of each pair of words without sign.
+    fn multiply_words(self, a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// Of every four lanes, word `i` of vector `j` changes places with word `j` of vector `i`.
+    fn transpose_words(self, v: [Self::I; 4]) -> [Self::I; 4];
+    /// `2 * LANES` numbers times `factor`; those whose 16 bits (the low half of a word first) are below `threshold` times
+    /// 0.
+    fn scale_or_drop(self, bits: Self::I, threshold: u16, factor: f32, x: &mut [f32]);
     fn store_words(self, v: Self::I, out: &mut [u32]);
     /// The nearest f32 of each i32.
     fn to_f32(self, v: Self::I) -> Self::V;

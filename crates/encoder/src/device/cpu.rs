@@ -4,7 +4,7 @@
 //! A worker holds its own arena; the packed weights are shared.
 
 use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -54,7 +54,7 @@ impl Device for CpuDevice {
     }
 
     fn load(&self, program: Program, weights: &Weights) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        let model = Arc::new(CpuModel::load(self.isa, self.dtype, program, weights)?);
+        let model = Arc::new(CpuModel::load(self, program, weights)?);
         let (jobs, waiting) = bounded(WAITING_BATCHES);
         let mut pool = Pool { model, jobs: Some(jobs), workers: vec![] };
         for number in 0..self.threads.get() {
@@ -150,12 +150,9 @@ struct PackedLinear {
 }
 
 impl CpuModel {
-    fn load(isa: Isa, dtype: Dtype, program: Program, weights: &Weights) -> Result<CpuModel, WeightsError> {
-        let linears = program
-            .linears
-            .iter()
-            .map(|linear| pack(isa, linear, weights, dtype))
-            .collect::<Result<_, _>>()?;
+    fn load(device: &CpuDevice, program: Program, weights: &Weights) -> Result<CpuModel, DeviceError> {
+        let CpuDevice { isa, dtype, .. } = *device;
+        let linears = pack_all(device, &program.linears, weights)?;
         let tensors = (0..program.tensors.len())
             .map(|id| store(&program, TensorId(id), weights, dtype))
             .collect::<Result<_, _>>()?;
@@ -260,6 +257,31 @@ fn store(program: &Program, id: TensorId, weights: &Weights, dtype: Dtype) -> Re
 /// Layers with fewer outputs are computed in f32: a panel of them costs the same, and a head with one output (the
 /// lexical weights) has no other outputs to average its error.
 const REDUCED_OUTPUTS_MIN: usize = 32;
+
+/// Packs all layers on the device's threads, each layer on one.
+fn pack_all(
+    device: &CpuDevice,
+    linears: &[Linear],
+    weights: &Weights,
+) -> Result<Vec<PackedLinear>, DeviceError> {
+    let CpuDevice { isa, dtype, threads } = *device;
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let number = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        let mine = number.map_while(|number| Some((number, linears.get(number)?)));
+        mine.map(|(number, linear)| (number, pack(isa, linear, weights, dtype))).collect::<Vec<_>>()
+    };
+    let mut packed = std::thread::scope(|scope| {
+        let named = || std::thread::Builder::new().name("haul-pack".to_owned());
+        let workers = (0..threads.get()).map(|_| named().spawn_scoped(scope, some));
+        let workers = workers.collect::<Result<Vec<_>, _>>().map_err(DeviceError::Spawn)?;
+        let all =
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        Ok::<_, DeviceError>(all.flatten().collect::<Vec<_>>())
+    })?;
+    packed.sort_by_key(|(number, _)| *number);
+    Ok(packed.into_iter().map(|(_, packed)| packed).collect::<Result<Vec<_>, _>>()?)
+}
 
 fn pack(isa: Isa, linear: &Linear, weights: &Weights, dtype: Dtype) -> Result<PackedLinear, WeightsError> {
     let dtype = if linear.out_features < REDUCED_OUTPUTS_MIN { Dtype::F32 } else { dtype };

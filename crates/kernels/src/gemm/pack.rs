@@ -62,7 +62,9 @@ impl PackedWeight {
             Dtype::F32 if packed.tiles.is_some() => packed.fill(outputs(), 2, |[a, b, ..]| pieces(a, b)),
             Dtype::F32 => packed.fill(outputs(), 1, |[x, ..]| [x.to_bits()]),
             Dtype::Bf16 => {
-                packed.fill(outputs(), 2, |[a, b, ..]| [pair([a, b].map(|x| bf16::from_f32(x).to_bits()))]);
+                packed.fill(outputs(), 2, |[a, b, ..]| {
+                    [pair([bf16::from_f32(a).to_bits(), bf16::from_f32(b).to_bits()])]
+                });
             }
             Dtype::Int16 => {
                 let share = outputs().map(weight_share).fold(1.0, f64::max);
@@ -189,14 +191,15 @@ pub(crate) fn tile_numbers(isa: Isa, dtype: Dtype) -> Option<Numbers> {
 /// Two numbers as three pairs of bf16 whose sums they are, the largest first. The sums are exact from 2^-102 on; below,
 /// the last pieces are smaller than what the tile unit takes for 0. What is no number becomes NaN.
 fn pieces(a: f32, b: f32) -> [u32; PIECES] {
-    let mut rest = [a, b];
-    [(); PIECES].map(|()| {
-        // The largest numbers would round to infinity.
-        let rounded =
-            rest.map(|x| bf16::from_f32(if x.is_finite() { x.clamp(-BF16_MAX, BF16_MAX) } else { x }));
-        rest = [0, 1].map(|i| rest[i] - rounded[i].to_f32());
-        pair(rounded.map(bf16::to_bits))
-    })
+    // The largest numbers would round to infinity.
+    let rounded = |x: f32| bf16::from_f32(if x.is_finite() { x.clamp(-BF16_MAX, BF16_MAX) } else { x });
+    let (mut words, mut left, mut right) = ([0; PIECES], a, b);
+    for word in &mut words {
+        let piece = [rounded(left), rounded(right)];
+        (left, right) = (left - piece[0].to_f32(), right - piece[1].to_f32());
+        *word = pair([piece[0].to_bits(), piece[1].to_bits()]);
+    }
+    words
 }
 
 /// Two 16-bit numbers of neighbouring `k` in a word.

@@ -9,9 +9,9 @@ use crate::simd::{DotKernel, Dots, Simd};
 use crate::tile::{Bf16, BlockRow, K_BLOCK, Numbers, PANEL, PanelRow, Pieces, TILE_STEP, U8I8};
 use std::ops::Range;
 
-/// Words of `k` that are multiplied at a time: of 32 rows and of a panel they are 24 KiB each, so that the rows stay in a
-/// first-level cache of 48 KiB. A whole number of steps of every format.
-const CHUNK_WORDS: usize = K_BLOCK / 2;
+/// Words of `k` that are multiplied at a time: of 32 rows and of a panel they are 12 KiB each, so that the rows, the panel,
+/// the next one and the sums stay in a first-level cache of 48 KiB. A whole number of steps of every format.
+const CHUNK_WORDS: usize = K_BLOCK / 4;
 
 /// Panels that every 32 rows meet before the next words or panels. Their words, their sums and the rows of a block stay in
 /// a second-level cache of 2 MiB, which every processor with tiles has.

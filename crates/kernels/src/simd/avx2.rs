@@ -135,6 +135,44 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn xor_words(self, a: __m256i, b: __m256i) -> __m256i {
+        proven!(_mm256_xor_si256(a, b))
+    }
+    #[inline(always)]
+    fn multiply_words(self, a: __m256i, b: __m256i) -> [__m256i; 2] {
+        // Products are of every other lane: of the even ones, and of the odd ones moved there.
+        let even = proven!(_mm256_mul_epu32(a, b));
+        let odd = proven!(_mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b)));
+        [
+            proven!(_mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd)),
+            proven!(_mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd))),
+        ]
+    }
+    #[inline(always)]
+    fn transpose_words(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+        let (ab, cd) = (proven!(_mm256_unpacklo_epi32(a, b)), proven!(_mm256_unpacklo_epi32(c, d)));
+        let (ab_high, cd_high) = (proven!(_mm256_unpackhi_epi32(a, b)), proven!(_mm256_unpackhi_epi32(c, d)));
+        [
+            proven!(_mm256_unpacklo_epi64(ab, cd)),
+            proven!(_mm256_unpackhi_epi64(ab, cd)),
+            proven!(_mm256_unpacklo_epi64(ab_high, cd_high)),
+            proven!(_mm256_unpackhi_epi64(ab_high, cd_high)),
+        ]
+    }
+    #[inline(always)]
+    fn scale_or_drop(self, bits: __m256i, threshold: u16, factor: f32, x: &mut [f32]) {
+        let (left, right) = x.split_at_mut(LANES);
+        let threshold = proven!(_mm256_set1_epi32(i32::from(threshold)));
+        for (x, bits) in [
+            (left, proven!(_mm256_castsi256_si128(bits))),
+            (right, proven!(_mm256_extracti128_si256::<1>(bits))),
+        ] {
+            let falls_out = proven!(_mm256_cmpgt_epi32(threshold, _mm256_cvtepu16_epi32(bits)));
+            let factor = proven!(_mm256_andnot_ps(_mm256_castsi256_ps(falls_out), self.splat(factor)));
+            self.store(self.mul(self.load(x), factor), x);
+        }
+    }
+    #[inline(always)]
     fn store_words(self, v: __m256i, out: &mut [u32]) {
         assert!(out.len() >= LANES);
         // SAFETY: the assertion leaves 8 words to write, `self` proves AVX.

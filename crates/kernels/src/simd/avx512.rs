@@ -163,6 +163,44 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn xor_words(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_xor_si512(a, b))
+    }
+    #[inline(always)]
+    fn multiply_words(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+        // Products are of every other lane: of the even ones, and of the odd ones moved there.
+        const ODD_TO_EVEN: i32 = 0b11_11_01_01;
+        const EVEN_TO_ODD: i32 = 0b10_10_00_00;
+        let odd = |v| proven!(_mm512_shuffle_epi32::<ODD_TO_EVEN>(v));
+        let even = proven!(_mm512_mul_epu32(a, b));
+        let odd = proven!(_mm512_mul_epu32(odd(a), odd(b)));
+        [
+            proven!(_mm512_mask_shuffle_epi32::<ODD_TO_EVEN>(odd, 0x5555, even)),
+            proven!(_mm512_mask_shuffle_epi32::<EVEN_TO_ODD>(even, 0xaaaa, odd)),
+        ]
+    }
+    #[inline(always)]
+    fn transpose_words(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let (ab, cd) = (proven!(_mm512_unpacklo_epi32(a, b)), proven!(_mm512_unpacklo_epi32(c, d)));
+        let (ab_high, cd_high) = (proven!(_mm512_unpackhi_epi32(a, b)), proven!(_mm512_unpackhi_epi32(c, d)));
+        [
+            proven!(_mm512_unpacklo_epi64(ab, cd)),
+            proven!(_mm512_unpackhi_epi64(ab, cd)),
+            proven!(_mm512_unpacklo_epi64(ab_high, cd_high)),
+            proven!(_mm512_unpackhi_epi64(ab_high, cd_high)),
+        ]
+    }
+    #[inline(always)]
+    fn scale_or_drop(self, bits: __m512i, threshold: u16, factor: f32, x: &mut [f32]) {
+        let stays = proven!(_mm512_cmpge_epu16_mask(bits, _mm512_set1_epi16(threshold.cast_signed())));
+        let factor = self.splat(factor);
+        let (left, right) = x.split_at_mut(LANES);
+        let of_left = proven!(_mm512_maskz_mov_ps(stays as u16, factor));
+        let of_right = proven!(_mm512_maskz_mov_ps((stays >> LANES) as u16, factor));
+        self.store(self.mul(self.load(left), of_left), left);
+        self.store(self.mul(self.load(right), of_right), right);
+    }
+    #[inline(always)]
     fn store_words(self, v: __m512i, out: &mut [u32]) {
         assert!(out.len() >= LANES);
         // SAFETY: the assertion leaves 16 words to write, `self` proves AVX-512 F.

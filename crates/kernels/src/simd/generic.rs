@@ -92,6 +92,26 @@ impl Simd for Generic {
         std::array::from_fn(|i| x[i])
     }
     #[inline(always)]
+    fn xor_words(self, a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn multiply_words(self, a: I, b: I) -> [I; 2] {
+        let product = |i| u64::from(a[i]) * u64::from(b[i]);
+        [std::array::from_fn(|i| (product(i) >> 32) as u32), std::array::from_fn(|i| product(i) as u32)]
+    }
+    #[inline(always)]
+    fn transpose_words(self, v: [I; 4]) -> [I; 4] {
+        std::array::from_fn(|j| std::array::from_fn(|i| v[i][j]))
+    }
+    #[inline(always)]
+    fn scale_or_drop(self, bits: I, threshold: u16, factor: f32, x: &mut [f32]) {
+        for (i, x) in x[..2 * LANES].iter_mut().enumerate() {
+            let bits = (bits[i / 2] >> (16 * (i % 2))) as u16;
+            *x *= if bits < threshold { 0.0 } else { factor };
+        }
+    }
+    #[inline(always)]
     fn store_words(self, v: I, out: &mut [u32]) {
         out[..LANES].copy_from_slice(&v);
     }
