@@ -962,18 +962,38 @@ pub(crate) enum SamplingArg {
     Numpy,
 }
 
+/// What is done to a tower in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PerturbArg {
+    /// Outputs fall out
+    Dropout,
+    /// Noise is added, as wide as a share of what the outputs spread
+    Gaussian,
+    /// Each output is multiplied with noise around 1
+    Scale,
+}
+
 /// What falls out, and how often.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Dropout")]
 pub(crate) struct DropoutArgs {
     /// Where elements fall out: uniform (every linear layer), mlp, attention, c_proj, late-K (the last K blocks' second
-    /// layers), or one site such as blocks.11.mlp.fc2 [default: uniform]
+    /// layers), depth (whole blocks), or one site such as blocks.11.mlp.fc2 [default: uniform]
     #[arg(long, value_name = "SET")]
     pub(crate) sites: Option<Sites>,
+    /// What is done there
+    #[arg(long, value_name = "KIND", value_enum, default_value = "dropout")]
+    pub(crate) perturb: PerturbArg,
     /// The share that falls out [default: 0.01]
     #[arg(long, alias = "p", value_name = "P")]
     pub(crate) dropout: Option<f64>,
-    /// Rates of exp1 [default: 0.001,0.005,0.01,0.02,0.05,0.1]
+    /// How strong noise is: its deviation over that of a layer's outputs, or over each of them [default: 0.01]
+    #[arg(long, value_name = "M", conflicts_with = "dropout")]
+    pub(crate) magnitude: Option<f64>,
+    /// The same masks for all images, so that pairs of images differ by themselves alone
+    #[arg(long)]
+    pub(crate) shared_masks: bool,
+    /// Rates of exp1, or magnitudes [default: 0.001,0.005,0.01,0.02,0.05,0.1]
     #[arg(long, value_name = "P,P", value_delimiter = ',', conflicts_with = "dropout")]
     pub(crate) p_values: Option<Vec<f64>>,
     /// Repetitions [default: those of the experiment, 10 of mc]

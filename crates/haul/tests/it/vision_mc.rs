@@ -193,6 +193,74 @@ fn a_second_run_computes_nothing_and_a_longer_one_only_what_is_new() {
     assert_eq!((&more["settings"]["reused_passes"], &more["settings"]["prefixes"]), (&json!(120), &json!(5)));
 }
 
+/// Noise, and blocks that are left out: as independent of batches and threads as dropout is, and each its own.
+#[test]
+fn noise_and_whole_blocks_are_perturbations_too() {
+    let home = with_images(5);
+    let trace = |out: &str| array(&home.path(out).join("mc.npz"), "trace_pre").to_f64();
+    let run = |out: &str, args: &[&str]| mc_json(&home, out, &[&SMALL[..], args].concat());
+    let all: [(&str, &[&str]); 4] = [
+        ("gaussian", &["--perturb", "gaussian", "--magnitude", "0.05"]),
+        ("scale", &["--perturb", "scale", "--magnitude", "0.05"]),
+        ("depth", &["--sites", "depth", "--dropout", "0.3"]),
+        ("dropout", &["--dropout", "0.05"]),
+    ];
+    for (name, args) in all {
+        let first = run(name, &[args, &["--batch-size", "3", "--threads", "1"]].concat());
+        assert_eq!(first["items"]["ok"], 5);
+        run(&format!("{name}-again"), &[args, &["--batch-size", "64", "--threads", "2"]].concat());
+        for file in ["mc.npz", "exp0_summary.json"] {
+            let bytes = |out: &str| fs::read(home.path(out).join(file)).unwrap();
+            assert!(bytes(name) == bytes(&format!("{name}-again")), "{name}: {file}");
+        }
+        assert!(trace(name).iter().sum::<f64>() > 0.0, "{name}");
+    }
+    let summary = document(home.path("gaussian/exp0_summary.json"));
+    assert_eq!(summary["perturbation"], json!({"kind": "gaussian", "strength": 0.05}));
+    assert_eq!((&summary["dropout"], &summary["dropout_of_masks"]), (&Value::Null, &Value::Null));
+    let summary = document(home.path("depth/exp0_summary.json"));
+    let sites: Vec<&str> =
+        summary["site_audit"].as_array().unwrap().iter().filter_map(|of| of["site"].as_str()).collect();
+    assert_eq!(sites, ["blocks.0", "blocks.1"]);
+    // One journal: nothing of one kind is taken for another, and what was computed is not computed again.
+    for (no, (_, args)) in all.iter().enumerate() {
+        let receipt = run("one", args);
+        assert_eq!(receipt["settings"]["reused_passes"], 0, "{no}");
+        assert_eq!(run("one", args)["settings"]["reused_passes"], 120);
+    }
+    // Noise ten times as strong spreads a hundred times as far, as long as it is small.
+    for kind in ["gaussian", "scale"] {
+        for strength in ["0.0001", "0.001"] {
+            run(&format!("{kind}{strength}"), &["--perturb", kind, "--magnitude", strength]);
+        }
+        let (weak, strong) = (trace(&format!("{kind}0.0001")), trace(&format!("{kind}0.001")));
+        for (weak, strong) in weak.iter().zip(strong) {
+            assert!((strong / weak / 100.0 - 1.0).abs() < 0.1, "{kind}: {weak} {strong}");
+        }
+    }
+}
+
+/// Two files of the same pixels, under masks of their own and under shared ones.
+#[test]
+fn shared_masks_leave_only_what_images_differ_in() {
+    let home = with_images(3);
+    let mut twin = fs::read(home.path("images/class0/000.bmp")).unwrap();
+    twin[38] ^= 1;
+    home.write("images/class0/twin.bmp", &twin);
+    let traces = |out: &str, args: &[&str]| {
+        mc_json(&home, out, &[&SMALL[..], args].concat());
+        array(&home.path(out).join("mc.npz"), "trace_pre").to_f64()
+    };
+    let own = traces("own", &["--dropout", "0.1"]);
+    let shared = traces("own", &["--dropout", "0.1", "--shared-masks"]);
+    for trial in 0..3 {
+        assert_ne!(own[trial * 4], own[trial * 4 + 1]);
+        assert_eq!(shared[trial * 4], shared[trial * 4 + 1]);
+        assert_ne!(shared[trial * 4], shared[trial * 4 + 2]);
+    }
+    assert_eq!(document(home.path("own/exp0_summary.json"))["shared_masks"], true);
+}
+
 /// `kill -9` again and again: what was finished stays, and the end is that of a run that nobody killed.
 #[test]
 fn killed_runs_go_on() {
@@ -398,7 +466,7 @@ fn what_cannot_run_says_so() {
     copy_tree(&home.path("clip"), &home.path("unsaid"));
     fs::remove_file(home.path("unsaid/preprocessor_config.json")).unwrap();
     zero(&home, "clip", "dead", "encoder.layers.1.mlp.fc2");
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["empty", "--model", "clip"], "no image in empty"),
         (&["absent", "--model", "clip"], "cannot list absent"),
         (&["images", "--model", "absent"], "neither config.json nor open_clip_config.json"),
@@ -411,6 +479,20 @@ fn what_cannot_run_says_so() {
         (&["images", "--model", "clip", "--dropout", "0"], "nothing would fall out"),
         (&["images", "--model", "clip", "--passes", "1"], "1 is not in 2..=4096"),
         (&["images", "--model", "dead", "--sites", "late-1"], "blocks.1.mlp.fc2 cannot fire"),
+        (
+            &["images", "--model", "dead", "--sites", "late-1", "--perturb", "gaussian"],
+            "blocks.1.mlp.fc2 cannot fire",
+        ),
+        (
+            &["images", "--model", "clip", "--sites", "depth", "--perturb", "scale"],
+            "`depth` leaves whole blocks out, and scale noise is added",
+        ),
+        (&["images", "--model", "clip", "--perturb", "gaussian", "--magnitude", "0"], "a magnitude of 0"),
+        (
+            &["images", "--model", "clip", "--perturb", "gaussian", "--dropout", "0.1"],
+            "noise falls out nowhere",
+        ),
+        (&["images", "--model", "clip", "--magnitude", "0.1"], "elements fall out at a rate"),
     ];
     for (args, expected) in cases {
         let said = said(args);
@@ -478,8 +560,9 @@ fn experiments_leave_the_studys_files() {
     let ran = experiment(&home, "exp3", &few);
     assert!(ran.stdout.contains("D blocks.1.mlp.fc2"), "{}", ran.stdout);
     let summary = document(home.path("exp3/exp3_summary.json"));
-    assert_eq!(summary["dropout_types"], json!(["A", "B", "D", "E"]));
-    assert_eq!(summary["cross_type"]["trace_spearman_matrix"][2][2], 1.0);
+    assert_eq!(summary["dropout_types"], json!(["A", "B", "C", "D", "E"]));
+    assert_eq!(summary["results_by_type"]["C"]["selected_paths"], json!(["blocks.0", "blocks.1"]));
+    assert_eq!(summary["cross_type"]["trace_spearman_matrix"][3][3], 1.0);
     let of = |label: &str| summary["results_by_type"][label]["trace_mean"].as_f64().unwrap();
     assert!(of("E") > of("A") && of("E") > of("B") && of("B") > of("D"), "{summary:#}");
     assert_eq!(array(&home.path("exp3/exp3_type_D_trials.npz"), "anisotropy").shape, [2, 6]);

@@ -20,7 +20,7 @@ use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
 use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
 use haul_jobs::vision::mc::studies::{Ambiguous, Found};
 use haul_jobs::vision::mc::unit::Keep;
-use haul_jobs::vision::mc::{self, Image, Load, Outcome, Parts, Pilot, Rate, Run, Target};
+use haul_jobs::vision::mc::{self, Image, Kind, Load, Outcome, Parts, Pilot, Run, Target};
 use haul_jobs::vision::sample;
 use haul_jobs::vision::sites::Sites;
 use haul_jobs::vision::statistics::Bias;
@@ -36,7 +36,7 @@ use haul_pipeline::receipt::{
 use haul_pipeline::stage::{Stages, Stop};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{McArgs, PromptArgs, SamplingArg};
+use crate::cli::{DropoutArgs, McArgs, PerturbArg, PromptArgs, SamplingArg};
 use crate::commands::Machine;
 use crate::commands::calls::INTERRUPTED;
 use crate::commands::generator::identity;
@@ -53,8 +53,8 @@ use crate::{Exit, live, signals_unix, summary};
 const JOB: &str = "vision";
 /// Name and version of the document of `--plan`.
 const PLAN_SCHEMA: &str = "haul.vision_plan/1";
-/// The share that falls out where nobody says another.
-const DROPOUT: f64 = 0.01;
+/// The share that falls out, or the magnitude of noise, where nobody says another.
+const STRENGTH: f64 = 0.01;
 /// Pixels of a side of an image in the report.
 const THUMBNAIL_SIDE: u32 = 96;
 /// Everything as it was resolved.
@@ -187,7 +187,7 @@ impl<'a> Asked<'a> {
         if experiment != Experiment::Exp1 && args.dropout.p_values.is_some() {
             return Err(Failure::new("--p-values: only exp1 compares rates").hint("--dropout takes one rate"));
         }
-        if experiment == Experiment::Exp1 && args.dropout.dropout.is_some() {
+        if experiment == Experiment::Exp1 && args.dropout.dropout.or(args.dropout.magnitude).is_some() {
             return Err(Failure::new("--dropout: exp1 compares rates").hint("--p-values takes several"));
         }
         let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
@@ -200,7 +200,7 @@ impl<'a> Asked<'a> {
         let asked = Asked { args, machine, dtype, threads, batch_tokens, models, experiment, prompts, bias };
         for case in asked.models.iter().map(|model| asked.cases(model)) {
             for Case { settings, tower, .. } in case? {
-                settings.sites.of(&tower.config).map_err(mc::McError::from)?;
+                settings.sites.under(settings.perturbation, &tower.config).map_err(mc::McError::from)?;
             }
         }
         Ok(asked)
@@ -227,11 +227,8 @@ impl<'a> Asked<'a> {
 
     fn settings(&self, tower: &Tower, condition: &Condition) -> Result<mc::Settings, Failure> {
         let dropout = &self.args.dropout;
-        let share = condition.dropout.or(dropout.dropout).unwrap_or(DROPOUT);
-        let rate = Rate::new(share).filter(|rate| rate.p() > 0.0).ok_or_else(|| {
-            Failure::new(format!("a dropout of {share}: nothing would fall out, or everything"))
-                .hint("from 0.00001 to 0.9999; masks have steps of 1/65,536")
-        })?;
+        let (kind, strength) = strength(dropout, condition)?;
+        let perturbation = kind.of(strength).ok_or_else(|| impossible(kind, strength))?;
         let passes = dropout.passes.as_deref().unwrap_or(self.experiment.passes());
         let mut passes: Vec<usize> = passes.iter().map(|&passes| passes as usize).collect();
         passes.sort_unstable();
@@ -239,8 +236,10 @@ impl<'a> Asked<'a> {
         let fitting = (self.batch_tokens / tower.config.tokens()).max(1);
         Ok(mc::Settings {
             sites: condition.sites.clone(),
-            dropout: share,
-            rate,
+            kind,
+            strength,
+            perturbation,
+            shared_masks: dropout.shared_masks,
             trials: dropout.trials.map_or(self.experiment.trials(), |trials| trials as usize),
             passes,
             nested: !dropout.independent_t,
@@ -257,6 +256,40 @@ impl<'a> Asked<'a> {
     fn load(&self, tower: &Tower, dtype: Dtype, sites: &[Site]) -> Result<ImageEncoder, VisionError> {
         let device = CpuDevice::new(self.machine.cpu.isa, dtype, self.threads);
         ImageEncoder::load_as(&tower.folder, tower.config.clone(), &device, sites)
+    }
+}
+
+/// What is done at sites, and how much of it.
+fn strength(args: &DropoutArgs, condition: &Condition) -> Result<(Kind, f64), Failure> {
+    let kind = match args.perturb {
+        PerturbArg::Dropout => Kind::Dropout,
+        PerturbArg::Gaussian => Kind::Gaussian,
+        PerturbArg::Scale => Kind::Scale,
+    };
+    let asked = match (kind, args.dropout, args.magnitude) {
+        (Kind::Dropout, _, Some(_)) => {
+            return Err(Failure::new("--magnitude: elements fall out at a rate").hint("--dropout takes it"));
+        }
+        (Kind::Gaussian | Kind::Scale, Some(_), _) => {
+            return Err(
+                Failure::new("--dropout: noise falls out nowhere").hint("--magnitude says how strong it is")
+            );
+        }
+        (_, dropout, magnitude) => dropout.or(magnitude),
+    };
+    Ok((kind, condition.strength.or(asked).unwrap_or(STRENGTH)))
+}
+
+fn impossible(kind: Kind, strength: f64) -> Failure {
+    match kind {
+        Kind::Dropout => {
+            Failure::new(format!("a dropout of {strength}: nothing would fall out, or everything"))
+                .hint("from 0.00001 to 0.9999; masks have steps of 1/65,536")
+        }
+        Kind::Gaussian | Kind::Scale => {
+            Failure::new(format!("a magnitude of {strength}: no noise, or nothing but noise"))
+                .hint("above 0 and at most 100; 0.01 and 0.05 are the study's")
+        }
     }
 }
 
@@ -818,7 +851,8 @@ impl Done {
         let Asked { args, models, .. } = asked;
         let shown = self.settings.as_ref().map(|settings| {
             json!({
-                "sites": settings.sites.to_string(), "dropout": settings.dropout, "trials": settings.trials,
+                "sites": settings.sites.to_string(), "dropout": settings.dropout(), "trials": settings.trials,
+                "perturbation": settings.perturbation.to_string(), "shared_masks": settings.shared_masks,
                 "passes": settings.passes, "nested": settings.nested, "seed": settings.seed,
                 "batch": settings.batch,
             })

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use haul_kernels::dropout::Rate;
 use haul_pipeline::journal::Journal;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -224,7 +225,7 @@ impl Run<'_> {
     pub(super) fn summary(&self, experiment: &str, more: &Value) -> Value {
         let settings = self.settings;
         let mut summary = json!({
-            "experiment": experiment, "model": self.tower.name, "dropout": settings.dropout,
+            "experiment": experiment, "model": self.tower.name, "dropout": settings.dropout(),
             "trials": settings.trials, "passes": settings.passes, "num_images": self.images.len(),
         });
         if let (Some(summary), Some(more)) = (summary.as_object_mut(), more.as_object()) {
@@ -280,9 +281,11 @@ impl Run<'_> {
         writer.array("trace_pre", &Array { shape: vec![images], data: Data::F32(trace) })?;
         writer.finish()?;
         let meta = json!({
-            "model": self.tower.name, "dropout_p": self.settings.dropout, "seed": seed, "trial_idx": series.trial,
+            "model": self.tower.name, "dropout_p": self.settings.dropout(), "seed": seed, "trial_idx": series.trial,
             "passes": series.passes, "num_images": images, "dim": dim, "sites": self.settings.sites.to_string(),
-            "masks": {"generator": "philox4x32-10", "seed": self.settings.seed, "trial": series.number},
+            "perturbation": {"kind": self.settings.perturbation.name(), "strength": self.settings.strength},
+            "masks": {"generator": "philox4x32-10", "seed": self.settings.seed, "trial": series.number,
+                      "shared": self.settings.shared_masks},
             "paths": self.images.iter().map(|image| &image.path).collect::<Vec<_>>(),
         });
         write_json(&folder.join(format!("{stem}.meta.json")), &meta)
@@ -311,7 +314,10 @@ impl Run<'_> {
 pub fn more(run: &Run<'_>, bias: Bias, audit: &[Audited], rounding: Option<&Rounding>) -> Value {
     json!({
         "injected_linear_dropout_wrappers": audit.len(), "sites": run.settings.sites.to_string(),
-        "dropout_of_masks": run.settings.rate.p(), "seed": run.settings.seed, "dtype": run.dtype.name(), "model_sha256": run.weights_sha256,
+        "dropout_of_masks": run.settings.perturbation.rate().map(Rate::p), "seed": run.settings.seed,
+        "perturbation": {"kind": run.settings.perturbation.name(), "strength": run.settings.strength},
+        "shared_masks": run.settings.shared_masks,
+        "dtype": run.dtype.name(), "model_sha256": run.weights_sha256,
         "ddof": bias.ddof(), "site_audit": audit, "rounding": rounding,
     })
 }
@@ -327,7 +333,7 @@ pub fn overall(
     let models: Vec<&String> = results.keys().collect();
     let mut document = json!({
         "experiment": experiment.name(), "models": models, "passes": settings.passes,
-        "dropout": settings.dropout, "trials": settings.trials, "num_images": images,
+        "dropout": settings.dropout(), "trials": settings.trials, "num_images": images,
         "sites": settings.sites.to_string(),
     });
     if experiment == Experiment::Exp4 {

@@ -7,11 +7,11 @@ use haul_corpus::pixels::{Hash, PixelCache};
 use haul_encoder::device::{Pass, State, Ticket};
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::{ImageEncoder, Levels, PrefixTicket};
-use haul_kernels::dropout::Rate;
+use haul_kernels::perturb::Perturbation;
 use haul_pipeline::journal::State as Entry;
 
 use super::unit::{Series, Unit};
-use super::{AUDIT_RATE, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo};
+use super::{AUDIT_STRENGTH, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo};
 
 /// Images whose prefixes are computed in one batch, at most.
 const GROUP_MAX: usize = 64;
@@ -136,7 +136,7 @@ impl Flights<'_, '_> {
             return Ok(());
         }
         self.outcome.flops += self.encoder.flops_of_pass() * passes.len() as u64;
-        let ticket = self.encoder.pass(state, passes, nothing())?;
+        let ticket = self.encoder.pass(state, passes, Perturbation::NOTHING)?;
         self.flying.push_back(Flight { ticket, stills: Some(hashes) });
         // Series want them.
         self.land_all()
@@ -145,7 +145,7 @@ impl Flights<'_, '_> {
     fn submit(&mut self, state: &Arc<State>, passes: Vec<Pass>) -> Result<(), McError> {
         self.make_room()?;
         let count = passes.len() as u64;
-        let ticket = self.encoder.pass(state, passes, self.run.settings.rate)?;
+        let ticket = self.encoder.pass(state, passes, self.run.settings.perturbation)?;
         self.flying.push_back(Flight { ticket, stills: None });
         self.outcome.passes += count;
         self.outcome.flops += self.encoder.flops_of_pass() * count;
@@ -210,17 +210,15 @@ pub(super) fn audit(
 ) -> Result<Vec<f64>, McError> {
     let state = Arc::new(encoder.prefix(&pixels(parts.cache, &image.hash)?, &run.tower.levels())?);
     let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0) };
-    let still = encoder.collect(encoder.pass(&state, vec![pass], nothing())?)?.into_values();
-    let rate = Rate::new(AUDIT_RATE).unwrap_or_else(nothing);
+    let still = encoder.collect(encoder.pass(&state, vec![pass], Perturbation::NOTHING)?)?.into_values();
+    let strongly = run.settings.kind.of(AUDIT_STRENGTH).unwrap_or(Perturbation::NOTHING);
     // All at once, so that no thread waits for the one that has a site.
-    let tickets = sites.iter().map(|&site| encoder.pass_at(site, &state, vec![pass], rate));
+    let tickets = sites.iter().map(|&site| {
+        let pass = Pass { image: 0, mask: run.audit_mask(&image.hash, site, strongly) };
+        encoder.pass_at(site, &state, vec![pass], strongly)
+    });
     let tickets = tickets.collect::<Result<Vec<_>, _>>()?;
     tickets.into_iter().map(|ticket| Ok(apart(encoder.collect(ticket)?.row(0), &still))).collect()
-}
-
-/// The rate at which nothing falls out.
-fn nothing() -> Rate {
-    Rate::new(0.0).expect("zero is a share")
 }
 
 /// The distance of two features over the length of the second.

@@ -96,7 +96,7 @@ impl Run<'_> {
     /// As of a run.
     pub fn plan(&self, parts: &mut Parts<'_>) -> Result<Option<Plan>, McError> {
         let Some(image) = self.images.first() else { return Ok(None) };
-        let sites = self.settings.sites.of(&self.tower.config)?;
+        let sites = self.settings.sites.under(self.settings.perturbation, &self.tower.config)?;
         let encoder = (parts.load)(self.dtype, &sites)?;
         let pixels = passing::pixels(parts.cache, &image.hash)?;
         let state = Arc::new(encoder.prefix(&pixels, &self.tower.levels())?);
@@ -150,7 +150,7 @@ impl Run<'_> {
         let mut flying = VecDeque::new();
         // The first batches grow the arenas.
         for _ in 0..encoder.batches_in_flight() {
-            flying.push_back(encoder.pass(state, batch.clone(), self.settings.rate)?);
+            flying.push_back(encoder.pass(state, batch.clone(), self.settings.perturbation)?);
         }
         let (started, mut landed) = (Instant::now(), 0_usize);
         while started.elapsed() < MEASURED && !parts.stop.requested() || landed == 0 {
@@ -158,7 +158,7 @@ impl Run<'_> {
                 encoder.collect(ticket)?;
                 landed += batch.len();
             }
-            flying.push_back(encoder.pass(state, batch.clone(), self.settings.rate)?);
+            flying.push_back(encoder.pass(state, batch.clone(), self.settings.perturbation)?);
         }
         let seconds = started.elapsed().as_secs_f64();
         for ticket in flying {
