@@ -1004,11 +1004,13 @@ pub(crate) struct DropoutArgs {
     #[arg(long, value_name = "T,T", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(2..=PASSES_MAX as i64))]
     pub(crate) passes: Option<Vec<u32>>,
-    /// As many passes as one trial's trace_pre needs for this ICC, by a pilot of 16 passes over 64 images
-    #[arg(long, value_name = "ICC", value_parser = share, conflicts_with_all = ["passes", "target_se", "independent_t"])]
+    /// As many passes over each image as one trial's trace_pre needs for this ICC, by a pilot of 16 passes over 64 images
+    #[arg(long, value_name = "ICC", value_parser = share,
+          conflicts_with_all = ["passes", "target_se", "independent_t", "gram", "save_passes"])]
     pub(crate) target_icc: Option<f64>,
-    /// As many passes as bring the standard error of an image's trace_pre to this share of it, by such a pilot
-    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with_all = ["passes", "independent_t"])]
+    /// As many passes over each image as bring the standard error of its trace_pre to this share of it, by such a pilot
+    #[arg(long, value_name = "SHARE", value_parser = share,
+          conflicts_with_all = ["passes", "independent_t", "gram", "save_passes"])]
     pub(crate) target_se: Option<f64>,
     /// Trials of their own for every number of passes, instead of one trial seen after so many
     #[arg(long)]

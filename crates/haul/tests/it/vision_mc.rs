@@ -625,11 +625,55 @@ fn a_pilot_says_how_many_passes_a_target_takes() {
     let passes = pilot["passes"].as_u64().unwrap();
     // Of a trace of m degrees of freedom the error is sqrt(2 / (T m)).
     assert!((2..=200).contains(&passes), "{pilot}");
-    assert_eq!(receipt["settings"]["passes"]["passes"], json!([passes]));
-    assert!(home.path(format!("out/exp0_trials_T{passes}.npz")).exists());
+    let most = (4 * passes).max(16);
+    assert_eq!(receipt["settings"]["passes"]["passes"], json!([most]));
+    assert!(home.path(format!("out/exp0_trials_T{most}.npz")).exists());
     let far = mc(&home, "far", &["--target-se", "0.0001"]);
     assert_eq!(far.code, 2);
     assert!(far.stderr.contains("a trial has at most 4096"), "{far:#?}");
+}
+
+/// Each image ends when it is known well enough, whatever stands beside it: its numbers are those of that many passes.
+#[test]
+fn an_image_stops_when_it_is_known() {
+    let home = with_images(12);
+    let target = ["--trials", "2", "--target-se", "0.12", "--dropout", "0.1"];
+    let receipt = mc_json(&home, "out", &[&target[..], &["--batch-size", "64"]].concat());
+    let most = receipt["settings"]["passes"]["passes"][0].as_u64().unwrap() as usize;
+    let counts = array(&home.path("out/mc.npz"), "passes");
+    assert_eq!(counts.shape, [2, 12]);
+    let counts: Vec<usize> = counts.to_f64().iter().map(|count| *count as usize).collect();
+    let (fewest, largest) = (*counts.iter().min().unwrap(), *counts.iter().max().unwrap());
+    assert!(16 <= fewest && fewest < largest && largest <= most, "{counts:?}");
+    let told = &document(home.path("out/exp0_summary.json"))["results"][format!("T={most}")];
+    assert_eq!(told["stopped"]["enough"], json!({"share": 0.12}));
+    assert_eq!((&told["stopped"]["passes_min"], &told["stopped"]["unreached"]), (&json!(fewest), &json!(0)));
+    assert!(told["pre_norm"]["law"].is_null(), "it is about trials of one length");
+
+    // The pilot's passes over all images are computed apart.
+    let computed = receipt["settings"]["reused_passes"].as_u64().unwrap();
+    assert_eq!(computed, 0);
+    for batch in ["1", "7"] {
+        mc_json(&home, batch, &[&target[..], &["--batch-size", batch, "--threads", "2"]].concat());
+        for file in ["mc.npz", "exp0_summary.json"] {
+            let bytes = |out: &str| fs::read(home.path(out).join(file)).unwrap();
+            assert!(bytes(batch) == bytes("out"), "batches of {batch}: {file}");
+        }
+    }
+    let again = mc_json(&home, "out", &target);
+    assert_eq!(again["work"]["flops"], 0, "nothing is computed twice");
+
+    // A run of as many passes as the first image took says the same of it.
+    let passes = counts[0].to_string();
+    mc_json(&home, "whole", &["--trials", "1", "--passes", &passes, "--dropout", "0.1"]);
+    let trace = |out: &str| array(&home.path(out).join("mc.npz"), "trace_pre").to_f64()[0];
+    assert_eq!(trace("out"), trace("whole"));
+    let found = home.json(&["vision", "analyze", "out/mc.npz"]);
+    assert!(found["files"][0]["quantities"]["weighted_trace_pre"]["mean"].as_f64() > Some(0.0), "{found}");
+    for refused in ["--gram", "--save-passes"] {
+        let ran = mc(&home, "no", &["--target-se", "0.2", refused]);
+        assert!(ran.code == 2 && ran.stderr.contains(refused), "{ran:#?}");
+    }
 }
 
 #[test]

@@ -30,15 +30,17 @@ mod passing;
 mod pilot;
 pub mod pixels;
 mod rounding;
+pub mod stopping;
 pub mod studies;
 pub mod unit;
 
 pub use pilot::{Pilot, Plan, Target};
 pub use rounding::Rounding;
+use stopping::Enough;
 use unit::{Keep, Series, Unit};
 
 /// Changes when the same key would have other bytes under it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Passes of one trial.
 pub const PASSES_MAX: usize = 4_096;
 /// Trials of one run.
@@ -67,6 +69,8 @@ pub struct Settings {
     pub trials: usize,
     /// Numbers of passes that are asked for, rising.
     pub passes: Vec<usize>,
+    /// When a trial over an image ends before its last pass; none: never.
+    pub enough: Option<Enough>,
     /// Whether shorter trials are the beginnings of longer ones, or trials of their own.
     pub nested: bool,
     /// Of all masks.
@@ -251,8 +255,8 @@ impl Run<'_> {
             let is_still_known = self.still(parts.journal, &image.hash)?.is_some();
             let (mut missing, mut passes) = (vec![], 0);
             for series in self.settings.series() {
-                if self.unit(parts.journal, &series, &image.hash)?.is_some() {
-                    outcome.reused_passes += series.passes as u64;
+                if let Some(unit) = self.unit(parts.journal, &series, &image.hash)? {
+                    outcome.reused_passes += unit.passes as u64;
                 } else {
                     passes += series.passes as u64;
                     missing.push(series);
@@ -303,9 +307,9 @@ impl Run<'_> {
     }
 
     fn unit_key(&self, series: &Series, hash: &Hash) -> JournalKey {
-        let Settings { perturbation, seed, keep, .. } = self.settings;
+        let Settings { perturbation, seed, keep, enough, .. } = self.settings;
         let of = format!(
-            "{perturbation} {seed} {} {} {:?} {keep:?}{}",
+            "{perturbation} {seed} {} {} {:?} {keep:?} {enough:?}{}",
             series.number,
             series.passes,
             series.snapshots,

@@ -18,6 +18,7 @@ use haul_jobs::vision::experiment::{Condition, Experiment, RATES};
 use haul_jobs::vision::images::{self, Manifest};
 use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
 use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
+use haul_jobs::vision::mc::stopping::Enough;
 use haul_jobs::vision::mc::studies::{Ambiguous, Found};
 use haul_jobs::vision::mc::unit::Keep;
 use haul_jobs::vision::mc::{self, Image, Kind, Load, Outcome, Parts, Pilot, Run, Target};
@@ -122,6 +123,8 @@ pub(crate) struct Ran {
     /// Rows of an image.
     tokens: u64,
     pub(crate) outcome: Outcome,
+    /// When a trial over an image ended.
+    pub(crate) enough: Option<Enough>,
     pub(crate) tables: Vec<Table>,
 }
 
@@ -190,6 +193,10 @@ impl<'a> Asked<'a> {
         if experiment == Experiment::Exp1 && args.dropout.dropout.or(args.dropout.magnitude).is_some() {
             return Err(Failure::new("--dropout: exp1 compares rates").hint("--p-values takes several"));
         }
+        if experiment == Experiment::Exp6 && args.dropout.target_icc.or(args.dropout.target_se).is_some() {
+            return Err(Failure::new("--target-icc, --target-se: exp6 compares numbers of passes")
+                .hint("--passes takes several"));
+        }
         let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
         let compute = settings.compute(&args.compute, &machine.cpu)?;
         let models = models(args, settings)?;
@@ -242,6 +249,7 @@ impl<'a> Asked<'a> {
             shared_masks: dropout.shared_masks,
             trials: dropout.trials.map_or(self.experiment.trials(), |trials| trials as usize),
             passes,
+            enough: None,
             nested: !dropout.independent_t,
             seed: dropout.seed,
             keep: Keep {
@@ -453,10 +461,13 @@ impl Engine<'_> {
         let mut cases = self.asked.cases(model)?;
         let images = done.images.clone();
         if let Some(target) = self.asked.target() {
-            let Some(passes) = self.pilot(target, model, &cases, done, gathered, journal)? else {
+            let Some(pilot) = self.pilot(target, model, &cases, done, gathered, journal)? else {
                 return Ok(Value::Null);
             };
-            cases.iter_mut().for_each(|case| case.settings.passes = vec![passes]);
+            for Case { settings, .. } in &mut cases {
+                settings.passes = vec![pilot.most()];
+                settings.enough = Some(pilot.enough);
+            }
         }
         done.settings = cases.first().map(|case| case.settings.clone());
         let runs: Vec<Run<'_>> = cases.iter().map(|case| self.of_case(model, case, &images)).collect();
@@ -471,7 +482,8 @@ impl Engine<'_> {
             done.keep_thumbnails(&images, &tables, &run.tower.preprocess, &mut pixels.cache)?;
             let (name, tokens) = (model.tower.name.clone(), model.tower.config.tokens() as u64);
             let condition = (runs.len() > 1).then(|| case.condition.label.clone());
-            done.ran.push(Ran { name, condition, tokens, outcome, tables });
+            let enough = case.settings.enough;
+            done.ran.push(Ran { name, condition, tokens, outcome, enough, tables });
             if done.interrupted {
                 return Ok(Value::Null);
             }
@@ -561,7 +573,7 @@ impl Engine<'_> {
         done: &mut Done,
         gathered: &mut HashMap<Hash, Gathered>,
         journal: &mut Journal,
-    ) -> Result<Option<usize>, Failure> {
+    ) -> Result<Option<Pilot>, Failure> {
         let Some(case) = cases.first() else { return Ok(None) };
         let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
             return Ok(None);
@@ -580,12 +592,11 @@ impl Engine<'_> {
             computed => format!(", about {}", duration(passes / (computed as f64 / outcome.compute_s))),
         };
         self.output.note(&format!(
-            "pilot of {} images: {target} takes {} passes in {}{time}",
+            "pilot of {} images: {target} takes {} passes in {}{time}; each image stops when it has it",
             pilot.images, pilot.passes, model.tower.name
         ));
-        let passes = pilot.passes;
-        done.pilots.push(pilot);
-        Ok(Some(passes))
+        done.pilots.push(pilot.clone());
+        Ok(Some(pilot))
     }
 
     /// Says what the run would take.

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::super::npz::{self, Array, Data, Writer};
 use super::super::statistics::Bias;
 use super::super::statistics::law::Law;
+use super::super::statistics::passes::Estimate;
 use super::super::statistics::reliability::{Reliability, Trials};
+use super::stopping::Enough;
 use super::unit::{Geometry, Series, Unit};
 use super::{Audited, Image, McError, Rounding, Run, Settings};
 use crate::vision::experiment::Experiment;
@@ -37,6 +39,23 @@ pub struct Table {
     pub angular_var: Vec<f64>,
     /// Of the mean to the feature without dropout, relative.
     pub distances: Vec<f64>,
+    /// Passes that there were: fewer where a trial ended early.
+    pub counts: Vec<usize>,
+}
+
+/// What a table says of trials that end when an image is measured well enough.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Stopped {
+    /// When that is.
+    pub enough: Enough,
+    /// Fewest passes of a trial over an image.
+    pub passes_min: usize,
+    /// On average.
+    pub passes_mean: f64,
+    /// Most.
+    pub passes_max: usize,
+    /// Trials over an image that ended at the last pass without reaching it.
+    pub unreached: usize,
 }
 
 /// What a table says of one quantity.
@@ -59,15 +78,35 @@ impl Table {
         Told {
             reliability: trials.reliability(),
             mean: super::super::statistics::mean(values),
-            law: Law::of_trials(&trials, self.passes),
+            law: Law::of_trials(&trials, self.passes).filter(|_| self.has_one_length()),
         }
+    }
+
+    /// The law is about trials of one length.
+    fn has_one_length(&self) -> bool {
+        self.counts.iter().all(|&count| count == self.passes)
+    }
+
+    /// What becomes of trials that end early.
+    #[must_use]
+    pub fn stopped(&self, enough: Enough) -> Option<Stopped> {
+        let (passes_min, passes_max) = (*self.counts.iter().min()?, *self.counts.iter().max()?);
+        let errors = self.trace_pre.iter().zip(&self.trace_pre_se);
+        let is_reached = |(&value, &se): (&f64, &f64)| enough.is_reached(Estimate { value, se: Some(se) });
+        Some(Stopped {
+            enough,
+            passes_min,
+            passes_mean: self.counts.iter().sum::<usize>() as f64 / self.counts.len() as f64,
+            passes_max,
+            unreached: errors.filter(|&error| !is_reached(error)).count(),
+        })
     }
 
     /// What it says of `trace_pre`: of one trial, how many passes are needed follows from the error of each trace.
     #[must_use]
     pub fn told_trace(&self) -> Told {
         let told = self.told(&self.trace_pre);
-        if self.trials > 1 {
+        if self.trials > 1 || !self.has_one_length() {
             return told;
         }
         let squares: Vec<f64> = self.trace_pre_se.iter().map(|se| se * se).collect();
@@ -95,6 +134,7 @@ impl Run<'_> {
             trace_post: vec![],
             angular_var: vec![],
             distances: vec![],
+            counts: vec![],
         };
         let mut tables: Vec<Table> = self.settings.passes.iter().map(empty).collect();
         for series in self.settings.series() {
@@ -106,15 +146,17 @@ impl Run<'_> {
                     let Some(table) = tables.iter_mut().find(|table| table.passes == *passes) else {
                         continue;
                     };
+                    let count = unit.passes.min(*passes);
                     let scale = match bias {
                         Bias::Unbiased => 1.0,
-                        Bias::Seed => (*passes as f64 - 1.0) / *passes as f64,
+                        Bias::Seed => (count as f64 - 1.0) / count as f64,
                     };
                     table.trace_pre.push(kept.trace_pre * scale);
                     table.trace_pre_se.push(kept.trace_pre_se * scale);
                     table.trace_post.push(kept.trace_post * scale);
                     table.angular_var.push(kept.angular_var);
                     table.distances.push(*distance);
+                    table.counts.push(count);
                 }
             }
         }
@@ -192,7 +234,12 @@ impl Run<'_> {
         ] {
             writer.array(name, &Array::f64(&[trials, images], values.clone()))?;
         }
-        writer.array("passes", &Array { shape: vec![1], data: Data::Int(vec![table.passes as i64]) })?;
+        let counts: Vec<i64> = match self.settings.enough {
+            Some(_) => table.counts.iter().map(|&count| count as i64).collect(),
+            None => vec![table.passes as i64],
+        };
+        let shape = if counts.len() == 1 { vec![1] } else { vec![trials, images] };
+        writer.array("passes", &Array { shape, data: Data::Int(counts) })?;
         Ok(writer.finish()?)
     }
 
@@ -210,6 +257,7 @@ impl Run<'_> {
             let told = json!({
                 "pre_norm": table.told_trace(), "post_norm": table.told(&table.trace_post),
                 "angular_var": table.told(&table.angular_var),
+                "stopped": self.settings.enough.and_then(|enough| table.stopped(enough)),
             });
             results.insert(format!("T={}", table.passes), told);
         }
