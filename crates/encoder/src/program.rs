@@ -339,6 +339,16 @@ pub struct Buffer {
     pub width: usize,
 }
 
+impl Buffer {
+    fn bytes(self, sequences: usize, tokens: usize) -> usize {
+        let rows = match self.rows {
+            Rows::Tokens => sequences * tokens,
+            Rows::Sequences => sequences,
+        };
+        rows * self.width * size_of::<f32>()
+    }
+}
+
 /// What the rows of a buffer stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
@@ -480,6 +490,17 @@ impl Program {
             written.push(op.writes());
         }
         Some(Split { prefix_ops, live })
+    }
+
+    /// Bytes of all buffers for so many sequences of so many tokens each.
+    pub fn buffer_bytes(&self, sequences: usize, tokens: usize) -> usize {
+        self.buffers.iter().map(|buffer| buffer.bytes(sequences, tokens)).sum()
+    }
+
+    /// Bytes of what passes over one image of so many tokens begin from; none without such passes.
+    pub fn state_bytes(&self, tokens: usize) -> usize {
+        let live = self.split().map_or_else(Vec::new, |split| split.live);
+        live.iter().map(|id| self.buffers[id.0].bytes(1, tokens)).sum()
     }
 
     /// Floating-point operations of one packed batch: 2 for each multiply-add of the linear layers and of

@@ -242,6 +242,38 @@ fn cut_patches(image: &[u8], size: usize, side: usize, levels: &Levels, out: &mu
     }
 }
 
+/// What a tower takes of memory, from its files alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of the file of weights, which is mapped while it is read.
+    pub file_bytes: u64,
+    /// Numbers that are kept of it.
+    pub weights: u64,
+    /// Activations of one pass.
+    pub pass_bytes: u64,
+    /// What passes over one image begin from.
+    pub state_bytes: u64,
+}
+
+/// What [`ImageEncoder::load_as`] and its passes will take.
+///
+/// # Errors
+/// Weights that are not what the configuration says.
+pub fn footprint(folder: &Path, config: &VisionConfig, sites: &[Site]) -> Result<Footprint, VisionError> {
+    let path = weights_file(folder)?;
+    let weights = Weights::open(&path)?;
+    let program = config.program(&weights, sites)?;
+    let linears = program.linears.iter().map(|linear| linear.out_features * (linear.in_features + 1));
+    let tensors = program.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>());
+    let file_bytes = std::fs::metadata(&path).map_err(|source| VisionError::Read { path, source })?.len();
+    Ok(Footprint {
+        file_bytes,
+        weights: linears.chain(tensors).sum::<usize>() as u64,
+        pass_bytes: program.buffer_bytes(1, config.tokens()) as u64,
+        state_bytes: program.state_bytes(config.tokens()) as u64,
+    })
+}
+
 /// What the tower of a folder is like, without its weights.
 ///
 /// # Errors

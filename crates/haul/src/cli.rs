@@ -908,6 +908,10 @@ pub(crate) struct McArgs {
     pub(crate) receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+    /// Memory that the run and its workers may take together, such as 2G: batches become as small as that takes
+    /// [default: three quarters of what is free]
+    #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount, help_heading = "Compute")]
+    pub(crate) memory: Option<u64>,
     /// Passes in one batch; changes no bit of the results [default: as many as --batch-tokens has room for]
     #[arg(long, value_name = "N", help_heading = "Compute")]
     pub(crate) batch_size: Option<NonZeroUsize>,

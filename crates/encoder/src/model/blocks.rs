@@ -41,6 +41,8 @@ pub(super) struct Rows {
     pub(super) qkv: BufferId,
     context: BufferId,
     attended: BufferId,
+    /// Inside the feed-forward, once one of its layers is perturbed: all blocks share it.
+    wide: Option<BufferId>,
 }
 
 impl Blocks<'_> {
@@ -48,13 +50,13 @@ impl Blocks<'_> {
     pub(super) fn write(&self, writer: &mut Writer<'_>, hidden: BufferId) -> Rows {
         let d = self.hidden_size;
         let [qkv, context, normed, attended] = [3 * d, d, d, d].map(|width| writer.token_buffer(width));
-        let mut rows = Rows { hidden, normed, qkv, context, attended };
+        let mut rows = Rows { hidden, normed, qkv, context, attended, wide: None };
         for block in 0..self.layers {
             self.attend(writer, &rows, block);
             if let Some(row) = self.last_row.filter(|_| block + 1 == self.layers) {
                 rows = one_row(writer, &rows, row, d);
             }
-            self.feed_forward(writer, &rows, block);
+            self.feed_forward(writer, &mut rows, block);
         }
         rows
     }
@@ -74,8 +76,8 @@ impl Blocks<'_> {
     }
 
     /// `attended = hidden + proj(context)`, `hidden = attended + mlp(norm(attended))`.
-    fn feed_forward(&self, writer: &mut Writer<'_>, rows: &Rows, block: usize) {
-        let Rows { hidden, context, normed, attended, .. } = *rows;
+    fn feed_forward(&self, writer: &mut Writer<'_>, rows: &mut Rows, block: usize) {
+        let Rows { hidden, context, normed, attended, ref mut wide, .. } = *rows;
         let Blocks { hidden_size: d, intermediate_size, .. } = *self;
         let called = self.names.of_blocks();
         let at = |part: &str| format!("{}{block}.{part}", called.layers);
@@ -91,7 +93,7 @@ impl Blocks<'_> {
         let up = writer.linear(&[at(called.up)], Bias::Present, intermediate_size, d);
         let down = writer.linear(&[at(called.down)], Bias::Present, d, intermediate_size);
         let at = [fc1, Perturbed { branch, ..fc2 }];
-        self.push_mlp(writer, normed, (up, down), at, (attended, hidden));
+        self.push_mlp(writer, normed, (up, down), at, wide, (attended, hidden));
     }
 
     /// `out = residual + down(activation(up(x)))`.
@@ -101,6 +103,7 @@ impl Blocks<'_> {
         x: BufferId,
         (up, down): (LinearId, LinearId),
         at: [Perturbed; 2],
+        wide: &mut Option<BufferId>,
         (residual, out): (BufferId, BufferId),
     ) {
         let activation = self.activation;
@@ -108,7 +111,7 @@ impl Blocks<'_> {
             writer.push(Op::FeedForward { x, up, activation, down, residual: Some(residual), out });
             return;
         }
-        let wide = writer.buffer_like(x, self.intermediate_size);
+        let wide = *wide.get_or_insert_with(|| writer.buffer_like(x, self.intermediate_size));
         push_perturbed(writer, x, up, (activation, None), at[0], wide);
         push_perturbed(writer, wide, down, (Activation::Identity, Some(residual)), at[1], out);
     }
@@ -120,7 +123,7 @@ fn one_row(writer: &mut Writer<'_>, rows: &Rows, row: PoolMode, d: usize) -> Row
     for (x, out) in [(rows.hidden, hidden), (rows.context, context)] {
         writer.push(Op::Pool { x, pooling: Pooling { modes: vec![row] }, out });
     }
-    Rows { hidden, normed, qkv: rows.qkv, context, attended }
+    Rows { hidden, normed, qkv: rows.qkv, context, attended, wide: None }
 }
 
 /// Where passes differ.

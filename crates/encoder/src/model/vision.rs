@@ -313,7 +313,7 @@ impl VisionConfig {
         let up = writer.linear(&[head.up.into()], Bias::Present, intermediate_size, d);
         let down = writer.linear(&[head.down.into()], Bias::Present, d, intermediate_size);
         let at = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| blocks.drops.at(Site::Head { layer }));
-        blocks.push_mlp(writer, seen, (up, down), at, (attended, out));
+        blocks.push_mlp(writer, seen, (up, down), at, &mut None, (attended, out));
         out
     }
 }

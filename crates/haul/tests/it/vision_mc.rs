@@ -676,6 +676,94 @@ fn an_image_stops_when_it_is_known() {
     }
 }
 
+/// The tiny tower for images of 384 pixels: its patches are large, and their weights are random.
+fn add_large_tower(home: &Home) {
+    copy_tree(&home.path("clip"), &home.path("large"));
+    let mut config = document(home.path("large/config.json"));
+    config["vision_config"]["image_size"] = json!(LARGE_SIDE);
+    config["vision_config"]["patch_size"] = json!(LARGE_SIDE / 2);
+    home.write("large/config.json", config.to_string());
+    let mut preprocess = document(home.path("large/preprocessor_config.json"));
+    preprocess["size"] = json!({"height": LARGE_SIDE, "width": LARGE_SIDE});
+    home.write("large/preprocessor_config.json", preprocess.to_string());
+
+    let file = home.path("large/model.safetensors");
+    let mut content = fs::read(&file).unwrap();
+    let data = content.split_off(8 + u64::from_le_bytes(content[..8].try_into().unwrap()) as usize);
+    let mut header: serde_json::Map<String, Value> = serde_json::from_slice(&content[8..]).unwrap();
+    header.remove("__metadata__");
+    let side = LARGE_SIDE as usize / 2;
+    let numbers = 32 * 3 * side * side;
+    let mut tensors = vec![];
+    for (name, tensor) in &mut header {
+        let at = |no: usize| tensor["data_offsets"][no].as_u64().unwrap() as usize;
+        let begin = tensors.len();
+        if name.ends_with("patch_embedding.weight") {
+            let mut random = Random(5);
+            tensors.extend((0..numbers).flat_map(|_| (0x1000 | random.next() as u16 & 0x83ff).to_le_bytes()));
+            tensor["shape"] = json!([32, 3, side, side]);
+        } else {
+            tensors.extend_from_slice(&data[at(0)..at(1)]);
+        }
+        tensor["data_offsets"] = json!([begin, tensors.len()]);
+    }
+    let header = Value::Object(header).to_string();
+    fs::write(file, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &tensors].concat())
+        .unwrap();
+}
+
+const LARGE_SIDE: u32 = 384;
+const LARGE_BYTES: u64 = 3 * (LARGE_SIDE as u64).pow(2);
+
+/// Pixels stand on disk: of more images, memory has a few numbers more.
+#[test]
+fn memory_does_not_grow_with_the_images() {
+    let home = with_images(220);
+    add_large_tower(&home);
+    let peak = |out: &str, images: &str, more: &[&str]| {
+        let args = ["vision", "mc", "images", "--model", "large", "--out", out, "--quiet", "--trials", "1"];
+        let few = ["--passes", "2", "--num-images", images];
+        let receipt = home.json(&[&args[..], &few, more].concat());
+        assert_eq!(receipt["items"]["ok"].to_string(), images);
+        (receipt["memory"]["peak_rss"].as_u64().unwrap(), receipt)
+    };
+    let (few, _) = peak("few", "20", &[]);
+    let (many, _) = peak("many", "220", &[]);
+    println!("{} MiB for 20 images, {} for 220", few >> 20, many >> 20);
+    assert!(many < few + 200 * LARGE_BYTES / 3, "{few} {many}");
+
+    let (within, receipt) = peak("within", "220", &["--memory", "1G", "--batch-tokens", "65536"]);
+    let batch = receipt["settings"]["passes"]["batch"].as_u64().unwrap();
+    assert!((1..1_000).contains(&batch) && within < 1 << 30, "{batch} passes at once, {within} bytes");
+    let same = |out: &str| fs::read(home.path(out).join("mc.npz")).unwrap();
+    assert!(same("within") == same("many"));
+    let args = ["vision", "mc", "images", "--model", "large", "--out", "no", "--memory", "100M"];
+    let refused = home.run(&args);
+    assert!(refused.code == 2 && refused.stderr.contains("100 MiB of memory: one pass"), "{refused:#?}");
+}
+
+/// 10,000 images of 384 pixels in 2 GB.
+#[test]
+fn ten_thousand_images_fit_two_gigabytes() {
+    if !crate::fixtures::full() {
+        return;
+    }
+    let home = Home::empty();
+    add_tower(&home, "tiny-clip", "clip");
+    add_large_tower(&home);
+    let mut random = Random(9);
+    for no in 0..10_000 {
+        home.write(&format!("images/class{}/{no:05}.bmp", no % 10), bmp(8, 8, &mut random));
+    }
+    let args = ["vision", "mc", "images", "--model", "large", "--out", "out", "--quiet", "--trials", "1"];
+    let receipt =
+        home.json(&[&args[..], &["--passes", "2", "--num-images", "10000", "--memory", "2G"]].concat());
+    let peak = receipt["memory"]["peak_rss"].as_u64().unwrap();
+    println!("{} MiB for 10,000 images, {} s", peak >> 20, receipt["seconds"]);
+    assert_eq!(receipt["items"]["ok"], 10_000);
+    assert!(peak < 2_000_000_000, "{peak}");
+}
+
 #[test]
 fn a_plan_leaves_no_results() {
     let home = with_images(3);

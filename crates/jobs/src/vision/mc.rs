@@ -29,6 +29,7 @@ pub mod files;
 mod passing;
 mod pilot;
 pub mod pixels;
+pub mod room;
 mod rounding;
 pub mod stopping;
 pub mod studies;
@@ -477,6 +478,14 @@ pub enum McError {
         /// By the pilot.
         passes: f64,
     },
+    /// More memory than there is.
+    #[error("{} MiB of memory: one pass at a time needs {} MiB", bytes >> 20, (needed >> 20) + 1)]
+    Memory {
+        /// What there is.
+        bytes: u64,
+        /// What the smallest batch needs.
+        needed: u64,
+    },
     /// An array that no reader here takes.
     #[error("{name} would have {bytes} bytes, and an array has at most {limit}")]
     TooLarge {
@@ -501,6 +510,9 @@ impl McError {
             McError::Vision(error) => error.hint(),
             McError::Journal(error) => error.hint(),
             McError::Damaged { .. } | McError::Missing { .. } => Some("run the same command again"),
+            McError::Memory { .. } => {
+                Some("give more --memory, fewer --threads, or --dtype f32, which needs no weights beside it")
+            }
             McError::TooLarge { .. } => Some("take fewer images, trials or passes, or leave --gram out"),
             McError::Alike { .. } => Some("take more images, or other --sites"),
             McError::Far { .. } => {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use haul_corpus::image::Rgb;
 use haul_corpus::image::preprocess::Preprocess;
 use haul_corpus::image::resize::{Filter, Window, resize};
+use haul_corpus::limits::Limits;
 use haul_corpus::pixels::{Hash, PixelCache};
 use haul_corpus::verdict::Verdict;
 use haul_encoder::captions::{CaptionEncoder, Likeness};
@@ -18,6 +19,7 @@ use haul_jobs::vision::experiment::{Condition, Experiment, RATES};
 use haul_jobs::vision::images::{self, Manifest};
 use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
 use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
+use haul_jobs::vision::mc::room::decoders;
 use haul_jobs::vision::mc::stopping::Enough;
 use haul_jobs::vision::mc::studies::{Ambiguous, Found};
 use haul_jobs::vision::mc::unit::Keep;
@@ -65,6 +67,9 @@ struct Asked<'a> {
     dtype: Dtype,
     threads: std::num::NonZeroUsize,
     batch_tokens: usize,
+    /// What the run and its workers may take, and whether somebody said so.
+    memory_bytes: u64,
+    is_memory_asked: bool,
     models: Vec<Model>,
     experiment: Experiment,
     prompts: Option<&'a PromptArgs>,
@@ -204,10 +209,26 @@ impl<'a> Asked<'a> {
         let dtype = machine.dtype(dtype, settings, output)?;
         let bias = if args.seed_compat { Bias::Seed } else { Bias::Unbiased };
         let (threads, batch_tokens) = (compute.threads, compute.batch_tokens);
-        let asked = Asked { args, machine, dtype, threads, batch_tokens, models, experiment, prompts, bias };
-        for case in asked.models.iter().map(|model| asked.cases(model)) {
-            for Case { settings, tower, .. } in case? {
+        let memory = settings.memory(args.memory)?;
+        let asked = Asked {
+            args,
+            machine,
+            dtype,
+            threads,
+            batch_tokens,
+            memory_bytes: memory.map_or_else(free_bytes, Ok)?,
+            is_memory_asked: memory.is_some(),
+            models,
+            experiment,
+            prompts,
+            bias,
+        };
+        for model in &asked.models {
+            for mut case in asked.cases(model)? {
+                let Case { settings, tower, .. } = &case;
                 settings.sites.under(settings.perturbation, &tower.config).map_err(mc::McError::from)?;
+                // Before anything is decoded; what images add is known later.
+                asked.fit(&mut case, model, &[])?;
             }
         }
         Ok(asked)
@@ -261,6 +282,17 @@ impl<'a> Asked<'a> {
         })
     }
 
+    /// With a batch that fits. Of what is free somebody else may take a part: only what was asked for is a limit.
+    fn fit(&self, case: &mut Case, model: &Model, images: &[Image]) -> Result<(), Failure> {
+        let Case { tower, settings, .. } = case;
+        let run = Run { tower, weights_sha256: &model.sha256, dtype: self.dtype, settings, images };
+        settings.batch = match run.batch_within(self.memory_bytes, self.threads.get()) {
+            Err(mc::McError::Memory { .. }) if !self.is_memory_asked => 1,
+            fitting => fitting?,
+        };
+        Ok(())
+    }
+
     fn load(&self, tower: &Tower, dtype: Dtype, sites: &[Site]) -> Result<ImageEncoder, VisionError> {
         let device = CpuDevice::new(self.machine.cpu.isa, dtype, self.threads);
         ImageEncoder::load_as(&tower.folder, tower.config.clone(), &device, sites)
@@ -299,6 +331,14 @@ fn impossible(kind: Kind, strength: f64) -> Failure {
                 .hint("above 0 and at most 100; 0.01 and 0.05 are the study's")
         }
     }
+}
+
+/// What a run may take where nobody says so.
+fn free_bytes() -> Result<u64, Failure> {
+    let memory = memory::probe()?;
+    let held = memory::rss_bytes().unwrap_or(0);
+    let below_limit = memory.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(held));
+    Ok(memory.available_bytes.min(below_limit) / 4 * 3)
 }
 
 fn models(args: &McArgs, settings: &Settings) -> Result<Vec<Model>, Failure> {
@@ -424,9 +464,12 @@ impl Engine<'_> {
     fn gather(&self, chosen: &Chosen, done: &mut Done) -> Result<HashMap<Hash, Gathered>, Failure> {
         let worker = parse_worker()?;
         let folder = self.settings.pixel_cache();
+        let (threads, memory_bytes) =
+            decoders(self.asked.memory_bytes, self.asked.threads.get(), Limits::DEFAULT.memory_bytes);
         let decoders = Decoders {
             worker: (&worker.program, &worker.args),
-            threads: self.asked.threads.get(),
+            threads,
+            memory_bytes,
             folder: &folder,
             cap_bytes: self.settings.cache_bytes(),
             stages: self.stages,
@@ -458,8 +501,8 @@ impl Engine<'_> {
         gathered: &mut HashMap<Hash, Gathered>,
         journal: &mut Journal,
     ) -> Result<Value, Failure> {
-        let mut cases = self.asked.cases(model)?;
         let images = done.images.clone();
+        let mut cases = self.fitting(model, &images)?;
         if let Some(target) = self.asked.target() {
             let Some(pilot) = self.pilot(target, model, &cases, done, gathered, journal)? else {
                 return Ok(Value::Null);
@@ -468,6 +511,9 @@ impl Engine<'_> {
                 settings.passes = vec![pilot.most()];
                 settings.enough = Some(pilot.enough);
             }
+        }
+        for case in &mut cases {
+            self.asked.fit(case, model, &images)?;
         }
         done.settings = cases.first().map(|case| case.settings.clone());
         let runs: Vec<Run<'_>> = cases.iter().map(|case| self.of_case(model, case, &images)).collect();
@@ -606,7 +652,7 @@ impl Engine<'_> {
         done.sort_out(chosen, &gathered);
         let mut plans = vec![];
         for model in &self.asked.models {
-            for case in &self.asked.cases(model)? {
+            for case in &self.fitting(model, &done.images)? {
                 let run = self.of_case(model, case, &done.images);
                 run.check_sizes()?;
                 let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
@@ -628,6 +674,13 @@ impl Engine<'_> {
             self.output.data(&summary::vision::plans(&plans, done.failures.len()))?;
         }
         Ok(Exit::Ok)
+    }
+
+    /// What the experiment compares of a model, with batches that fit.
+    fn fitting(&self, model: &Model, images: &[Image]) -> Result<Vec<Case>, Failure> {
+        let mut cases = self.asked.cases(model)?;
+        cases.iter_mut().try_for_each(|case| self.asked.fit(case, model, images))?;
+        Ok(cases)
     }
 
     fn of_case<'r>(&self, model: &'r Model, case: &'r Case, images: &'r [Image]) -> Run<'r> {

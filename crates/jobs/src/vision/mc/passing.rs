@@ -18,7 +18,7 @@ use super::{AUDIT_STRENGTH, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, To
 /// Images whose prefixes are computed in one batch, at most.
 const GROUP_MAX: usize = 64;
 /// Bytes of passes that are held while images of a group are measured.
-const HELD_BYTES_MAX: usize = 256 << 20;
+pub(super) const HELD_BYTES_MAX: usize = 256 << 20;
 
 /// Computes all that is missing, or until a stop is asked for.
 pub(super) fn run(
