@@ -29,11 +29,11 @@ pub struct Program {
     pub outputs: OutputBuffers,
 }
 
-/// A program cut in two at its first [`Op::Drop`]: what comes before depends on the image alone and is computed once for
+/// A program cut in two at its first [`Op::Perturb`] or [`Op::Skip`]: what comes before depends on the image alone and is computed once for
 /// all passes over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Operations before the first [`Op::Drop`].
+    /// Operations before it.
     pub prefix_ops: usize,
     /// Buffers that the others read from those.
     pub live: Vec<BufferId>,
@@ -149,8 +149,15 @@ pub enum Op {
         /// `[tokens, width]`.
         out: BufferId,
     },
-    /// Dropout of each element with the batch's masks, in place (see [`haul_kernels::dropout`]).
-    Drop {
+    /// What the batch does to outputs of a layer, in place (see [`haul_kernels::perturb`]).
+    Perturb {
+        /// `[tokens or sequences, width]`.
+        x: BufferId,
+        /// What the masks call the place.
+        site: u32,
+    },
+    /// Zeros in place of all rows of a pass whose coin falls: a branch that is left out.
+    Skip {
         /// `[tokens or sequences, width]`.
         x: BufferId,
         /// What the masks call the place.
@@ -233,7 +240,8 @@ impl Op {
             | Op::Norm { x, .. }
             | Op::Pool { x, .. }
             | Op::Cut { x, .. }
-            | Op::Drop { x, .. }
+            | Op::Perturb { x, .. }
+            | Op::Skip { x, .. }
             | Op::Activate { x, .. }
             | Op::L2 { x } => vec![x],
         }
@@ -253,7 +261,11 @@ impl Op {
             | Op::Pool { out, .. }
             | Op::Cut { out, .. } => out,
             Op::Rotary { qkv, .. } => qkv,
-            Op::Drop { x, .. } | Op::Activate { x, .. } | Op::Add { x, .. } | Op::L2 { x } => x,
+            Op::Perturb { x, .. }
+            | Op::Skip { x, .. }
+            | Op::Activate { x, .. }
+            | Op::Add { x, .. }
+            | Op::L2 { x } => x,
         }
     }
 }
@@ -327,6 +339,16 @@ pub struct Buffer {
     pub width: usize,
 }
 
+impl Buffer {
+    fn bytes(self, sequences: usize, tokens: usize) -> usize {
+        let rows = match self.rows {
+            Rows::Tokens => sequences * tokens,
+            Rows::Sequences => sequences,
+        };
+        rows * self.width * size_of::<f32>()
+    }
+}
+
 /// What the rows of a buffer stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
@@ -340,7 +362,7 @@ pub enum Rows {
 /// (query, key and value, say) stand one below the other.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// Names in the weights file, each a tensor of `out_features / weights.len()` rows.
+    /// Names in the weights file, each a tensor of `out_features / weights.len()` rows, but for [`Layout::QueryFirst`].
     pub weights: Vec<String>,
     /// How each of them stands in the file.
     pub layout: Layout,
@@ -357,6 +379,8 @@ pub struct Linear {
 pub enum Layout {
     /// `[out_features, in_features]`, as torch's `Linear` has it.
     OutIn,
+    /// As [`Layout::OutIn`], of two tensors: queries, and keys with values, which have twice as many rows.
+    QueryFirst,
     /// `[in_features, out_features]`: a matrix that stands behind what it is multiplied with.
     InOut,
     /// `[out_features, channels, side, side]`: a convolution whose steps are as long as its window.
@@ -371,14 +395,16 @@ pub enum Layout {
 impl Linear {
     /// The whole weight `[out_features, in_features]`, row-major.
     pub(crate) fn read_weight(&self, weights: &Weights) -> Result<Vec<f32>, WeightsError> {
-        let rows = self.out_features / self.weights.len();
+        let rows = self.rows(0);
         match self.layout {
-            Layout::OutIn => read_stacked(&self.weights, &[rows, self.in_features], weights),
+            Layout::OutIn | Layout::QueryFirst => {
+                read_stacked(&self.weights, |part| vec![self.rows(part), self.in_features], weights)
+            }
             Layout::Patch { channels, side } => {
-                read_stacked(&self.weights, &[rows, channels, side, side], weights)
+                read_stacked(&self.weights, |_| vec![rows, channels, side, side], weights)
             }
             Layout::InOut => {
-                let stacked = read_stacked(&self.weights, &[self.in_features, rows], weights)?;
+                let stacked = read_stacked(&self.weights, |_| vec![self.in_features, rows], weights)?;
                 let transposed = |matrix: &[f32]| {
                     (0..rows)
                         .flat_map(|row| matrix.iter().skip(row).step_by(rows).copied())
@@ -394,15 +420,27 @@ impl Linear {
         if self.biases.is_empty() {
             return Ok(None);
         }
-        read_stacked(&self.biases, &[self.out_features / self.biases.len()], weights).map(Some)
+        read_stacked(&self.biases, |part| vec![self.rows(part)], weights).map(Some)
+    }
+
+    /// Rows of one of its tensors.
+    fn rows(&self, part: usize) -> usize {
+        match self.layout {
+            Layout::QueryFirst => self.out_features / 3 * (1 + part),
+            _ => self.out_features / self.weights.len(),
+        }
     }
 }
 
-fn read_stacked(names: &[String], shape: &[usize], weights: &Weights) -> Result<Vec<f32>, WeightsError> {
+fn read_stacked(
+    names: &[String],
+    shape_of: impl Fn(usize) -> Vec<usize>,
+    weights: &Weights,
+) -> Result<Vec<f32>, WeightsError> {
     // No capacity ahead: the shape is not proven yet.
     let mut stacked = vec![];
-    for name in names {
-        stacked.extend(weights.read(name, shape)?);
+    for (part, name) in names.iter().enumerate() {
+        stacked.extend(weights.read(name, &shape_of(part))?);
     }
     Ok(stacked)
 }
@@ -440,9 +478,10 @@ impl Program {
         self.width(self.outputs.dense)
     }
 
-    /// Where the program is cut for passes over one image; `None` without an [`Op::Drop`].
+    /// Where the program is cut for passes over one image; `None` where passes do not differ.
     pub fn split(&self) -> Option<Split> {
-        let prefix_ops = self.ops.iter().position(|op| matches!(op, Op::Drop { .. }))?;
+        let differs = |op: &Op| matches!(op, Op::Perturb { .. } | Op::Skip { .. });
+        let prefix_ops = self.ops.iter().position(differs)?;
         let (mut live, mut written) = (vec![], vec![]);
         for op in &self.ops[prefix_ops..] {
             let from_before = |id: &BufferId| !written.contains(id) && !live.contains(id);
@@ -451,6 +490,17 @@ impl Program {
             written.push(op.writes());
         }
         Some(Split { prefix_ops, live })
+    }
+
+    /// Bytes of all buffers for so many sequences of so many tokens each.
+    pub fn buffer_bytes(&self, sequences: usize, tokens: usize) -> usize {
+        self.buffers.iter().map(|buffer| buffer.bytes(sequences, tokens)).sum()
+    }
+
+    /// Bytes of what passes over one image of so many tokens begin from; none without such passes.
+    pub fn state_bytes(&self, tokens: usize) -> usize {
+        let live = self.split().map_or_else(Vec::new, |split| split.live);
+        live.iter().map(|id| self.buffers[id.0].bytes(1, tokens)).sum()
     }
 
     /// Floating-point operations of one packed batch: 2 for each multiply-add of the linear layers and of

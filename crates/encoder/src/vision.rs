@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use haul_kernels::dropout::Rate;
+use haul_kernels::perturb::Perturbation;
 
 use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Pass, State, Ticket, Vectors};
 use crate::model::ConfigError;
@@ -37,10 +37,10 @@ impl ImageEncoder {
         ImageEncoder::load_with(folder, device, &[])
     }
 
-    /// [`ImageEncoder::load`], for passes in which elements fall out at `sites` of the model.
+    /// [`ImageEncoder::load`], for passes in which `sites` of the model are perturbed.
     ///
     /// # Errors
-    /// Also a site that the model does not have: nothing would ever fall out there.
+    /// Also a site that the model does not have: nothing would ever happen there.
     pub fn load_with(
         folder: &Path,
         device: &dyn Device,
@@ -59,8 +59,7 @@ impl ImageEncoder {
         device: &dyn Device,
         sites: &[Site],
     ) -> Result<ImageEncoder, VisionError> {
-        let all = config.sites();
-        if let Some(site) = sites.iter().find(|site| !all.contains(site)) {
+        if let Some(site) = sites.iter().find(|site| !config.has(**site)) {
             return Err(VisionError::NoSite { site: site.to_string() });
         }
         let weights = Weights::open(&weights_file(folder)?)?;
@@ -109,7 +108,7 @@ impl ImageEncoder {
     }
 
     /// Enqueues images of `image_size` pixels in each direction, each row by row, red, green and blue of a pixel side by
-    /// side. Nothing falls out.
+    /// side. Nothing is perturbed.
     ///
     /// # Errors
     /// No image, or bytes that are no whole images.
@@ -117,7 +116,7 @@ impl ImageEncoder {
         Ok(self.model.submit(self.batch(pixels, levels)?)?)
     }
 
-    /// What does not depend on what falls out, computed once for all passes: [`ImageEncoder::pass`] begins from there.
+    /// What does not depend on masks, computed once for all passes: [`ImageEncoder::pass`] begins from there.
     ///
     /// # Errors
     /// As [`ImageEncoder::submit`]; or the model was loaded without sites, or the batch is lost.
@@ -149,11 +148,16 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// No pass, or one over an image that the state does not have.
-    pub fn pass(&self, state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Ticket, VisionError> {
-        Ok(self.model.submit(of_passes(state, passes, rate)?)?)
+    pub fn pass(
+        &self,
+        state: &Arc<State>,
+        passes: Vec<Pass>,
+        perturbation: Perturbation,
+    ) -> Result<Ticket, VisionError> {
+        Ok(self.model.submit(of_passes(state, passes, perturbation)?)?)
     }
 
-    /// [`ImageEncoder::pass`] with nothing falling out but at one of the sites.
+    /// [`ImageEncoder::pass`] with nothing perturbed but one of the sites.
     ///
     /// # Errors
     /// As there.
@@ -162,9 +166,9 @@ impl ImageEncoder {
         site: Site,
         state: &Arc<State>,
         passes: Vec<Pass>,
-        rate: Rate,
+        perturbation: Perturbation,
     ) -> Result<Ticket, VisionError> {
-        Ok(self.model.submit(of_passes(state, passes, rate)?.only_at(site.number()))?)
+        Ok(self.model.submit(of_passes(state, passes, perturbation)?.only_at(site.number()))?)
     }
 
     fn batch(&self, pixels: &[u8], levels: &Levels) -> Result<Batch, VisionError> {
@@ -197,9 +201,13 @@ impl ImageEncoder {
     }
 }
 
-fn of_passes(state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Result<Batch, VisionError> {
+fn of_passes(
+    state: &Arc<State>,
+    passes: Vec<Pass>,
+    perturbation: Perturbation,
+) -> Result<Batch, VisionError> {
     let (count, images) = (passes.len(), state.images());
-    Batch::of_passes(state, passes, rate).ok_or(VisionError::Passes { passes: count, images })
+    Batch::of_passes(state, passes, perturbation).ok_or(VisionError::Passes { passes: count, images })
 }
 
 /// A claim to the state of a prefix.
@@ -232,6 +240,38 @@ fn cut_patches(image: &[u8], size: usize, side: usize, levels: &Levels, out: &mu
             }
         }
     }
+}
+
+/// What a tower takes of memory, from its files alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of the file of weights, which is mapped while it is read.
+    pub file_bytes: u64,
+    /// Numbers that are kept of it.
+    pub weights: u64,
+    /// Activations of one pass.
+    pub pass_bytes: u64,
+    /// What passes over one image begin from.
+    pub state_bytes: u64,
+}
+
+/// What [`ImageEncoder::load_as`] and its passes will take.
+///
+/// # Errors
+/// Weights that are not what the configuration says.
+pub fn footprint(folder: &Path, config: &VisionConfig, sites: &[Site]) -> Result<Footprint, VisionError> {
+    let path = weights_file(folder)?;
+    let weights = Weights::open(&path)?;
+    let program = config.program(&weights, sites)?;
+    let linears = program.linears.iter().map(|linear| linear.out_features * (linear.in_features + 1));
+    let tensors = program.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>());
+    let file_bytes = std::fs::metadata(&path).map_err(|source| VisionError::Read { path, source })?.len();
+    Ok(Footprint {
+        file_bytes,
+        weights: linears.chain(tensors).sum::<usize>() as u64,
+        pass_bytes: program.buffer_bytes(1, config.tokens()) as u64,
+        state_bytes: program.state_bytes(config.tokens()) as u64,
+    })
 }
 
 /// What the tower of a folder is like, without its weights.
@@ -307,7 +347,7 @@ pub enum VisionError {
     /// A site that the model does not have.
     #[error("the model has no {site}")]
     NoSite { site: String },
-    /// Passes of a model in which nothing falls out.
+    /// Passes of a model in which nothing is perturbed.
     #[error("the model was loaded without sites, so all passes over an image would be the same")]
     WithoutSites,
     /// Passes over images that are not there.

@@ -908,6 +908,10 @@ pub(crate) struct McArgs {
     pub(crate) receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+    /// Memory that the run and its workers may take together, such as 2G: batches become as small as that takes
+    /// [default: three quarters of what is free]
+    #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount, help_heading = "Compute")]
+    pub(crate) memory: Option<u64>,
     /// Passes in one batch; changes no bit of the results [default: as many as --batch-tokens has room for]
     #[arg(long, value_name = "N", help_heading = "Compute")]
     pub(crate) batch_size: Option<NonZeroUsize>,
@@ -962,18 +966,38 @@ pub(crate) enum SamplingArg {
     Numpy,
 }
 
+/// What is done to a tower in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PerturbArg {
+    /// Outputs fall out
+    Dropout,
+    /// Noise is added, as wide as a share of what the outputs spread
+    Gaussian,
+    /// Each output is multiplied with noise around 1
+    Scale,
+}
+
 /// What falls out, and how often.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Dropout")]
 pub(crate) struct DropoutArgs {
     /// Where elements fall out: uniform (every linear layer), mlp, attention, c_proj, late-K (the last K blocks' second
-    /// layers), or one site such as blocks.11.mlp.fc2 [default: uniform]
+    /// layers), depth (whole blocks), or one site such as blocks.11.mlp.fc2 [default: uniform]
     #[arg(long, value_name = "SET")]
     pub(crate) sites: Option<Sites>,
+    /// What is done there
+    #[arg(long, value_name = "KIND", value_enum, default_value = "dropout")]
+    pub(crate) perturb: PerturbArg,
     /// The share that falls out [default: 0.01]
     #[arg(long, alias = "p", value_name = "P")]
     pub(crate) dropout: Option<f64>,
-    /// Rates of exp1 [default: 0.001,0.005,0.01,0.02,0.05,0.1]
+    /// How strong noise is: its deviation over that of a layer's outputs, or over each of them [default: 0.01]
+    #[arg(long, value_name = "M", conflicts_with = "dropout")]
+    pub(crate) magnitude: Option<f64>,
+    /// The same masks for all images, so that pairs of images differ by themselves alone
+    #[arg(long)]
+    pub(crate) shared_masks: bool,
+    /// Rates of exp1, or magnitudes [default: 0.001,0.005,0.01,0.02,0.05,0.1]
     #[arg(long, value_name = "P,P", value_delimiter = ',', conflicts_with = "dropout")]
     pub(crate) p_values: Option<Vec<f64>>,
     /// Repetitions [default: those of the experiment, 10 of mc]
@@ -984,11 +1008,13 @@ pub(crate) struct DropoutArgs {
     #[arg(long, value_name = "T,T", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(2..=PASSES_MAX as i64))]
     pub(crate) passes: Option<Vec<u32>>,
-    /// As many passes as one trial's trace_pre needs for this ICC, by a pilot of 16 passes over 64 images
-    #[arg(long, value_name = "ICC", value_parser = share, conflicts_with_all = ["passes", "target_se", "independent_t"])]
+    /// As many passes over each image as one trial's trace_pre needs for this ICC, by a pilot of 16 passes over 64 images
+    #[arg(long, value_name = "ICC", value_parser = share,
+          conflicts_with_all = ["passes", "target_se", "independent_t", "gram", "save_passes"])]
     pub(crate) target_icc: Option<f64>,
-    /// As many passes as bring the standard error of an image's trace_pre to this share of it, by such a pilot
-    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with_all = ["passes", "independent_t"])]
+    /// As many passes over each image as bring the standard error of its trace_pre to this share of it, by such a pilot
+    #[arg(long, value_name = "SHARE", value_parser = share,
+          conflicts_with_all = ["passes", "independent_t", "gram", "save_passes"])]
     pub(crate) target_se: Option<f64>,
     /// Trials of their own for every number of passes, instead of one trial seen after so many
     #[arg(long)]

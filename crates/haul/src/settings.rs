@@ -11,7 +11,7 @@ use haul_machine::verdict::DeviceRequest;
 use haul_store::qdrant::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, ReaderArgs, RunArgs, StoreArg};
+use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, ReaderArgs, StoreArg};
 use crate::failure::Failure;
 use crate::home_unix;
 
@@ -246,8 +246,8 @@ impl Settings {
     }
 
     /// The bytes of memory that a run was given, if it was.
-    pub(crate) fn memory(&self, flag: &RunArgs) -> Result<Option<u64>, Failure> {
-        match (flag.memory, &self.file.memory) {
+    pub(crate) fn memory(&self, flag: Option<u64>) -> Result<Option<u64>, Failure> {
+        match (flag, &self.file.memory) {
             (Some(bytes), _) => Ok(Some(bytes)),
             (None, Some(amount)) => cli::amount(amount)
                 .map(Some)

@@ -21,6 +21,9 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// Nothing falls out.
+    pub const ZERO: Rate = Rate { threshold: 0 };
+
     /// The rate nearest to `p`, of 65,536 steps; `None` where `p` is not in 0..1.
     #[must_use]
     pub fn new(p: f64) -> Option<Rate> {

@@ -38,6 +38,7 @@ pub mod gate;
 pub mod gemm;
 pub mod isa;
 pub mod norm;
+pub mod perturb;
 pub mod reference;
 pub mod roof;
 pub mod rotary;

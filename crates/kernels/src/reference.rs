@@ -7,6 +7,7 @@ use crate::dropout::{MaskKey, Rate, philox};
 use crate::dtype::Dtype;
 use crate::gemm::Epilogue;
 use crate::norm::L2_NORM_MIN;
+use crate::perturb::{Perturbation, normals};
 use crate::rotary::Angles;
 use half::f16;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
@@ -236,6 +237,27 @@ pub fn dropout(rate: Rate, mask: MaskKey, site: u32, x: &mut [f32]) {
             if f64::from(bits) < rate.p() * 65_536.0 { 0.0 } else { (1.0 / (1.0 - rate.p())) as f32 };
         *x *= factor;
     }
+}
+
+/// [`crate::perturb::perturb`].
+pub fn perturb(perturbation: Perturbation, mask: MaskKey, site: u32, x: &mut [f32]) {
+    let (add, times) = match perturbation {
+        Perturbation::Dropout(rate) => return dropout(rate, mask, site, x),
+        Perturbation::Gaussian(magnitude) => (magnitude.get() * deviation(x), 0.0),
+        Perturbation::Scale(magnitude) => (0.0, magnitude.get()),
+    };
+    let MaskKey { key, trial, pass } = mask;
+    for (i, x) in x.iter_mut().enumerate() {
+        let words = philox([(i / 8) as u32, site, pass, trial], key);
+        let bits = (words[i % 8 / 2] >> (16 * (i % 2))) & 0xFFFF;
+        *x += (add + times * *x) * normals()[bits as usize];
+    }
+}
+
+fn deviation(x: &[f32]) -> f32 {
+    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
+    let squares: f64 = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum();
+    if x.len() < 2 { 0.0 } else { (squares / (x.len() - 1) as f64).sqrt() as f32 }
 }
 
 /// [`crate::norm::layer_norm`].

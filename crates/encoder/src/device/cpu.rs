@@ -14,16 +14,16 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use haul_kernels::act::{self, Activation};
 use haul_kernels::attention::{self, Shape, varlen};
-use haul_kernels::dropout::dropout;
 use haul_kernels::dtype::Dtype;
 use haul_kernels::gate::gate;
 use haul_kernels::gemm::{self, Epilogue, FeedForward, PackedWeight, feed_forward, linear};
 use haul_kernels::isa::Isa;
 use haul_kernels::norm::{l2_normalize, layer_norm};
+use haul_kernels::perturb::perturb;
 use haul_kernels::rotary::{Angles, rotate};
 
 use crate::device::arena::Arena;
-use crate::device::images::{add, drop_rows, place_patches, probe_rows};
+use crate::device::images::{add, perturb_rows, place_patches, probe_rows, skip_rows};
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Completion, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::program::{BufferId, LayerNorm, Linear, LinearId, Op, Positions, Program, Tensor, TensorId};
@@ -357,9 +357,10 @@ impl Worker {
     fn run_op(&mut self, model: &CpuModel, batch: &Batch, op: &Op) {
         let (isa, program) = (model.isa, &model.program);
         match *op {
-            Op::Drop { x, site } => self.arena.write(x, |_, x| {
-                drop_rows(batch, site, x, |rate, mask, rows| dropout(isa, rate, mask, site, rows));
+            Op::Perturb { x, site } => self.arena.write(x, |_, x| {
+                perturb_rows(batch, site, x, |how, mask, rows| perturb(isa, how, mask, site, rows));
             }),
+            Op::Skip { x, site } => self.arena.write(x, |_, x| skip_rows(batch, site, x)),
             Op::Activate { x, activation } => self.arena.write(x, |_, x| act::apply(isa, activation, x)),
             Op::Add { x, y } => self.arena.write(x, |arena, x| add(x, arena.read(y))),
             Op::EmbedPatches { patch, class, position, out } => {

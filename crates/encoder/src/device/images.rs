@@ -1,26 +1,36 @@
-//! What only images need: the places of patches, the one query of a MAP head, and what falls out of passes.
+//! What only images need: the places of patches, the one query of a MAP head, and what differs between passes.
 
 use std::ops::Range;
 
-use haul_kernels::dropout::{MaskKey, Rate};
+use haul_kernels::dropout::MaskKey;
+use haul_kernels::perturb::{Perturbation, coin_falls};
 
 use crate::device::{Batch, Part};
 
-/// Drops elements of `x` `[rows, width]`, as many rows a sequence as there are, with the mask of each sequence's pass.
-pub(super) fn drop_rows(
+/// Perturbs `x` `[rows, width]`, as many rows a sequence as there are, with the mask of each sequence's pass.
+pub(super) fn perturb_rows(
     batch: &Batch,
     site: u32,
     x: &mut [f32],
-    mut drop: impl FnMut(Rate, MaskKey, &mut [f32]),
+    mut perturb: impl FnMut(Perturbation, MaskKey, &mut [f32]),
 ) {
-    let Part::Suffix { passes, rate, only, .. } = &batch.part else { return };
+    let Part::Suffix { passes, perturbation, only, .. } = &batch.part else { return };
     if only.is_some_and(|only| only != site) {
         return;
     }
     let of_sequence = x.len() / batch.sequences();
     for (rows, pass) in x.chunks_exact_mut(of_sequence).zip(passes) {
-        drop(*rate, pass.mask, rows);
+        perturb(*perturbation, pass.mask, rows);
     }
+}
+
+/// Zeros in place of the rows of each pass whose coin falls; coins fall at the rate of dropout.
+pub(super) fn skip_rows(batch: &Batch, site: u32, x: &mut [f32]) {
+    perturb_rows(batch, site, x, |perturbation, mask, rows| {
+        if perturbation.rate().is_some_and(|rate| coin_falls(rate, mask, site)) {
+            rows.fill(0.0);
+        }
+    });
 }
 
 /// `x += y`.

@@ -18,7 +18,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use haul_kernels::dropout::{MaskKey, Rate};
+use haul_kernels::dropout::MaskKey;
+use haul_kernels::perturb::Perturbation;
 
 use crate::program::Program;
 use crate::weights::{Weights, WeightsError};
@@ -70,12 +71,12 @@ pub struct Batch {
 /// How much of a program a batch runs.
 #[derive(Debug, Clone)]
 enum Part {
-    /// All of it; without masks nothing falls out.
+    /// All of it; without masks nothing is perturbed.
     Whole,
-    /// What comes before the first [`Op::Drop`](crate::program::Op::Drop).
+    /// What comes before passes differ.
     Prefix,
     /// The rest, from the state of a prefix.
-    Suffix { state: Arc<State>, passes: Vec<Pass>, rate: Rate, only: Option<u32> },
+    Suffix { state: Arc<State>, passes: Vec<Pass>, perturbation: Perturbation, only: Option<u32> },
 }
 
 /// What the prefix of a program left of some images: its live buffers.
@@ -104,7 +105,7 @@ impl State {
 pub struct Pass {
     /// Which image of the state.
     pub image: usize,
-    /// What falls out.
+    /// What falls out, or gets which noise.
     pub mask: MaskKey,
 }
 
@@ -138,16 +139,16 @@ impl Batch {
 
     /// Passes over the images of a state. None if there is none, one is of an image that is not there, or the rows do not
     /// fit 32 bits.
-    pub fn of_passes(state: &Arc<State>, passes: Vec<Pass>, rate: Rate) -> Option<Batch> {
+    pub fn of_passes(state: &Arc<State>, passes: Vec<Pass>, perturbation: Perturbation) -> Option<Batch> {
         let cu_seqlens = equal_seqlens(passes.len(), state.tokens)?;
-        let part = Part::Suffix { state: Arc::clone(state), passes, rate, only: None };
+        let part = Part::Suffix { state: Arc::clone(state), passes, perturbation, only: None };
         match &part {
             Part::Suffix { passes, .. } if passes.iter().any(|pass| pass.image >= state.images) => None,
             _ => Some(Batch { ids: vec![], patches: vec![], cu_seqlens, part }),
         }
     }
 
-    /// The same passes with nothing falling out but at one site.
+    /// The same passes with nothing perturbed but one site.
     #[must_use]
     pub fn only_at(mut self, site: u32) -> Batch {
         if let Part::Suffix { only, .. } = &mut self.part {

@@ -9,7 +9,7 @@ use haul_kernels::reference as plain;
 use haul_kernels::rotary::Angles;
 
 use crate::device::arena::Arena;
-use crate::device::images::{add, drop_rows, place_patches, probe_rows};
+use crate::device::images::{add, perturb_rows, place_patches, probe_rows, skip_rows};
 use crate::device::outputs::cut_rows;
 use crate::device::{Batch, Device, DeviceError, LoadedModel, Memory, Outputs, Ticket, ticket};
 use crate::pooling::PoolMode;
@@ -94,9 +94,10 @@ impl ReferenceModel {
                     self.layer_norm(norm, out);
                 }
             }),
-            Op::Drop { x, site } => arena.write(x, |_, x| {
-                drop_rows(batch, site, x, |rate, mask, rows| plain::dropout(rate, mask, site, rows));
+            Op::Perturb { x, site } => arena.write(x, |_, x| {
+                perturb_rows(batch, site, x, |how, mask, rows| plain::perturb(how, mask, site, rows));
             }),
+            Op::Skip { x, site } => arena.write(x, |_, x| skip_rows(batch, site, x)),
             Op::Activate { x, activation } => arena.write(x, |_, x| plain::activate(activation, x)),
             Op::Add { x, y } => arena.write(x, |arena, x| add(x, arena.read(y))),
             Op::EmbedPatches { patch, class, position, out } => arena.write(out, |_, out| {

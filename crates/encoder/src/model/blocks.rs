@@ -15,6 +15,8 @@ pub enum Names {
     HuggingFace,
     /// open_clip: `open_clip_config.json`.
     OpenClip,
+    /// timm, whose SigLIP towers open_clip has.
+    Timm,
 }
 
 /// Blocks of one shape.
@@ -39,6 +41,8 @@ pub(super) struct Rows {
     pub(super) qkv: BufferId,
     context: BufferId,
     attended: BufferId,
+    /// Inside the feed-forward, once one of its layers is perturbed: all blocks share it.
+    wide: Option<BufferId>,
 }
 
 impl Blocks<'_> {
@@ -46,13 +50,13 @@ impl Blocks<'_> {
     pub(super) fn write(&self, writer: &mut Writer<'_>, hidden: BufferId) -> Rows {
         let d = self.hidden_size;
         let [qkv, context, normed, attended] = [3 * d, d, d, d].map(|width| writer.token_buffer(width));
-        let mut rows = Rows { hidden, normed, qkv, context, attended };
+        let mut rows = Rows { hidden, normed, qkv, context, attended, wide: None };
         for block in 0..self.layers {
             self.attend(writer, &rows, block);
             if let Some(row) = self.last_row.filter(|_| block + 1 == self.layers) {
                 rows = one_row(writer, &rows, row, d);
             }
-            self.feed_forward(writer, &rows, block);
+            self.feed_forward(writer, &mut rows, block);
         }
         rows
     }
@@ -65,28 +69,31 @@ impl Blocks<'_> {
         let norm = writer.layer_norm(&at(called.attention_norm), Bias::Present);
         writer.push(Op::Norm { x: rows.hidden, norm, out: rows.normed });
         let stacked = self.names.qkv(writer, &at, d);
-        let site = self.drops.site(block, BlockLayer::Qkv);
-        push_dropped(writer, rows.normed, stacked, (Activation::Identity, None), site, rows.qkv);
+        let at = self.drops.at(of_block(block, BlockLayer::Qkv));
+        push_perturbed(writer, rows.normed, stacked, (Activation::Identity, None), at, rows.qkv);
         let scale = 1.0 / (head_size as f32).sqrt();
         writer.push(Op::Attention { qkv: rows.qkv, heads, head_size, scale, sees, out: rows.context });
     }
 
     /// `attended = hidden + proj(context)`, `hidden = attended + mlp(norm(attended))`.
-    fn feed_forward(&self, writer: &mut Writer<'_>, rows: &Rows, block: usize) {
-        let Rows { hidden, context, normed, attended, .. } = *rows;
+    fn feed_forward(&self, writer: &mut Writer<'_>, rows: &mut Rows, block: usize) {
+        let Rows { hidden, context, normed, attended, ref mut wide, .. } = *rows;
         let Blocks { hidden_size: d, intermediate_size, .. } = *self;
         let called = self.names.of_blocks();
         let at = |part: &str| format!("{}{block}.{part}", called.layers);
         let linear = writer.linear(&[at(called.attention_out)], Bias::Present, d, d);
-        let site = self.drops.site(block, BlockLayer::Proj);
-        push_dropped(writer, context, linear, (Activation::Identity, Some(hidden)), site, attended);
+        let branch = self.drops.number(Site::Depth { block: block as u32 });
+        let [proj, fc1, fc2] = [BlockLayer::Proj, BlockLayer::Fc1, BlockLayer::Fc2]
+            .map(|layer| self.drops.at(of_block(block, layer)));
+        let proj = Perturbed { branch, ..proj };
+        push_perturbed(writer, context, linear, (Activation::Identity, Some(hidden)), proj, attended);
 
         let norm = writer.layer_norm(&at(called.mlp_norm), Bias::Present);
         writer.push(Op::Norm { x: attended, norm, out: normed });
         let up = writer.linear(&[at(called.up)], Bias::Present, intermediate_size, d);
         let down = writer.linear(&[at(called.down)], Bias::Present, d, intermediate_size);
-        let sites = [BlockLayer::Fc1, BlockLayer::Fc2].map(|layer| self.drops.site(block, layer));
-        self.push_mlp(writer, normed, (up, down), sites, (attended, hidden));
+        let at = [fc1, Perturbed { branch, ..fc2 }];
+        self.push_mlp(writer, normed, (up, down), at, wide, (attended, hidden));
     }
 
     /// `out = residual + down(activation(up(x)))`.
@@ -95,17 +102,18 @@ impl Blocks<'_> {
         writer: &mut Writer<'_>,
         x: BufferId,
         (up, down): (LinearId, LinearId),
-        sites: [Option<u32>; 2],
+        at: [Perturbed; 2],
+        wide: &mut Option<BufferId>,
         (residual, out): (BufferId, BufferId),
     ) {
         let activation = self.activation;
-        if sites == [None, None] {
+        if at == [Perturbed::default(); 2] {
             writer.push(Op::FeedForward { x, up, activation, down, residual: Some(residual), out });
             return;
         }
-        let wide = writer.buffer_like(x, self.intermediate_size);
-        push_dropped(writer, x, up, (activation, None), sites[0], wide);
-        push_dropped(writer, wide, down, (Activation::Identity, Some(residual)), sites[1], out);
+        let wide = *wide.get_or_insert_with(|| writer.buffer_like(x, self.intermediate_size));
+        push_perturbed(writer, x, up, (activation, None), at[0], wide);
+        push_perturbed(writer, wide, down, (Activation::Identity, Some(residual)), at[1], out);
     }
 }
 
@@ -115,39 +123,60 @@ fn one_row(writer: &mut Writer<'_>, rows: &Rows, row: PoolMode, d: usize) -> Row
     for (x, out) in [(rows.hidden, hidden), (rows.context, context)] {
         writer.push(Op::Pool { x, pooling: Pooling { modes: vec![row] }, out });
     }
-    Rows { hidden, normed, qkv: rows.qkv, context, attended }
+    Rows { hidden, normed, qkv: rows.qkv, context, attended, wide: None }
 }
 
-/// Where elements fall out.
+/// Where passes differ.
 #[derive(Clone, Copy)]
 pub(super) struct Drops<'s> {
     pub(super) sites: &'s [Site],
 }
 
 impl Drops<'_> {
-    fn site(self, block: usize, layer: BlockLayer) -> Option<u32> {
-        self.number(Site::Block { block: block as u32, layer })
+    /// What is done to the outputs of a layer.
+    pub(super) fn at(self, site: Site) -> Perturbed {
+        Perturbed { outputs: self.number(site), branch: None }
     }
 
-    pub(super) fn number(self, site: Site) -> Option<u32> {
+    fn number(self, site: Site) -> Option<u32> {
         self.sites.contains(&site).then(|| site.number())
     }
 }
 
-/// `out = activation(drop(x @ weight^T + bias)) + residual`, where there is a site; else without the drop.
-fn push_dropped(
+fn of_block(block: usize, layer: BlockLayer) -> Site {
+    Site::Block { block: block as u32, layer }
+}
+
+/// What masks call that which differs between passes behind a layer.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Perturbed {
+    /// Its outputs.
+    outputs: Option<u32>,
+    /// The branch that ends with it.
+    branch: Option<u32>,
+}
+
+/// `out = skip(activation(perturb(x @ weight^T + bias))) + residual`.
+fn push_perturbed(
     writer: &mut Writer<'_>,
     x: BufferId,
     linear: LinearId,
     (activation, residual): (Activation, Option<BufferId>),
-    site: Option<u32>,
+    at: Perturbed,
     out: BufferId,
 ) {
-    let Some(site) = site else { return writer.push_linear(x, linear, activation, residual, out) };
+    if at == Perturbed::default() {
+        return writer.push_linear(x, linear, activation, residual, out);
+    }
     writer.push_linear(x, linear, Activation::Identity, None, out);
-    writer.push(Op::Drop { x: out, site });
+    if let Some(site) = at.outputs {
+        writer.push(Op::Perturb { x: out, site });
+    }
     if activation != Activation::Identity {
         writer.push(Op::Activate { x: out, activation });
+    }
+    if let Some(site) = at.branch {
+        writer.push(Op::Skip { x: out, site });
     }
     if let Some(y) = residual {
         writer.push(Op::Add { x: out, y });
@@ -191,6 +220,14 @@ impl Names {
                 up: "mlp.fc1",
                 down: "mlp.fc2",
             },
+            Names::Timm => Called {
+                layers: "blocks.",
+                attention_norm: "norm1",
+                attention_out: "attn.proj",
+                mlp_norm: "norm2",
+                up: "mlp.fc1",
+                down: "mlp.fc2",
+            },
             Names::OpenClip => Called {
                 layers: "transformer.resblocks.",
                 attention_norm: "ln_1",
@@ -209,6 +246,7 @@ impl Names {
                 writer.linear(&names, Bias::Present, 3 * d, d)
             }
             Names::OpenClip => writer.linear_of(in_projection(&at("attn."), d)),
+            Names::Timm => writer.linear(&[at("attn.qkv")], Bias::Present, 3 * d, d),
         }
     }
 }

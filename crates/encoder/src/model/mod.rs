@@ -4,6 +4,7 @@ pub mod bert;
 pub mod blocks;
 pub mod modern_bert;
 pub mod text;
+mod timm;
 pub mod vision;
 mod writer;
 pub mod xlm_roberta;

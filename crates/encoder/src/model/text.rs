@@ -75,6 +75,10 @@ impl TextConfig {
         if let Some(name) = text.hf_model_name {
             return Err(unsupported("hf_model_name", name, "open_clip's own text towers run"));
         }
+        if text.no_causal_mask {
+            let why = "open_clip's causal text towers run; take the model as transformers has it";
+            return Err(unsupported("no_causal_mask", "true", why));
+        }
         let hidden_size = sized("width", text.width, SIZE_MAX)?;
         TextConfig {
             context_tokens: text.context_length,
@@ -170,7 +174,8 @@ impl Names {
                 last_norm: "final_layer_norm",
                 projection: ("text_projection.weight", Layout::OutIn),
             },
-            Names::OpenClip => Called {
+            // timm has no text towers; open_clip's stand beside its image towers.
+            Names::OpenClip | Names::Timm => Called {
                 prefix: "",
                 word: "token_embedding.weight",
                 position: "positional_embedding",
@@ -291,6 +296,9 @@ struct OpenClipText {
     #[serde(default = "default_mlp_ratio")]
     mlp_ratio: f64,
     hf_model_name: Option<String>,
+    /// SigLIP's towers see all tokens.
+    #[serde(default)]
+    no_causal_mask: bool,
 }
 
 fn default_context() -> usize {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::blocks::{Blocks, Drops, Names, Rows, in_projection};
+use crate::model::timm;
 use crate::model::writer::{Bias, Sizes, Writer};
 use crate::model::{ConfigError, LAYERS_MAX, SIZE_MAX, activation_named, epsilon, sized, tiled, unsupported};
 use crate::pooling::PoolMode;
@@ -58,7 +59,7 @@ pub enum VisionHead {
     Probe,
 }
 
-/// A linear layer whose outputs may fall out.
+/// A place that may be perturbed: the outputs of a linear layer, or a whole block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Site {
     /// Of a block.
@@ -72,6 +73,11 @@ pub enum Site {
     Head {
         /// Which.
         layer: HeadLayer,
+    },
+    /// Both branches of a block, which then hands on what it was given: stochastic depth.
+    Depth {
+        /// Number of the block.
+        block: u32,
     },
 }
 
@@ -99,6 +105,8 @@ pub enum HeadLayer {
 
 /// Sites of a head are numbered from here.
 const HEAD_SITES: u32 = 1 << 16;
+/// And whole blocks from here.
+const DEPTH_SITES: u32 = 1 << 17;
 
 impl Site {
     /// What masks call it.
@@ -106,12 +114,13 @@ impl Site {
         match self {
             Site::Block { block, layer } => block * 4 + layer as u32,
             Site::Head { layer } => HEAD_SITES + layer as u32,
+            Site::Depth { block } => DEPTH_SITES + block,
         }
     }
 }
 
 impl std::fmt::Display for Site {
-    /// `blocks.3.mlp.fc2`.
+    /// `blocks.3.mlp.fc2`; a whole block is `blocks.3`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Site::Block { block, layer } => {
@@ -125,6 +134,7 @@ impl std::fmt::Display for Site {
             }
             Site::Head { layer: HeadLayer::Fc1 } => f.write_str("head.mlp.fc1"),
             Site::Head { layer: HeadLayer::Fc2 } => f.write_str("head.mlp.fc2"),
+            Site::Depth { block } => write!(f, "blocks.{block}"),
         }
     }
 }
@@ -153,12 +163,8 @@ impl VisionConfig {
         let file: OpenClipFile = serde_json::from_value(json)?;
         let model = file.model_cfg;
         let vision = model.vision_cfg;
-        if let Some(timm) = vision.timm_model_name {
-            return Err(unsupported(
-                "timm_model_name",
-                timm,
-                "open_clip's own towers run; take the model as transformers has it",
-            ));
+        if let Some(name) = &vision.timm_model_name {
+            return timm::tower(name, &vision, model.embed_dim)?.checked();
         }
         let hidden_size = sized("width", vision.width, SIZE_MAX)?;
         let activation = if model.quick_gelu { Activation::QuickGelu } else { Activation::GeluErf };
@@ -201,7 +207,7 @@ impl VisionConfig {
         self.patches() + usize::from(self.head != VisionHead::Probe)
     }
 
-    /// Every site, in the order in which a forward comes by.
+    /// The outputs of every linear layer, in the order in which a forward comes by.
     pub fn sites(&self) -> Vec<Site> {
         let layers = [BlockLayer::Qkv, BlockLayer::Proj, BlockLayer::Fc1, BlockLayer::Fc2];
         let blocks = (0..self.layers as u32)
@@ -211,7 +217,17 @@ impl VisionConfig {
         blocks.chain(head.iter().copied()).collect()
     }
 
-    /// The program of this tower; at `sites`, elements fall out.
+    /// Its blocks as sites.
+    pub fn depths(&self) -> Vec<Site> {
+        (0..self.layers as u32).map(|block| Site::Depth { block }).collect()
+    }
+
+    /// Whether it has a site.
+    pub fn has(&self, site: Site) -> bool {
+        self.sites().contains(&site) || self.depths().contains(&site)
+    }
+
+    /// The program of this tower, whose passes differ at `sites`.
     pub fn program(&self, weights: &Weights, sites: &[Site]) -> Result<Program, WeightsError> {
         let VisionConfig { hidden_size: d, layers, layer_norm_eps, .. } = *self;
         let mut writer = Writer::new(Sizes { hidden_size: d, layers, layer_norm_eps }, weights);
@@ -249,7 +265,10 @@ impl VisionConfig {
             in_features: self.patch_width(),
         });
         let class = is_class.then(|| writer.tensor(called.class, &[d]));
-        let position = writer.tensor(called.position, &[self.tokens(), d]);
+        let shape = [1, self.tokens(), d];
+        // timm has the axis of a batch.
+        let shape = if self.names == Names::Timm { &shape[..] } else { &shape[1..] };
+        let position = writer.tensor(called.position, shape);
         let out = writer.token_buffer(d);
         writer.push(Op::EmbedPatches { patch, class, position, out });
         if is_class {
@@ -275,22 +294,26 @@ impl VisionConfig {
     fn probe(&self, writer: &mut Writer<'_>, rows: &Rows, blocks: &Blocks<'_>) -> BufferId {
         let qkv = rows.qkv;
         let VisionConfig { hidden_size: d, heads, intermediate_size, .. } = *self;
-        let norm = writer.layer_norm("post_layernorm", Bias::Present);
+        let head = self.names.of_head();
+        let norm = writer.layer_norm(self.names.of_images().last_norm, Bias::Present);
         writer.push(Op::Norm { x: rows.hidden, norm, out: rows.normed });
-        let stacked = writer.linear_of(in_projection("head.attention.", d));
+        let stacked = writer.linear_of(match self.names {
+            Names::Timm => query_first("attn_pool.", d),
+            _ => in_projection("head.attention.", d),
+        });
         writer.push_linear(rows.normed, stacked, Activation::Identity, None, qkv);
-        let probe = writer.tensor("head.probe", &[1, 1, d]);
+        let probe = writer.tensor(head.probe, &[1, 1, d]);
         let [seen, attended, out] = [d; 3].map(|width| writer.sequence_buffer(width));
         let scale = 1.0 / ((d / heads) as f32).sqrt();
         writer.push(Op::Probe { probe, qkv: stacked, x: qkv, heads, scale, out: seen });
-        let linear = writer.linear(&["head.attention.out_proj".into()], Bias::Present, d, d);
+        let linear = writer.linear(&[head.attention_out.into()], Bias::Present, d, d);
         writer.push_linear(seen, linear, Activation::Identity, None, attended);
-        let norm = writer.layer_norm("head.layernorm", Bias::Present);
+        let norm = writer.layer_norm(head.norm, Bias::Present);
         writer.push(Op::Norm { x: attended, norm, out: seen });
-        let up = writer.linear(&["head.mlp.fc1".into()], Bias::Present, intermediate_size, d);
-        let down = writer.linear(&["head.mlp.fc2".into()], Bias::Present, d, intermediate_size);
-        let sites = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| blocks.drops.number(Site::Head { layer }));
-        blocks.push_mlp(writer, seen, (up, down), sites, (attended, out));
+        let up = writer.linear(&[head.up.into()], Bias::Present, intermediate_size, d);
+        let down = writer.linear(&[head.down.into()], Bias::Present, d, intermediate_size);
+        let at = [HeadLayer::Fc1, HeadLayer::Fc2].map(|layer| blocks.drops.at(Site::Head { layer }));
+        blocks.push_mlp(writer, seen, (up, down), at, &mut None, (attended, out));
         out
     }
 }
@@ -307,7 +330,47 @@ struct Called {
     projection: (&'static str, Layout),
 }
 
+/// What a checkpoint calls the tensors of a MAP head.
+struct HeadCalled {
+    probe: &'static str,
+    attention_out: &'static str,
+    norm: &'static str,
+    up: &'static str,
+    down: &'static str,
+}
+
+/// timm's head has queries in one matrix, and keys and values in another.
+fn query_first(before: &str, d: usize) -> Linear {
+    let named = |what: &str| ["q", "kv"].map(|part| format!("{before}{part}.{what}")).to_vec();
+    Linear {
+        weights: named("weight"),
+        layout: Layout::QueryFirst,
+        biases: named("bias"),
+        out_features: 3 * d,
+        in_features: d,
+    }
+}
+
 impl Names {
+    fn of_head(self) -> HeadCalled {
+        match self {
+            Names::Timm => HeadCalled {
+                probe: "attn_pool.latent",
+                attention_out: "attn_pool.proj",
+                norm: "attn_pool.norm",
+                up: "attn_pool.mlp.fc1",
+                down: "attn_pool.mlp.fc2",
+            },
+            Names::HuggingFace | Names::OpenClip => HeadCalled {
+                probe: "head.probe",
+                attention_out: "head.attention.out_proj",
+                norm: "head.layernorm",
+                up: "head.mlp.fc1",
+                down: "head.mlp.fc2",
+            },
+        }
+    }
+
     fn of_images(self) -> Called {
         match self {
             Names::HuggingFace => Called {
@@ -319,6 +382,16 @@ impl Names {
                 first_norm: "pre_layrnorm",
                 last_norm: "post_layernorm",
                 projection: ("visual_projection.weight", Layout::OutIn),
+            },
+            // A SigLIP tower has neither a class row nor a norm before its blocks, nor a projection.
+            Names::Timm => Called {
+                prefix: "visual.trunk.",
+                patch: "patch_embed.proj",
+                class: "",
+                position: "pos_embed",
+                first_norm: "",
+                last_norm: "norm",
+                projection: ("", Layout::OutIn),
             },
             Names::OpenClip => Called {
                 prefix: "visual.",
@@ -401,7 +474,7 @@ struct OpenClipModel {
 
 /// With the defaults of open_clip's `CLIPVisionCfg`.
 #[derive(Deserialize)]
-struct OpenClipVision {
+pub(super) struct OpenClipVision {
     #[serde(default = "default_layers")]
     layers: usize,
     #[serde(default = "default_width")]
@@ -413,10 +486,19 @@ struct OpenClipVision {
     #[serde(default = "default_open_clip_patch")]
     patch_size: usize,
     #[serde(default = "default_image_size")]
-    image_size: usize,
+    pub(super) image_size: usize,
     timm_model_name: Option<String>,
+    /// How rows become one; open_clip's default is the class row, of which SigLIP has none.
+    #[serde(default)]
+    pub(super) timm_pool: String,
+    /// What stands behind that.
+    #[serde(default = "default_timm_proj")]
+    pub(super) timm_proj: String,
 }
 
+fn default_timm_proj() -> String {
+    "linear".to_owned()
+}
 fn default_width() -> usize {
     768
 }

@@ -89,7 +89,7 @@ fn run_into(
     let Wanted { library: made_with, model, record, dtype } = wanted;
     let compute = machine.tuned(compute, &record.sha256, dtype, settings, output);
     let mut job = job_settings(args, &made_with, dtype, compute, &machine)?;
-    job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &model, &job)?;
+    job.memory_bytes = memory_bytes(settings.memory(args.run.memory)?, &model, &job)?;
     let worker = parse_worker()?;
     let (mut library, publisher) = match library {
         Some(library) => with_publisher(library, collection)?,

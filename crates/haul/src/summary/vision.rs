@@ -288,6 +288,17 @@ fn trials(text: &mut String, ran: &Ran) {
         "T .75"
     );
     for table in &ran.tables {
+        if let Some(of) = ran.enough.and_then(|enough| table.stopped(enough)) {
+            line!(
+                text,
+                "  each image until it is known: {} to {} passes, {:.1} on average; {} of {} not reached",
+                of.passes_min,
+                of.passes_max,
+                of.passes_mean,
+                thousands(of.unreached as u64),
+                thousands(table.counts.len() as u64)
+            );
+        }
         for (name, told) in [("trace_pre", table.told_trace()), ("trace_post", table.told(&table.trace_post))]
         {
             let shown =

@@ -193,6 +193,74 @@ fn a_second_run_computes_nothing_and_a_longer_one_only_what_is_new() {
     assert_eq!((&more["settings"]["reused_passes"], &more["settings"]["prefixes"]), (&json!(120), &json!(5)));
 }
 
+/// Noise, and blocks that are left out: as independent of batches and threads as dropout is, and each its own.
+#[test]
+fn noise_and_whole_blocks_are_perturbations_too() {
+    let home = with_images(5);
+    let trace = |out: &str| array(&home.path(out).join("mc.npz"), "trace_pre").to_f64();
+    let run = |out: &str, args: &[&str]| mc_json(&home, out, &[&SMALL[..], args].concat());
+    let all: [(&str, &[&str]); 4] = [
+        ("gaussian", &["--perturb", "gaussian", "--magnitude", "0.05"]),
+        ("scale", &["--perturb", "scale", "--magnitude", "0.05"]),
+        ("depth", &["--sites", "depth", "--dropout", "0.3"]),
+        ("dropout", &["--dropout", "0.05"]),
+    ];
+    for (name, args) in all {
+        let first = run(name, &[args, &["--batch-size", "3", "--threads", "1"]].concat());
+        assert_eq!(first["items"]["ok"], 5);
+        run(&format!("{name}-again"), &[args, &["--batch-size", "64", "--threads", "2"]].concat());
+        for file in ["mc.npz", "exp0_summary.json"] {
+            let bytes = |out: &str| fs::read(home.path(out).join(file)).unwrap();
+            assert!(bytes(name) == bytes(&format!("{name}-again")), "{name}: {file}");
+        }
+        assert!(trace(name).iter().sum::<f64>() > 0.0, "{name}");
+    }
+    let summary = document(home.path("gaussian/exp0_summary.json"));
+    assert_eq!(summary["perturbation"], json!({"kind": "gaussian", "strength": 0.05}));
+    assert_eq!((&summary["dropout"], &summary["dropout_of_masks"]), (&Value::Null, &Value::Null));
+    let summary = document(home.path("depth/exp0_summary.json"));
+    let sites: Vec<&str> =
+        summary["site_audit"].as_array().unwrap().iter().filter_map(|of| of["site"].as_str()).collect();
+    assert_eq!(sites, ["blocks.0", "blocks.1"]);
+    // One journal: nothing of one kind is taken for another, and what was computed is not computed again.
+    for (no, (_, args)) in all.iter().enumerate() {
+        let receipt = run("one", args);
+        assert_eq!(receipt["settings"]["reused_passes"], 0, "{no}");
+        assert_eq!(run("one", args)["settings"]["reused_passes"], 120);
+    }
+    // Noise ten times as strong spreads a hundred times as far, as long as it is small.
+    for kind in ["gaussian", "scale"] {
+        for strength in ["0.0001", "0.001"] {
+            run(&format!("{kind}{strength}"), &["--perturb", kind, "--magnitude", strength]);
+        }
+        let (weak, strong) = (trace(&format!("{kind}0.0001")), trace(&format!("{kind}0.001")));
+        for (weak, strong) in weak.iter().zip(strong) {
+            assert!((strong / weak / 100.0 - 1.0).abs() < 0.1, "{kind}: {weak} {strong}");
+        }
+    }
+}
+
+/// Two files of the same pixels, under masks of their own and under shared ones.
+#[test]
+fn shared_masks_leave_only_what_images_differ_in() {
+    let home = with_images(3);
+    let mut twin = fs::read(home.path("images/class0/000.bmp")).unwrap();
+    twin[38] ^= 1;
+    home.write("images/class0/twin.bmp", &twin);
+    let traces = |out: &str, args: &[&str]| {
+        mc_json(&home, out, &[&SMALL[..], args].concat());
+        array(&home.path(out).join("mc.npz"), "trace_pre").to_f64()
+    };
+    let own = traces("own", &["--dropout", "0.1"]);
+    let shared = traces("own", &["--dropout", "0.1", "--shared-masks"]);
+    for trial in 0..3 {
+        assert_ne!(own[trial * 4], own[trial * 4 + 1]);
+        assert_eq!(shared[trial * 4], shared[trial * 4 + 1]);
+        assert_ne!(shared[trial * 4], shared[trial * 4 + 2]);
+    }
+    assert_eq!(document(home.path("own/exp0_summary.json"))["shared_masks"], true);
+}
+
 /// `kill -9` again and again: what was finished stays, and the end is that of a run that nobody killed.
 #[test]
 fn killed_runs_go_on() {
@@ -398,7 +466,7 @@ fn what_cannot_run_says_so() {
     copy_tree(&home.path("clip"), &home.path("unsaid"));
     fs::remove_file(home.path("unsaid/preprocessor_config.json")).unwrap();
     zero(&home, "clip", "dead", "encoder.layers.1.mlp.fc2");
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["empty", "--model", "clip"], "no image in empty"),
         (&["absent", "--model", "clip"], "cannot list absent"),
         (&["images", "--model", "absent"], "neither config.json nor open_clip_config.json"),
@@ -411,6 +479,20 @@ fn what_cannot_run_says_so() {
         (&["images", "--model", "clip", "--dropout", "0"], "nothing would fall out"),
         (&["images", "--model", "clip", "--passes", "1"], "1 is not in 2..=4096"),
         (&["images", "--model", "dead", "--sites", "late-1"], "blocks.1.mlp.fc2 cannot fire"),
+        (
+            &["images", "--model", "dead", "--sites", "late-1", "--perturb", "gaussian"],
+            "blocks.1.mlp.fc2 cannot fire",
+        ),
+        (
+            &["images", "--model", "clip", "--sites", "depth", "--perturb", "scale"],
+            "`depth` leaves whole blocks out, and scale noise is added",
+        ),
+        (&["images", "--model", "clip", "--perturb", "gaussian", "--magnitude", "0"], "a magnitude of 0"),
+        (
+            &["images", "--model", "clip", "--perturb", "gaussian", "--dropout", "0.1"],
+            "noise falls out nowhere",
+        ),
+        (&["images", "--model", "clip", "--magnitude", "0.1"], "elements fall out at a rate"),
     ];
     for (args, expected) in cases {
         let said = said(args);
@@ -478,8 +560,9 @@ fn experiments_leave_the_studys_files() {
     let ran = experiment(&home, "exp3", &few);
     assert!(ran.stdout.contains("D blocks.1.mlp.fc2"), "{}", ran.stdout);
     let summary = document(home.path("exp3/exp3_summary.json"));
-    assert_eq!(summary["dropout_types"], json!(["A", "B", "D", "E"]));
-    assert_eq!(summary["cross_type"]["trace_spearman_matrix"][2][2], 1.0);
+    assert_eq!(summary["dropout_types"], json!(["A", "B", "C", "D", "E"]));
+    assert_eq!(summary["results_by_type"]["C"]["selected_paths"], json!(["blocks.0", "blocks.1"]));
+    assert_eq!(summary["cross_type"]["trace_spearman_matrix"][3][3], 1.0);
     let of = |label: &str| summary["results_by_type"][label]["trace_mean"].as_f64().unwrap();
     assert!(of("E") > of("A") && of("E") > of("B") && of("B") > of("D"), "{summary:#}");
     assert_eq!(array(&home.path("exp3/exp3_type_D_trials.npz"), "anisotropy").shape, [2, 6]);
@@ -542,11 +625,143 @@ fn a_pilot_says_how_many_passes_a_target_takes() {
     let passes = pilot["passes"].as_u64().unwrap();
     // Of a trace of m degrees of freedom the error is sqrt(2 / (T m)).
     assert!((2..=200).contains(&passes), "{pilot}");
-    assert_eq!(receipt["settings"]["passes"]["passes"], json!([passes]));
-    assert!(home.path(format!("out/exp0_trials_T{passes}.npz")).exists());
+    let most = (4 * passes).max(16);
+    assert_eq!(receipt["settings"]["passes"]["passes"], json!([most]));
+    assert!(home.path(format!("out/exp0_trials_T{most}.npz")).exists());
     let far = mc(&home, "far", &["--target-se", "0.0001"]);
     assert_eq!(far.code, 2);
     assert!(far.stderr.contains("a trial has at most 4096"), "{far:#?}");
+}
+
+/// Each image ends when it is known well enough, whatever stands beside it: its numbers are those of that many passes.
+#[test]
+fn an_image_stops_when_it_is_known() {
+    let home = with_images(12);
+    let target = ["--trials", "2", "--target-se", "0.12", "--dropout", "0.1"];
+    let receipt = mc_json(&home, "out", &[&target[..], &["--batch-size", "64"]].concat());
+    let most = receipt["settings"]["passes"]["passes"][0].as_u64().unwrap() as usize;
+    let counts = array(&home.path("out/mc.npz"), "passes");
+    assert_eq!(counts.shape, [2, 12]);
+    let counts: Vec<usize> = counts.to_f64().iter().map(|count| *count as usize).collect();
+    let (fewest, largest) = (*counts.iter().min().unwrap(), *counts.iter().max().unwrap());
+    assert!(16 <= fewest && fewest < largest && largest <= most, "{counts:?}");
+    let told = &document(home.path("out/exp0_summary.json"))["results"][format!("T={most}")];
+    assert_eq!(told["stopped"]["enough"], json!({"share": 0.12}));
+    assert_eq!((&told["stopped"]["passes_min"], &told["stopped"]["unreached"]), (&json!(fewest), &json!(0)));
+    assert!(told["pre_norm"]["law"].is_null(), "it is about trials of one length");
+
+    // The pilot's passes over all images are computed apart.
+    let computed = receipt["settings"]["reused_passes"].as_u64().unwrap();
+    assert_eq!(computed, 0);
+    for batch in ["1", "7"] {
+        mc_json(&home, batch, &[&target[..], &["--batch-size", batch, "--threads", "2"]].concat());
+        for file in ["mc.npz", "exp0_summary.json"] {
+            let bytes = |out: &str| fs::read(home.path(out).join(file)).unwrap();
+            assert!(bytes(batch) == bytes("out"), "batches of {batch}: {file}");
+        }
+    }
+    let again = mc_json(&home, "out", &target);
+    assert_eq!(again["work"]["flops"], 0, "nothing is computed twice");
+
+    // A run of as many passes as the first image took says the same of it.
+    let passes = counts[0].to_string();
+    mc_json(&home, "whole", &["--trials", "1", "--passes", &passes, "--dropout", "0.1"]);
+    let trace = |out: &str| array(&home.path(out).join("mc.npz"), "trace_pre").to_f64()[0];
+    assert_eq!(trace("out"), trace("whole"));
+    let found = home.json(&["vision", "analyze", "out/mc.npz"]);
+    assert!(found["files"][0]["quantities"]["weighted_trace_pre"]["mean"].as_f64() > Some(0.0), "{found}");
+    for refused in ["--gram", "--save-passes"] {
+        let ran = mc(&home, "no", &["--target-se", "0.2", refused]);
+        assert!(ran.code == 2 && ran.stderr.contains(refused), "{ran:#?}");
+    }
+}
+
+/// The tiny tower for images of 384 pixels: its patches are large, and their weights are random.
+fn add_large_tower(home: &Home) {
+    copy_tree(&home.path("clip"), &home.path("large"));
+    let mut config = document(home.path("large/config.json"));
+    config["vision_config"]["image_size"] = json!(LARGE_SIDE);
+    config["vision_config"]["patch_size"] = json!(LARGE_SIDE / 2);
+    home.write("large/config.json", config.to_string());
+    let mut preprocess = document(home.path("large/preprocessor_config.json"));
+    preprocess["size"] = json!({"height": LARGE_SIDE, "width": LARGE_SIDE});
+    home.write("large/preprocessor_config.json", preprocess.to_string());
+
+    let file = home.path("large/model.safetensors");
+    let mut content = fs::read(&file).unwrap();
+    let data = content.split_off(8 + u64::from_le_bytes(content[..8].try_into().unwrap()) as usize);
+    let mut header: serde_json::Map<String, Value> = serde_json::from_slice(&content[8..]).unwrap();
+    header.remove("__metadata__");
+    let side = LARGE_SIDE as usize / 2;
+    let numbers = 32 * 3 * side * side;
+    let mut tensors = vec![];
+    for (name, tensor) in &mut header {
+        let at = |no: usize| tensor["data_offsets"][no].as_u64().unwrap() as usize;
+        let begin = tensors.len();
+        if name.ends_with("patch_embedding.weight") {
+            let mut random = Random(5);
+            tensors.extend((0..numbers).flat_map(|_| (0x1000 | random.next() as u16 & 0x83ff).to_le_bytes()));
+            tensor["shape"] = json!([32, 3, side, side]);
+        } else {
+            tensors.extend_from_slice(&data[at(0)..at(1)]);
+        }
+        tensor["data_offsets"] = json!([begin, tensors.len()]);
+    }
+    let header = Value::Object(header).to_string();
+    fs::write(file, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &tensors].concat())
+        .unwrap();
+}
+
+const LARGE_SIDE: u32 = 384;
+const LARGE_BYTES: u64 = 3 * (LARGE_SIDE as u64).pow(2);
+
+/// Pixels stand on disk: of more images, memory has a few numbers more.
+#[test]
+fn memory_does_not_grow_with_the_images() {
+    let home = with_images(220);
+    add_large_tower(&home);
+    let peak = |out: &str, images: &str, more: &[&str]| {
+        let args = ["vision", "mc", "images", "--model", "large", "--out", out, "--quiet", "--trials", "1"];
+        let few = ["--passes", "2", "--num-images", images];
+        let receipt = home.json(&[&args[..], &few, more].concat());
+        assert_eq!(receipt["items"]["ok"].to_string(), images);
+        (receipt["memory"]["peak_rss"].as_u64().unwrap(), receipt)
+    };
+    let (few, _) = peak("few", "20", &[]);
+    let (many, _) = peak("many", "220", &[]);
+    println!("{} MiB for 20 images, {} for 220", few >> 20, many >> 20);
+    assert!(many < few + 200 * LARGE_BYTES / 3, "{few} {many}");
+
+    let (within, receipt) = peak("within", "220", &["--memory", "1G", "--batch-tokens", "65536"]);
+    let batch = receipt["settings"]["passes"]["batch"].as_u64().unwrap();
+    assert!((1..1_000).contains(&batch) && within < 1 << 30, "{batch} passes at once, {within} bytes");
+    let same = |out: &str| fs::read(home.path(out).join("mc.npz")).unwrap();
+    assert!(same("within") == same("many"));
+    let args = ["vision", "mc", "images", "--model", "large", "--out", "no", "--memory", "100M"];
+    let refused = home.run(&args);
+    assert!(refused.code == 2 && refused.stderr.contains("100 MiB of memory: one pass"), "{refused:#?}");
+}
+
+/// 10,000 images of 384 pixels in 2 GB.
+#[test]
+fn ten_thousand_images_fit_two_gigabytes() {
+    if !crate::fixtures::full() {
+        return;
+    }
+    let home = Home::empty();
+    add_tower(&home, "tiny-clip", "clip");
+    add_large_tower(&home);
+    let mut random = Random(9);
+    for no in 0..10_000 {
+        home.write(&format!("images/class{}/{no:05}.bmp", no % 10), bmp(8, 8, &mut random));
+    }
+    let args = ["vision", "mc", "images", "--model", "large", "--out", "out", "--quiet", "--trials", "1"];
+    let receipt =
+        home.json(&[&args[..], &["--passes", "2", "--num-images", "10000", "--memory", "2G"]].concat());
+    let peak = receipt["memory"]["peak_rss"].as_u64().unwrap();
+    println!("{} MiB for 10,000 images, {} s", peak >> 20, receipt["seconds"]);
+    assert_eq!(receipt["items"]["ok"], 10_000);
+    assert!(peak < 2_000_000_000, "{peak}");
 }
 
 #[test]

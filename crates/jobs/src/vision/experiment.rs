@@ -37,8 +37,8 @@ pub struct Condition {
     pub sites: Sites,
     /// What is done to the images.
     pub treatment: Option<Treatment>,
-    /// The share that falls out, where the experiment says it.
-    pub dropout: Option<f64>,
+    /// The share that falls out, or the magnitude of noise, where the experiment says it.
+    pub strength: Option<f64>,
 }
 
 /// Rates of experiment 1.
@@ -125,16 +125,17 @@ impl Experiment {
             label: label.to_owned(),
             sites,
             treatment,
-            dropout: None,
+            strength: None,
         };
         match self {
             Experiment::Exp1 => rates
                 .iter()
-                .map(|&rate| Condition { dropout: Some(rate), ..of(&rate.to_string(), sites.clone(), None) })
+                .map(|&rate| Condition { strength: Some(rate), ..of(&rate.to_string(), sites.clone(), None) })
                 .collect(),
             Experiment::Exp3 => vec![
                 of("A", Sites::Attention, None),
                 of("B", Sites::Mlp, None),
+                of("C", Sites::Depth, None),
                 of("D", single(tower), None),
                 of("E", Sites::Uniform, None),
             ],

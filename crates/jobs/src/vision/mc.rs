@@ -13,9 +13,9 @@ use haul_corpus::pixels::{Hash, PixelCache, PixelsError};
 use haul_encoder::NUMERICS_VERSION;
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::{ImageEncoder, VisionError};
-use haul_kernels::dropout::MaskKey;
-pub use haul_kernels::dropout::Rate;
+use haul_kernels::dropout::{MaskKey, Rate};
 use haul_kernels::dtype::Dtype;
+use haul_kernels::perturb::{Magnitude, Perturbation, coin_falls};
 use haul_pipeline::journal::{Journal, JournalError, JournalKey, State};
 use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::{Stages, Stop};
@@ -29,40 +29,49 @@ pub mod files;
 mod passing;
 mod pilot;
 pub mod pixels;
+pub mod room;
 mod rounding;
+pub mod stopping;
 pub mod studies;
 pub mod unit;
 
 pub use pilot::{Pilot, Plan, Target};
 pub use rounding::Rounding;
+use stopping::Enough;
 use unit::{Keep, Series, Unit};
 
 /// Changes when the same key would have other bytes under it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Passes of one trial.
 pub const PASSES_MAX: usize = 4_096;
 /// Trials of one run.
 pub const TRIALS_MAX: usize = 1_000;
 /// What lies between the masks of trials of one length and of the next.
 const TRIALS_APART: usize = 100_000;
-/// A site is tried with this share of its outputs dropped, so that one that can fire does.
-const AUDIT_RATE: f64 = 0.5;
+/// A site is tried with this share of its outputs dropped, or noise as strong, so that one that can fire does.
+const AUDIT_STRENGTH: f64 = 0.5;
 /// No trial has this number.
 const AUDIT_TRIAL: u32 = u32::MAX;
 
 /// What is done to every image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Where elements fall out.
+    /// Where passes differ.
     pub sites: Sites,
-    /// The share of them that was asked for.
-    pub dropout: f64,
-    /// That share in the steps of masks.
-    pub rate: Rate,
+    /// What is done there.
+    pub kind: Kind,
+    /// How much of it, as it was asked for: the share that falls out, or the magnitude of noise.
+    pub strength: f64,
+    /// Both, as passes are computed.
+    pub perturbation: Perturbation,
+    /// Whether all images have the same masks.
+    pub shared_masks: bool,
     /// Repetitions.
     pub trials: usize,
     /// Numbers of passes that are asked for, rising.
     pub passes: Vec<usize>,
+    /// When a trial over an image ends before its last pass; none: never.
+    pub enough: Option<Enough>,
     /// Whether shorter trials are the beginnings of longer ones, or trials of their own.
     pub nested: bool,
     /// Of all masks.
@@ -73,11 +82,42 @@ pub struct Settings {
     pub batch: usize,
 }
 
+/// What is done at a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Elements, or whole blocks, fall out.
+    #[default]
+    Dropout,
+    /// Noise is added.
+    Gaussian,
+    /// Elements are multiplied with noise around 1.
+    Scale,
+}
+
+impl Kind {
+    /// So much of it; none where that is not possible, or is nothing.
+    #[must_use]
+    pub fn of(self, strength: f64) -> Option<Perturbation> {
+        let magnitude = || Magnitude::new(strength).filter(|magnitude| magnitude.get() > 0.0);
+        match self {
+            Kind::Dropout => Rate::new(strength).filter(|rate| rate.p() > 0.0).map(Perturbation::Dropout),
+            Kind::Gaussian => magnitude().map(Perturbation::Gaussian),
+            Kind::Scale => magnitude().map(Perturbation::Scale),
+        }
+    }
+}
+
 impl Settings {
     /// The longest trial.
     #[must_use]
     pub fn longest(&self) -> usize {
         self.passes.last().copied().unwrap_or(0)
+    }
+
+    /// The share that was asked for; none of noise.
+    #[must_use]
+    pub fn dropout(&self) -> Option<f64> {
+        (self.kind == Kind::Dropout).then_some(self.strength)
     }
 
     /// All series over one image.
@@ -159,7 +199,7 @@ pub struct Outcome {
     pub compute_s: f64,
     /// How often weights were loaded.
     pub loads: u32,
-    /// Each site, and how far it moves a feature when half of its outputs fall out.
+    /// Each site, and how far it moves a feature when half of its outputs fall out, or get noise as strong.
     pub audit: Vec<Audited>,
     /// How a reduced dtype differs from f32; none in f32.
     pub rounding: Option<Rounding>,
@@ -183,7 +223,7 @@ impl Run<'_> {
     /// A site that the tower does not have or that cannot fire, pixels or a journal that cannot be used, a model that
     /// gives what is no number.
     pub fn compute(&self, parts: &mut Parts<'_>) -> Result<Outcome, McError> {
-        let sites = self.settings.sites.of(&self.tower.config)?;
+        let sites = self.settings.sites.under(self.settings.perturbation, &self.tower.config)?;
         let mut outcome = Outcome::default();
         let todo = self.todo(parts, &mut outcome)?;
         let known_audit = self.known_audit(parts.journal, &sites)?;
@@ -216,8 +256,8 @@ impl Run<'_> {
             let is_still_known = self.still(parts.journal, &image.hash)?.is_some();
             let (mut missing, mut passes) = (vec![], 0);
             for series in self.settings.series() {
-                if self.unit(parts.journal, &series, &image.hash)?.is_some() {
-                    outcome.reused_passes += series.passes as u64;
+                if let Some(unit) = self.unit(parts.journal, &series, &image.hash)? {
+                    outcome.reused_passes += unit.passes as u64;
                 } else {
                     passes += series.passes as u64;
                     missing.push(series);
@@ -268,15 +308,20 @@ impl Run<'_> {
     }
 
     fn unit_key(&self, series: &Series, hash: &Hash) -> JournalKey {
-        let Settings { rate, seed, keep, .. } = self.settings;
+        let Settings { perturbation, seed, keep, enough, .. } = self.settings;
         let of = format!(
-            "{} {seed} {} {} {:?} {keep:?}",
-            rate.p(),
+            "{perturbation} {seed} {} {} {:?} {keep:?} {enough:?}{}",
             series.number,
             series.passes,
-            series.snapshots
+            series.snapshots,
+            self.shared()
         );
         self.key("unit", hash, &of)
+    }
+
+    /// What keys say of masks that are not an image's own.
+    fn shared(&self) -> &'static str {
+        if self.settings.shared_masks { " shared" } else { "" }
     }
 
     /// Of everything that shapes a result.
@@ -297,9 +342,31 @@ impl Run<'_> {
     /// Masks of a series over an image.
     fn mask(&self, hash: &Hash, trial: u32, pass: usize) -> MaskKey {
         let mut image = [0; 8];
-        image.copy_from_slice(&hash[..8]);
+        if !self.settings.shared_masks {
+            image.copy_from_slice(&hash[..8]);
+        }
         let key = MaskKey::key_of(self.settings.seed, u64::from_le_bytes(image));
         MaskKey { key, trial, pass: pass as u32 }
+    }
+
+    /// Masks under which a site is tried: of a block, those of the first pass in which its coin falls.
+    fn audit_mask(&self, hash: &Hash, site: Site, strongly: Perturbation) -> MaskKey {
+        let mask = |pass| self.mask(hash, AUDIT_TRIAL, pass);
+        let falls =
+            |pass: &usize| strongly.rate().is_none_or(|rate| coin_falls(rate, mask(*pass), site.number()));
+        match site {
+            Site::Depth { .. } => mask((0..PASSES_MAX).find(falls).unwrap_or(0)),
+            Site::Block { .. } | Site::Head { .. } => mask(0),
+        }
+    }
+
+    /// Keys of a dropout of old are those of today.
+    fn audit_key(&self, hash: &Hash) -> JournalKey {
+        let of = match self.settings.kind {
+            Kind::Dropout => self.shared().to_owned(),
+            _ => format!("{}{}", self.settings.perturbation.name(), self.shared()),
+        };
+        self.key("audit", hash, &of)
     }
 
     /// Tries every site on the first image.
@@ -315,13 +382,13 @@ impl Run<'_> {
             return Err(McError::Dead { site: sites[at].to_string() });
         }
         let bytes: Vec<u8> = moved.iter().flat_map(|moved| moved.to_le_bytes()).collect();
-        parts.journal.finish(&self.key("audit", &image.hash, ""), State::Done, &bytes, 0)?;
+        parts.journal.finish(&self.audit_key(&image.hash), State::Done, &bytes, 0)?;
         Ok(audited(sites, &moved))
     }
 
     fn known_audit(&self, journal: &Journal, sites: &[Site]) -> Result<Option<Vec<Audited>>, McError> {
         let Some(image) = self.images.first() else { return Ok(Some(vec![])) };
-        let bytes = done(journal, &self.key("audit", &image.hash, ""))?;
+        let bytes = done(journal, &self.audit_key(&image.hash))?;
         let numbers = bytes.filter(|bytes| bytes.len() == 8 * sites.len()).map(|bytes| {
             let of = |b: &[u8]| Some(f64::from_le_bytes(b.try_into().ok()?));
             bytes.chunks_exact(8).filter_map(of).collect::<Vec<f64>>()
@@ -354,7 +421,7 @@ pub enum McError {
     Sites(#[from] SitesError),
     /// A site whose outputs change nothing.
     #[error(
-        "{site} cannot fire: with half of its outputs dropped, the features of the first image stay as they are"
+        "{site} cannot fire: whatever becomes of its outputs, the features of the first image stay as they are"
     )]
     Dead {
         /// Which.
@@ -411,6 +478,14 @@ pub enum McError {
         /// By the pilot.
         passes: f64,
     },
+    /// More memory than there is.
+    #[error("{} MiB of memory: one pass at a time needs {} MiB", bytes >> 20, (needed >> 20) + 1)]
+    Memory {
+        /// What there is.
+        bytes: u64,
+        /// What the smallest batch needs.
+        needed: u64,
+    },
     /// An array that no reader here takes.
     #[error("{name} would have {bytes} bytes, and an array has at most {limit}")]
     TooLarge {
@@ -435,6 +510,9 @@ impl McError {
             McError::Vision(error) => error.hint(),
             McError::Journal(error) => error.hint(),
             McError::Damaged { .. } | McError::Missing { .. } => Some("run the same command again"),
+            McError::Memory { .. } => {
+                Some("give more --memory, fewer --threads, or --dtype f32, which needs no weights beside it")
+            }
             McError::TooLarge { .. } => Some("take fewer images, trials or passes, or leave --gram out"),
             McError::Alike { .. } => Some("take more images, or other --sites"),
             McError::Far { .. } => {

@@ -1,10 +1,11 @@
 //! The sets of places in an image tower that experiments name. A place is the output of one linear layer, such as
-//! `blocks.3.mlp.fc2`; which there are, the tower says ([`VisionConfig::sites`]).
+//! `blocks.3.mlp.fc2`, or a whole block; which there are, the tower says ([`VisionConfig::sites`]).
 
 use std::fmt;
 use std::str::FromStr;
 
 use haul_encoder::model::vision::{BlockLayer, Site, VisionConfig};
+use haul_kernels::perturb::Perturbation;
 
 /// Blocks of a tower; the largest known has 40.
 const BLOCKS_MAX: u32 = 1_024;
@@ -22,7 +23,9 @@ pub enum Sites {
     CProj,
     /// `late-3`: the second layer of the feed-forward in the last 3 blocks.
     Late(u32),
-    /// `blocks.11.mlp.fc2`: one alone.
+    /// `depth`: every block as a whole.
+    Depth,
+    /// `blocks.11.mlp.fc2`, or the block `blocks.11`: one alone.
     One(String),
 }
 
@@ -39,9 +42,10 @@ impl Sites {
             return Err(SitesError::Blocks { set: self.to_string(), blocks });
         }
         let is_in = |site: &Site| match (self, site) {
-            (Sites::Uniform, _) => true,
             (Sites::One(name), site) => site.to_string() == *name,
-            (Sites::Mlp, Site::Head { .. }) => true,
+            (Sites::Depth, site) => matches!(site, Site::Depth { .. }),
+            (_, Site::Depth { .. }) => false,
+            (Sites::Uniform, _) | (Sites::Mlp, Site::Head { .. }) => true,
             (_, Site::Head { .. }) => false,
             (Sites::Mlp, Site::Block { layer, .. }) => is_mlp(*layer),
             (Sites::Attention, Site::Block { layer, .. }) => !is_mlp(*layer),
@@ -50,9 +54,22 @@ impl Sites {
                 *layer == BlockLayer::Fc2 && *block >= blocks - last
             }
         };
-        let found: Vec<Site> = tower.sites().into_iter().filter(is_in).collect();
+        let found: Vec<Site> = tower.sites().into_iter().chain(tower.depths()).filter(is_in).collect();
         if found.is_empty() {
             return Err(SitesError::Blocks { set: self.to_string(), blocks });
+        }
+        Ok(found)
+    }
+
+    /// [`Sites::of`], where that which is done to them can be.
+    ///
+    /// # Errors
+    /// Also noise on whole blocks, which have no outputs of their own.
+    pub fn under(&self, perturbation: Perturbation, tower: &VisionConfig) -> Result<Vec<Site>, SitesError> {
+        let found = self.of(tower)?;
+        let is_whole = found.iter().any(|site| matches!(site, Site::Depth { .. }));
+        if is_whole && perturbation.rate().is_none() {
+            return Err(SitesError::Whole { set: self.to_string(), perturbation: perturbation.name() });
         }
         Ok(found)
     }
@@ -72,6 +89,7 @@ impl FromStr for Sites {
             "mlp" => return Ok(Sites::Mlp),
             "attention" => return Ok(Sites::Attention),
             "c_proj" => return Ok(Sites::CProj),
+            "depth" => return Ok(Sites::Depth),
             _ => {}
         }
         if let Some(last) = name.strip_prefix("late-") {
@@ -92,6 +110,7 @@ impl fmt::Display for Sites {
             Sites::Mlp => formatter.write_str("mlp"),
             Sites::Attention => formatter.write_str("attention"),
             Sites::CProj => formatter.write_str("c_proj"),
+            Sites::Depth => formatter.write_str("depth"),
             Sites::Late(last) => write!(formatter, "late-{last}"),
             Sites::One(name) => formatter.write_str(name),
         }
@@ -115,6 +134,14 @@ pub enum SitesError {
         /// Blocks of the tower.
         blocks: u32,
     },
+    /// What cannot be done to a block.
+    #[error("`{set}` leaves whole blocks out, and {perturbation} noise is added to outputs of layers")]
+    Whole {
+        /// What was asked for.
+        set: String,
+        /// What should be done to it.
+        perturbation: &'static str,
+    },
 }
 
 impl SitesError {
@@ -123,11 +150,12 @@ impl SitesError {
     pub fn hint(&self) -> &'static str {
         match self {
             SitesError::Unknown { .. } => {
-                "uniform, mlp, attention, c_proj, late-K, or one such as blocks.3.mlp.fc2"
+                "uniform, mlp, attention, c_proj, late-K, depth, or one such as blocks.3.mlp.fc2"
             }
             SitesError::Blocks { .. } => {
                 "blocks are counted from 0; SigLIP alone has head.mlp.fc1 and head.mlp.fc2"
             }
+            SitesError::Whole { .. } => "blocks fall out under --perturb dropout; noise takes other --sites",
         }
     }
 }

@@ -7,6 +7,7 @@ mod dropout;
 mod gate;
 mod gemm;
 mod norm;
+mod perturb;
 mod roof;
 mod rotary;
 

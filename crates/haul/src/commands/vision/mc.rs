@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use haul_corpus::image::Rgb;
 use haul_corpus::image::preprocess::Preprocess;
 use haul_corpus::image::resize::{Filter, Window, resize};
+use haul_corpus::limits::Limits;
 use haul_corpus::pixels::{Hash, PixelCache};
 use haul_corpus::verdict::Verdict;
 use haul_encoder::captions::{CaptionEncoder, Likeness};
@@ -18,9 +19,11 @@ use haul_jobs::vision::experiment::{Condition, Experiment, RATES};
 use haul_jobs::vision::images::{self, Manifest};
 use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
 use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
+use haul_jobs::vision::mc::room::decoders;
+use haul_jobs::vision::mc::stopping::Enough;
 use haul_jobs::vision::mc::studies::{Ambiguous, Found};
 use haul_jobs::vision::mc::unit::Keep;
-use haul_jobs::vision::mc::{self, Image, Load, Outcome, Parts, Pilot, Rate, Run, Target};
+use haul_jobs::vision::mc::{self, Image, Kind, Load, Outcome, Parts, Pilot, Run, Target};
 use haul_jobs::vision::sample;
 use haul_jobs::vision::sites::Sites;
 use haul_jobs::vision::statistics::Bias;
@@ -36,7 +39,7 @@ use haul_pipeline::receipt::{
 use haul_pipeline::stage::{Stages, Stop};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{McArgs, PromptArgs, SamplingArg};
+use crate::cli::{DropoutArgs, McArgs, PerturbArg, PromptArgs, SamplingArg};
 use crate::commands::Machine;
 use crate::commands::calls::INTERRUPTED;
 use crate::commands::generator::identity;
@@ -53,8 +56,8 @@ use crate::{Exit, live, signals_unix, summary};
 const JOB: &str = "vision";
 /// Name and version of the document of `--plan`.
 const PLAN_SCHEMA: &str = "haul.vision_plan/1";
-/// The share that falls out where nobody says another.
-const DROPOUT: f64 = 0.01;
+/// The share that falls out, or the magnitude of noise, where nobody says another.
+const STRENGTH: f64 = 0.01;
 /// Pixels of a side of an image in the report.
 const THUMBNAIL_SIDE: u32 = 96;
 /// Everything as it was resolved.
@@ -64,6 +67,9 @@ struct Asked<'a> {
     dtype: Dtype,
     threads: std::num::NonZeroUsize,
     batch_tokens: usize,
+    /// What the run and its workers may take, and whether somebody said so.
+    memory_bytes: u64,
+    is_memory_asked: bool,
     models: Vec<Model>,
     experiment: Experiment,
     prompts: Option<&'a PromptArgs>,
@@ -122,6 +128,8 @@ pub(crate) struct Ran {
     /// Rows of an image.
     tokens: u64,
     pub(crate) outcome: Outcome,
+    /// When a trial over an image ended.
+    pub(crate) enough: Option<Enough>,
     pub(crate) tables: Vec<Table>,
 }
 
@@ -187,8 +195,12 @@ impl<'a> Asked<'a> {
         if experiment != Experiment::Exp1 && args.dropout.p_values.is_some() {
             return Err(Failure::new("--p-values: only exp1 compares rates").hint("--dropout takes one rate"));
         }
-        if experiment == Experiment::Exp1 && args.dropout.dropout.is_some() {
+        if experiment == Experiment::Exp1 && args.dropout.dropout.or(args.dropout.magnitude).is_some() {
             return Err(Failure::new("--dropout: exp1 compares rates").hint("--p-values takes several"));
+        }
+        if experiment == Experiment::Exp6 && args.dropout.target_icc.or(args.dropout.target_se).is_some() {
+            return Err(Failure::new("--target-icc, --target-se: exp6 compares numbers of passes")
+                .hint("--passes takes several"));
         }
         let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
         let compute = settings.compute(&args.compute, &machine.cpu)?;
@@ -197,10 +209,26 @@ impl<'a> Asked<'a> {
         let dtype = machine.dtype(dtype, settings, output)?;
         let bias = if args.seed_compat { Bias::Seed } else { Bias::Unbiased };
         let (threads, batch_tokens) = (compute.threads, compute.batch_tokens);
-        let asked = Asked { args, machine, dtype, threads, batch_tokens, models, experiment, prompts, bias };
-        for case in asked.models.iter().map(|model| asked.cases(model)) {
-            for Case { settings, tower, .. } in case? {
-                settings.sites.of(&tower.config).map_err(mc::McError::from)?;
+        let memory = settings.memory(args.memory)?;
+        let asked = Asked {
+            args,
+            machine,
+            dtype,
+            threads,
+            batch_tokens,
+            memory_bytes: memory.map_or_else(free_bytes, Ok)?,
+            is_memory_asked: memory.is_some(),
+            models,
+            experiment,
+            prompts,
+            bias,
+        };
+        for model in &asked.models {
+            for mut case in asked.cases(model)? {
+                let Case { settings, tower, .. } = &case;
+                settings.sites.under(settings.perturbation, &tower.config).map_err(mc::McError::from)?;
+                // Before anything is decoded; what images add is known later.
+                asked.fit(&mut case, model, &[])?;
             }
         }
         Ok(asked)
@@ -227,11 +255,8 @@ impl<'a> Asked<'a> {
 
     fn settings(&self, tower: &Tower, condition: &Condition) -> Result<mc::Settings, Failure> {
         let dropout = &self.args.dropout;
-        let share = condition.dropout.or(dropout.dropout).unwrap_or(DROPOUT);
-        let rate = Rate::new(share).filter(|rate| rate.p() > 0.0).ok_or_else(|| {
-            Failure::new(format!("a dropout of {share}: nothing would fall out, or everything"))
-                .hint("from 0.00001 to 0.9999; masks have steps of 1/65,536")
-        })?;
+        let (kind, strength) = strength(dropout, condition)?;
+        let perturbation = kind.of(strength).ok_or_else(|| impossible(kind, strength))?;
         let passes = dropout.passes.as_deref().unwrap_or(self.experiment.passes());
         let mut passes: Vec<usize> = passes.iter().map(|&passes| passes as usize).collect();
         passes.sort_unstable();
@@ -239,10 +264,13 @@ impl<'a> Asked<'a> {
         let fitting = (self.batch_tokens / tower.config.tokens()).max(1);
         Ok(mc::Settings {
             sites: condition.sites.clone(),
-            dropout: share,
-            rate,
+            kind,
+            strength,
+            perturbation,
+            shared_masks: dropout.shared_masks,
             trials: dropout.trials.map_or(self.experiment.trials(), |trials| trials as usize),
             passes,
+            enough: None,
             nested: !dropout.independent_t,
             seed: dropout.seed,
             keep: Keep {
@@ -254,10 +282,63 @@ impl<'a> Asked<'a> {
         })
     }
 
+    /// With a batch that fits. Of what is free somebody else may take a part: only what was asked for is a limit.
+    fn fit(&self, case: &mut Case, model: &Model, images: &[Image]) -> Result<(), Failure> {
+        let Case { tower, settings, .. } = case;
+        let run = Run { tower, weights_sha256: &model.sha256, dtype: self.dtype, settings, images };
+        settings.batch = match run.batch_within(self.memory_bytes, self.threads.get()) {
+            Err(mc::McError::Memory { .. }) if !self.is_memory_asked => 1,
+            fitting => fitting?,
+        };
+        Ok(())
+    }
+
     fn load(&self, tower: &Tower, dtype: Dtype, sites: &[Site]) -> Result<ImageEncoder, VisionError> {
         let device = CpuDevice::new(self.machine.cpu.isa, dtype, self.threads);
         ImageEncoder::load_as(&tower.folder, tower.config.clone(), &device, sites)
     }
+}
+
+/// What is done at sites, and how much of it.
+fn strength(args: &DropoutArgs, condition: &Condition) -> Result<(Kind, f64), Failure> {
+    let kind = match args.perturb {
+        PerturbArg::Dropout => Kind::Dropout,
+        PerturbArg::Gaussian => Kind::Gaussian,
+        PerturbArg::Scale => Kind::Scale,
+    };
+    let asked = match (kind, args.dropout, args.magnitude) {
+        (Kind::Dropout, _, Some(_)) => {
+            return Err(Failure::new("--magnitude: elements fall out at a rate").hint("--dropout takes it"));
+        }
+        (Kind::Gaussian | Kind::Scale, Some(_), _) => {
+            return Err(
+                Failure::new("--dropout: noise falls out nowhere").hint("--magnitude says how strong it is")
+            );
+        }
+        (_, dropout, magnitude) => dropout.or(magnitude),
+    };
+    Ok((kind, condition.strength.or(asked).unwrap_or(STRENGTH)))
+}
+
+fn impossible(kind: Kind, strength: f64) -> Failure {
+    match kind {
+        Kind::Dropout => {
+            Failure::new(format!("a dropout of {strength}: nothing would fall out, or everything"))
+                .hint("from 0.00001 to 0.9999; masks have steps of 1/65,536")
+        }
+        Kind::Gaussian | Kind::Scale => {
+            Failure::new(format!("a magnitude of {strength}: no noise, or nothing but noise"))
+                .hint("above 0 and at most 100; 0.01 and 0.05 are the study's")
+        }
+    }
+}
+
+/// What a run may take where nobody says so.
+fn free_bytes() -> Result<u64, Failure> {
+    let memory = memory::probe()?;
+    let held = memory::rss_bytes().unwrap_or(0);
+    let below_limit = memory.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(held));
+    Ok(memory.available_bytes.min(below_limit) / 4 * 3)
 }
 
 fn models(args: &McArgs, settings: &Settings) -> Result<Vec<Model>, Failure> {
@@ -383,9 +464,12 @@ impl Engine<'_> {
     fn gather(&self, chosen: &Chosen, done: &mut Done) -> Result<HashMap<Hash, Gathered>, Failure> {
         let worker = parse_worker()?;
         let folder = self.settings.pixel_cache();
+        let (threads, memory_bytes) =
+            decoders(self.asked.memory_bytes, self.asked.threads.get(), Limits::DEFAULT.memory_bytes);
         let decoders = Decoders {
             worker: (&worker.program, &worker.args),
-            threads: self.asked.threads.get(),
+            threads,
+            memory_bytes,
             folder: &folder,
             cap_bytes: self.settings.cache_bytes(),
             stages: self.stages,
@@ -417,13 +501,19 @@ impl Engine<'_> {
         gathered: &mut HashMap<Hash, Gathered>,
         journal: &mut Journal,
     ) -> Result<Value, Failure> {
-        let mut cases = self.asked.cases(model)?;
         let images = done.images.clone();
+        let mut cases = self.fitting(model, &images)?;
         if let Some(target) = self.asked.target() {
-            let Some(passes) = self.pilot(target, model, &cases, done, gathered, journal)? else {
+            let Some(pilot) = self.pilot(target, model, &cases, done, gathered, journal)? else {
                 return Ok(Value::Null);
             };
-            cases.iter_mut().for_each(|case| case.settings.passes = vec![passes]);
+            for Case { settings, .. } in &mut cases {
+                settings.passes = vec![pilot.most()];
+                settings.enough = Some(pilot.enough);
+            }
+        }
+        for case in &mut cases {
+            self.asked.fit(case, model, &images)?;
         }
         done.settings = cases.first().map(|case| case.settings.clone());
         let runs: Vec<Run<'_>> = cases.iter().map(|case| self.of_case(model, case, &images)).collect();
@@ -438,7 +528,8 @@ impl Engine<'_> {
             done.keep_thumbnails(&images, &tables, &run.tower.preprocess, &mut pixels.cache)?;
             let (name, tokens) = (model.tower.name.clone(), model.tower.config.tokens() as u64);
             let condition = (runs.len() > 1).then(|| case.condition.label.clone());
-            done.ran.push(Ran { name, condition, tokens, outcome, tables });
+            let enough = case.settings.enough;
+            done.ran.push(Ran { name, condition, tokens, outcome, enough, tables });
             if done.interrupted {
                 return Ok(Value::Null);
             }
@@ -528,7 +619,7 @@ impl Engine<'_> {
         done: &mut Done,
         gathered: &mut HashMap<Hash, Gathered>,
         journal: &mut Journal,
-    ) -> Result<Option<usize>, Failure> {
+    ) -> Result<Option<Pilot>, Failure> {
         let Some(case) = cases.first() else { return Ok(None) };
         let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
             return Ok(None);
@@ -547,12 +638,11 @@ impl Engine<'_> {
             computed => format!(", about {}", duration(passes / (computed as f64 / outcome.compute_s))),
         };
         self.output.note(&format!(
-            "pilot of {} images: {target} takes {} passes in {}{time}",
+            "pilot of {} images: {target} takes {} passes in {}{time}; each image stops when it has it",
             pilot.images, pilot.passes, model.tower.name
         ));
-        let passes = pilot.passes;
-        done.pilots.push(pilot);
-        Ok(Some(passes))
+        done.pilots.push(pilot.clone());
+        Ok(Some(pilot))
     }
 
     /// Says what the run would take.
@@ -562,7 +652,7 @@ impl Engine<'_> {
         done.sort_out(chosen, &gathered);
         let mut plans = vec![];
         for model in &self.asked.models {
-            for case in &self.asked.cases(model)? {
+            for case in &self.fitting(model, &done.images)? {
                 let run = self.of_case(model, case, &done.images);
                 run.check_sizes()?;
                 let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
@@ -584,6 +674,13 @@ impl Engine<'_> {
             self.output.data(&summary::vision::plans(&plans, done.failures.len()))?;
         }
         Ok(Exit::Ok)
+    }
+
+    /// What the experiment compares of a model, with batches that fit.
+    fn fitting(&self, model: &Model, images: &[Image]) -> Result<Vec<Case>, Failure> {
+        let mut cases = self.asked.cases(model)?;
+        cases.iter_mut().try_for_each(|case| self.asked.fit(case, model, images))?;
+        Ok(cases)
     }
 
     fn of_case<'r>(&self, model: &'r Model, case: &'r Case, images: &'r [Image]) -> Run<'r> {
@@ -818,7 +915,8 @@ impl Done {
         let Asked { args, models, .. } = asked;
         let shown = self.settings.as_ref().map(|settings| {
             json!({
-                "sites": settings.sites.to_string(), "dropout": settings.dropout, "trials": settings.trials,
+                "sites": settings.sites.to_string(), "dropout": settings.dropout(), "trials": settings.trials,
+                "perturbation": settings.perturbation.to_string(), "shared_masks": settings.shared_masks,
                 "passes": settings.passes, "nested": settings.nested, "seed": settings.seed,
                 "batch": settings.batch,
             })

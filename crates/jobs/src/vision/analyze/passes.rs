@@ -175,6 +175,7 @@ pub(super) fn of_moments(npz: &mut Npz, options: &Options) -> Result<Reading, Re
         Some(products) => Some(of_products(products, trials, images)?),
         None => passes_of(npz)?,
     };
+    let counts = counts(npz, trials * images, passes)?;
     let mut reading = Reading::new(npz.path(), Kind::Moments, images, passes);
     reading.trials = trials;
     if let (Some(products), Some(passes)) = (&products, passes) {
@@ -195,10 +196,11 @@ pub(super) fn of_moments(npz: &mut Npz, options: &Options) -> Result<Reading, Re
         }
     }
     let weights = weights_of(npz, options, images, dim)?;
-    if let (Some(passes), Some(weights)) = (passes.filter(|passes| *passes > 1), weights) {
+    if let (Some(counts), Some(weights)) = (counts, weights) {
         let variances: Vec<Vec<f64>> = rows(&moments, dim)
             .into_iter()
-            .map(|row| row.into_iter().map(|m2| m2 / (passes as f64 - 1.0)).collect())
+            .zip(counts)
+            .map(|(row, count)| row.into_iter().map(|m2| m2 / (count - 1.0)).collect())
             .collect();
         add_weighted(&mut reading, &weights, &variances.iter().collect::<Vec<_>>(), options.bias);
         add_some(&mut reading, options.bias, "max_dim_var", &variances, |row| {
@@ -206,6 +208,16 @@ pub(super) fn of_moments(npz: &mut Npz, options: &Options) -> Result<Reading, Re
         });
     }
     Ok(reading)
+}
+
+/// Passes of each trial over each image: all have as many, but where trials ended early. None where that is not said.
+fn counts(npz: &mut Npz, rows: usize, passes: Option<usize>) -> Result<Option<Vec<f64>>, ReadError> {
+    let counts = match passes {
+        Some(passes) => vec![passes as f64; rows],
+        None if npz.has("passes") => npz.read("passes")?.to_f64(),
+        None => vec![],
+    };
+    Ok((counts.len() == rows && counts.iter().all(|&count| count > 1.0)).then_some(counts))
 }
 
 /// Passes by the axes of `gram`.

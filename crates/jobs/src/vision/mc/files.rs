@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use haul_kernels::dropout::Rate;
 use haul_pipeline::journal::Journal;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,7 +10,9 @@ use serde_json::{Value, json};
 use super::super::npz::{self, Array, Data, Writer};
 use super::super::statistics::Bias;
 use super::super::statistics::law::Law;
+use super::super::statistics::passes::Estimate;
 use super::super::statistics::reliability::{Reliability, Trials};
+use super::stopping::Enough;
 use super::unit::{Geometry, Series, Unit};
 use super::{Audited, Image, McError, Rounding, Run, Settings};
 use crate::vision::experiment::Experiment;
@@ -36,6 +39,23 @@ pub struct Table {
     pub angular_var: Vec<f64>,
     /// Of the mean to the feature without dropout, relative.
     pub distances: Vec<f64>,
+    /// Passes that there were: fewer where a trial ended early.
+    pub counts: Vec<usize>,
+}
+
+/// What a table says of trials that end when an image is measured well enough.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Stopped {
+    /// When that is.
+    pub enough: Enough,
+    /// Fewest passes of a trial over an image.
+    pub passes_min: usize,
+    /// On average.
+    pub passes_mean: f64,
+    /// Most.
+    pub passes_max: usize,
+    /// Trials over an image that ended at the last pass without reaching it.
+    pub unreached: usize,
 }
 
 /// What a table says of one quantity.
@@ -58,15 +78,35 @@ impl Table {
         Told {
             reliability: trials.reliability(),
             mean: super::super::statistics::mean(values),
-            law: Law::of_trials(&trials, self.passes),
+            law: Law::of_trials(&trials, self.passes).filter(|_| self.has_one_length()),
         }
+    }
+
+    /// The law is about trials of one length.
+    fn has_one_length(&self) -> bool {
+        self.counts.iter().all(|&count| count == self.passes)
+    }
+
+    /// What becomes of trials that end early.
+    #[must_use]
+    pub fn stopped(&self, enough: Enough) -> Option<Stopped> {
+        let (passes_min, passes_max) = (*self.counts.iter().min()?, *self.counts.iter().max()?);
+        let errors = self.trace_pre.iter().zip(&self.trace_pre_se);
+        let is_reached = |(&value, &se): (&f64, &f64)| enough.is_reached(Estimate { value, se: Some(se) });
+        Some(Stopped {
+            enough,
+            passes_min,
+            passes_mean: self.counts.iter().sum::<usize>() as f64 / self.counts.len() as f64,
+            passes_max,
+            unreached: errors.filter(|&error| !is_reached(error)).count(),
+        })
     }
 
     /// What it says of `trace_pre`: of one trial, how many passes are needed follows from the error of each trace.
     #[must_use]
     pub fn told_trace(&self) -> Told {
         let told = self.told(&self.trace_pre);
-        if self.trials > 1 {
+        if self.trials > 1 || !self.has_one_length() {
             return told;
         }
         let squares: Vec<f64> = self.trace_pre_se.iter().map(|se| se * se).collect();
@@ -94,6 +134,7 @@ impl Run<'_> {
             trace_post: vec![],
             angular_var: vec![],
             distances: vec![],
+            counts: vec![],
         };
         let mut tables: Vec<Table> = self.settings.passes.iter().map(empty).collect();
         for series in self.settings.series() {
@@ -105,15 +146,17 @@ impl Run<'_> {
                     let Some(table) = tables.iter_mut().find(|table| table.passes == *passes) else {
                         continue;
                     };
+                    let count = unit.passes.min(*passes);
                     let scale = match bias {
                         Bias::Unbiased => 1.0,
-                        Bias::Seed => (*passes as f64 - 1.0) / *passes as f64,
+                        Bias::Seed => (count as f64 - 1.0) / count as f64,
                     };
                     table.trace_pre.push(kept.trace_pre * scale);
                     table.trace_pre_se.push(kept.trace_pre_se * scale);
                     table.trace_post.push(kept.trace_post * scale);
                     table.angular_var.push(kept.angular_var);
                     table.distances.push(*distance);
+                    table.counts.push(count);
                 }
             }
         }
@@ -191,7 +234,12 @@ impl Run<'_> {
         ] {
             writer.array(name, &Array::f64(&[trials, images], values.clone()))?;
         }
-        writer.array("passes", &Array { shape: vec![1], data: Data::Int(vec![table.passes as i64]) })?;
+        let counts: Vec<i64> = match self.settings.enough {
+            Some(_) => table.counts.iter().map(|&count| count as i64).collect(),
+            None => vec![table.passes as i64],
+        };
+        let shape = if counts.len() == 1 { vec![1] } else { vec![trials, images] };
+        writer.array("passes", &Array { shape, data: Data::Int(counts) })?;
         Ok(writer.finish()?)
     }
 
@@ -209,6 +257,7 @@ impl Run<'_> {
             let told = json!({
                 "pre_norm": table.told_trace(), "post_norm": table.told(&table.trace_post),
                 "angular_var": table.told(&table.angular_var),
+                "stopped": self.settings.enough.and_then(|enough| table.stopped(enough)),
             });
             results.insert(format!("T={}", table.passes), told);
         }
@@ -224,7 +273,7 @@ impl Run<'_> {
     pub(super) fn summary(&self, experiment: &str, more: &Value) -> Value {
         let settings = self.settings;
         let mut summary = json!({
-            "experiment": experiment, "model": self.tower.name, "dropout": settings.dropout,
+            "experiment": experiment, "model": self.tower.name, "dropout": settings.dropout(),
             "trials": settings.trials, "passes": settings.passes, "num_images": self.images.len(),
         });
         if let (Some(summary), Some(more)) = (summary.as_object_mut(), more.as_object()) {
@@ -280,9 +329,11 @@ impl Run<'_> {
         writer.array("trace_pre", &Array { shape: vec![images], data: Data::F32(trace) })?;
         writer.finish()?;
         let meta = json!({
-            "model": self.tower.name, "dropout_p": self.settings.dropout, "seed": seed, "trial_idx": series.trial,
+            "model": self.tower.name, "dropout_p": self.settings.dropout(), "seed": seed, "trial_idx": series.trial,
             "passes": series.passes, "num_images": images, "dim": dim, "sites": self.settings.sites.to_string(),
-            "masks": {"generator": "philox4x32-10", "seed": self.settings.seed, "trial": series.number},
+            "perturbation": {"kind": self.settings.perturbation.name(), "strength": self.settings.strength},
+            "masks": {"generator": "philox4x32-10", "seed": self.settings.seed, "trial": series.number,
+                      "shared": self.settings.shared_masks},
             "paths": self.images.iter().map(|image| &image.path).collect::<Vec<_>>(),
         });
         write_json(&folder.join(format!("{stem}.meta.json")), &meta)
@@ -311,7 +362,10 @@ impl Run<'_> {
 pub fn more(run: &Run<'_>, bias: Bias, audit: &[Audited], rounding: Option<&Rounding>) -> Value {
     json!({
         "injected_linear_dropout_wrappers": audit.len(), "sites": run.settings.sites.to_string(),
-        "dropout_of_masks": run.settings.rate.p(), "seed": run.settings.seed, "dtype": run.dtype.name(), "model_sha256": run.weights_sha256,
+        "dropout_of_masks": run.settings.perturbation.rate().map(Rate::p), "seed": run.settings.seed,
+        "perturbation": {"kind": run.settings.perturbation.name(), "strength": run.settings.strength},
+        "shared_masks": run.settings.shared_masks,
+        "dtype": run.dtype.name(), "model_sha256": run.weights_sha256,
         "ddof": bias.ddof(), "site_audit": audit, "rounding": rounding,
     })
 }
@@ -327,7 +381,7 @@ pub fn overall(
     let models: Vec<&String> = results.keys().collect();
     let mut document = json!({
         "experiment": experiment.name(), "models": models, "passes": settings.passes,
-        "dropout": settings.dropout, "trials": settings.trials, "num_images": images,
+        "dropout": settings.dropout(), "trials": settings.trials, "num_images": images,
         "sites": settings.sites.to_string(),
     });
     if experiment == Experiment::Exp4 {

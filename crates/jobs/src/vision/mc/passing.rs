@@ -7,14 +7,18 @@ use haul_corpus::pixels::{Hash, PixelCache};
 use haul_encoder::device::{Pass, State, Ticket};
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::{ImageEncoder, Levels, PrefixTicket};
-use haul_kernels::dropout::Rate;
+use haul_kernels::perturb::Perturbation;
 use haul_pipeline::journal::State as Entry;
 
+use super::super::statistics::passes::Passes;
+use super::stopping::Enough;
 use super::unit::{Series, Unit};
-use super::{AUDIT_RATE, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo};
+use super::{AUDIT_STRENGTH, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo};
 
 /// Images whose prefixes are computed in one batch, at most.
 const GROUP_MAX: usize = 64;
+/// Bytes of passes that are held while images of a group are measured.
+pub(super) const HELD_BYTES_MAX: usize = 256 << 20;
 
 /// Computes all that is missing, or until a stop is asked for.
 pub(super) fn run(
@@ -26,7 +30,7 @@ pub(super) fn run(
 ) -> Result<(), McError> {
     let meter = parts.stages.meter("passes");
     let levels = run.tower.levels();
-    let group = run.settings.batch.clamp(1, GROUP_MAX);
+    let group = group(run);
     let mut flights =
         Flights { run, encoder, parts, outcome, flying: VecDeque::new(), open: VecDeque::new(), closed: 0 };
     let mut groups = todo.chunks(group);
@@ -71,9 +75,13 @@ struct Flight {
 /// A series over an image. Series are begun and finished in the same order.
 struct Open {
     hash: Hash,
+    /// Its place in the state.
+    image: usize,
     series: Series,
     still: Vec<f32>,
     features: Vec<f32>,
+    /// Passes that have been asked for.
+    begun: usize,
 }
 
 impl Flights<'_, '_> {
@@ -98,10 +106,13 @@ impl Flights<'_, '_> {
     /// All that is missing of a group, or what is begun when a stop is asked for.
     fn over(&mut self, images: &[Todo], state: &Arc<State>) -> Result<(), McError> {
         self.stills(images, state)?;
+        if self.run.settings.enough.is_some() {
+            return self.until_enough(images, state);
+        }
         let mut batch = vec![];
         for (image, todo) in images.iter().enumerate() {
             for series in &todo.series {
-                self.open(todo.hash, series)?;
+                self.open(todo.hash, image, series, series.passes)?;
                 for pass in 0..series.passes {
                     batch.push(Pass { image, mask: self.run.mask(&todo.hash, series.number, pass) });
                     if batch.len() < self.run.settings.batch {
@@ -118,9 +129,41 @@ impl Flights<'_, '_> {
         if batch.is_empty() { Ok(()) } else { self.submit(state, batch) }
     }
 
-    fn open(&mut self, hash: Hash, series: &Series) -> Result<(), McError> {
+    /// One trial of all images at a time, each until it is measured well enough.
+    fn until_enough(&mut self, images: &[Todo], state: &Arc<State>) -> Result<(), McError> {
+        for series in self.run.settings.series() {
+            for (image, todo) in images.iter().enumerate().filter(|(_, todo)| todo.series.contains(&series)) {
+                self.open(todo.hash, image, &series, 0)?;
+            }
+            while !self.open.is_empty() {
+                for batch in self.next_looks().chunks(self.run.settings.batch) {
+                    self.submit(state, batch.to_vec())?;
+                    if self.parts.stop.requested() {
+                        return Ok(());
+                    }
+                }
+                self.land_all()?;
+            }
+        }
+        self.parts.progress.done(images.len() as u64, 0);
+        Ok(())
+    }
+
+    /// Passes over images that need more, up to where somebody looks at them again.
+    fn next_looks(&mut self) -> Vec<Pass> {
+        let mut passes = vec![];
+        for Open { hash, image, series, begun, .. } in &mut self.open {
+            let next = Enough::next_look(*begun, series.passes);
+            let mask = |pass| self.run.mask(hash, series.number, pass);
+            passes.extend((*begun..next).map(|pass| Pass { image: *image, mask: mask(pass) }));
+            *begun = next;
+        }
+        passes
+    }
+
+    fn open(&mut self, hash: Hash, image: usize, series: &Series, begun: usize) -> Result<(), McError> {
         let still = self.run.still(self.parts.journal, &hash)?.ok_or_else(|| damaged(&hash))?;
-        self.open.push_back(Open { hash, series: series.clone(), still, features: vec![] });
+        self.open.push_back(Open { hash, image, series: series.clone(), still, features: vec![], begun });
         Ok(())
     }
 
@@ -136,7 +179,7 @@ impl Flights<'_, '_> {
             return Ok(());
         }
         self.outcome.flops += self.encoder.flops_of_pass() * passes.len() as u64;
-        let ticket = self.encoder.pass(state, passes, nothing())?;
+        let ticket = self.encoder.pass(state, passes, Perturbation::NOTHING)?;
         self.flying.push_back(Flight { ticket, stills: Some(hashes) });
         // Series want them.
         self.land_all()
@@ -145,7 +188,7 @@ impl Flights<'_, '_> {
     fn submit(&mut self, state: &Arc<State>, passes: Vec<Pass>) -> Result<(), McError> {
         self.make_room()?;
         let count = passes.len() as u64;
-        let ticket = self.encoder.pass(state, passes, self.run.settings.rate)?;
+        let ticket = self.encoder.pass(state, passes, self.run.settings.perturbation)?;
         self.flying.push_back(Flight { ticket, stills: None });
         self.outcome.passes += count;
         self.outcome.flops += self.encoder.flops_of_pass() * count;
@@ -181,22 +224,51 @@ impl Flights<'_, '_> {
         }
         self.parts.progress.done(0, rows.rows() as u64);
         for row in rows.iter() {
-            let Some(open) = self.open.front_mut() else { break };
             // The first that lacks passes is the one that this row is of: batches land in their order.
-            open.features.extend_from_slice(row);
-            if open.features.len() == open.series.passes * open.still.len() {
-                self.close()?;
+            let Some(at) = self.open.iter().position(Open::lacks_passes) else { break };
+            self.open[at].features.extend_from_slice(row);
+            if !self.open[at].lacks_passes() && self.open[at].is_done(self.run.settings.enough) {
+                self.close(at)?;
             }
         }
         Ok(())
     }
 
-    fn close(&mut self) -> Result<(), McError> {
-        let Some(Open { hash, series, still, features }) = self.open.pop_front() else { return Ok(()) };
+    fn close(&mut self, at: usize) -> Result<(), McError> {
+        let Some(Open { hash, series, still, features, begun, .. }) = self.open.remove(at) else {
+            return Ok(());
+        };
+        self.parts.progress.skipped(0, (series.passes - begun) as u64);
         let unit = Unit::of(&features, &still, &series, self.run.settings.keep);
         let key = self.run.unit_key(&series, &hash);
         self.closed += 1;
         Ok(self.parts.journal.finish(&key, Entry::Done, &unit.to_bytes(), 0)?)
+    }
+}
+
+impl Open {
+    fn lacks_passes(&self) -> bool {
+        self.features.len() < self.begun * self.still.len()
+    }
+
+    /// Whether no more passes are needed than those that it has.
+    fn is_done(&self, enough: Option<Enough>) -> bool {
+        let trace = || {
+            let features: Vec<f64> = self.features.iter().map(|&x| f64::from(x)).collect();
+            Passes { features: &features, dim: self.still.len() }.trace()
+        };
+        self.begun == self.series.passes || enough.is_some_and(|enough| enough.is_reached(trace()))
+    }
+}
+
+/// Images whose prefixes are computed at once.
+fn group(run: &Run<'_>) -> usize {
+    let group = run.settings.batch.clamp(1, GROUP_MAX);
+    let of_image = run.settings.longest() * run.tower.dim() * size_of::<f32>();
+    match run.settings.enough {
+        // Passes of a trial over all of them are held until the last is measured.
+        Some(_) => group.min(HELD_BYTES_MAX / of_image.max(1)).max(1),
+        None => group,
     }
 }
 
@@ -210,17 +282,15 @@ pub(super) fn audit(
 ) -> Result<Vec<f64>, McError> {
     let state = Arc::new(encoder.prefix(&pixels(parts.cache, &image.hash)?, &run.tower.levels())?);
     let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0) };
-    let still = encoder.collect(encoder.pass(&state, vec![pass], nothing())?)?.into_values();
-    let rate = Rate::new(AUDIT_RATE).unwrap_or_else(nothing);
+    let still = encoder.collect(encoder.pass(&state, vec![pass], Perturbation::NOTHING)?)?.into_values();
+    let strongly = run.settings.kind.of(AUDIT_STRENGTH).unwrap_or(Perturbation::NOTHING);
     // All at once, so that no thread waits for the one that has a site.
-    let tickets = sites.iter().map(|&site| encoder.pass_at(site, &state, vec![pass], rate));
+    let tickets = sites.iter().map(|&site| {
+        let pass = Pass { image: 0, mask: run.audit_mask(&image.hash, site, strongly) };
+        encoder.pass_at(site, &state, vec![pass], strongly)
+    });
     let tickets = tickets.collect::<Result<Vec<_>, _>>()?;
     tickets.into_iter().map(|ticket| Ok(apart(encoder.collect(ticket)?.row(0), &still))).collect()
-}
-
-/// The rate at which nothing falls out.
-fn nothing() -> Rate {
-    Rate::new(0.0).expect("zero is a share")
 }
 
 /// The distance of two features over the length of the second.

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::super::statistics::Bias;
 use super::super::statistics::law::Law;
+use super::files::Table;
+use super::stopping::{Enough, PASSES_MIN};
 use super::unit::Keep;
 use super::{Image, McError, Outcome, PASSES_MAX, Parts, Run, Settings, passing};
 
@@ -18,7 +20,9 @@ use super::{Image, McError, Outcome, PASSES_MAX, Parts, Run, Settings, passing};
 const IMAGES: usize = 64;
 /// Trials and passes of a pilot: the fewest trials that can disagree, and passes enough for their noise.
 const TRIALS: usize = 2;
-const PASSES: usize = 16;
+const PASSES: usize = PASSES_MIN;
+/// An image may take so many times the passes that all need on average.
+const MOST_OF_LAW: usize = 4;
 /// A rate is measured for so long, at least.
 const MEASURED: Duration = Duration::from_secs(2);
 
@@ -50,8 +54,18 @@ pub struct Pilot {
     pub images: usize,
     /// How trials of other lengths would be.
     pub law: Law,
-    /// Passes that reach the target.
+    /// Passes that reach the target, by the law of all images.
     pub passes: usize,
+    /// When an image is measured well enough.
+    pub enough: Enough,
+}
+
+impl Pilot {
+    /// The most passes of a trial: images differ in what they need, and some never reach it.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        (self.passes * MOST_OF_LAW).clamp(PASSES, PASSES_MAX)
+    }
 }
 
 impl Run<'_> {
@@ -64,6 +78,7 @@ impl Run<'_> {
             trials: TRIALS,
             passes: vec![PASSES],
             nested: true,
+            enough: None,
             keep: Keep::default(),
             ..self.settings.clone()
         };
@@ -75,8 +90,8 @@ impl Run<'_> {
             return Ok((None, outcome));
         }
         let tables = run.tables(parts.journal, Bias::Unbiased)?;
-        let law = tables.first().and_then(|table| table.told_trace().law);
-        let law = law.ok_or(McError::Alike { images: images.len() })?;
+        let told = tables.first().map(Table::told_trace).ok_or(McError::Alike { images: images.len() })?;
+        let law = told.law.ok_or(McError::Alike { images: images.len() })?;
         let wanted = match target {
             Target::Icc(icc) => law.c * icc / (1.0 - icc) / law.cv2,
             Target::Se(se) => law.c / (se * se),
@@ -86,7 +101,11 @@ impl Run<'_> {
             return Err(McError::Far { target, passes: wanted });
         }
         let passes = (wanted.ceil() as usize).max(2);
-        Ok((Some(Pilot { target, images: images.len(), law, passes }), outcome))
+        let enough = match target {
+            Target::Icc(icc) => Enough::Error(told.mean * (law.cv2 * (1.0 - icc) / icc).sqrt()),
+            Target::Se(se) => Enough::Share(se),
+        };
+        Ok((Some(Pilot { target, images: images.len(), law, passes, enough }), outcome))
     }
 
     /// What this run and other ways to the same numbers would take, by a rate that is measured now. The journal is not
@@ -96,7 +115,7 @@ impl Run<'_> {
     /// As of a run.
     pub fn plan(&self, parts: &mut Parts<'_>) -> Result<Option<Plan>, McError> {
         let Some(image) = self.images.first() else { return Ok(None) };
-        let sites = self.settings.sites.of(&self.tower.config)?;
+        let sites = self.settings.sites.under(self.settings.perturbation, &self.tower.config)?;
         let encoder = (parts.load)(self.dtype, &sites)?;
         let pixels = passing::pixels(parts.cache, &image.hash)?;
         let state = Arc::new(encoder.prefix(&pixels, &self.tower.levels())?);
@@ -150,7 +169,7 @@ impl Run<'_> {
         let mut flying = VecDeque::new();
         // The first batches grow the arenas.
         for _ in 0..encoder.batches_in_flight() {
-            flying.push_back(encoder.pass(state, batch.clone(), self.settings.rate)?);
+            flying.push_back(encoder.pass(state, batch.clone(), self.settings.perturbation)?);
         }
         let (started, mut landed) = (Instant::now(), 0_usize);
         while started.elapsed() < MEASURED && !parts.stop.requested() || landed == 0 {
@@ -158,7 +177,7 @@ impl Run<'_> {
                 encoder.collect(ticket)?;
                 landed += batch.len();
             }
-            flying.push_back(encoder.pass(state, batch.clone(), self.settings.rate)?);
+            flying.push_back(encoder.pass(state, batch.clone(), self.settings.perturbation)?);
         }
         let seconds = started.elapsed().as_secs_f64();
         for ticket in flying {

@@ -45,6 +45,8 @@ pub struct Decoders<'a> {
     pub worker: (&'a Path, &'a [String]),
     /// Worker processes.
     pub threads: usize,
+    /// Address space of each.
+    pub memory_bytes: u64,
     /// Where pixels are kept.
     pub folder: &'a Path,
     /// The folder's pixels grow to this before old ones go.
@@ -194,7 +196,8 @@ impl Decoder<'_> {
             None => {
                 let (program, args) = self.decoders.worker;
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
-                let setup = Setup { limits: Limits::DEFAULT, readers: Readers::default() };
+                let limits = Limits { memory_bytes: self.decoders.memory_bytes, ..Limits::DEFAULT };
+                let setup = Setup { limits, readers: Readers::default() };
                 Worker::spawn(program, &args, &setup)?
             }
         };

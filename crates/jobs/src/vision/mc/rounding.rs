@@ -95,7 +95,8 @@ impl Run<'_> {
     /// Of the first image: which others are compared follows from the rest of the run.
     fn rounding_key(&self) -> Option<haul_pipeline::journal::JournalKey> {
         let settings = self.settings;
-        let of = format!("{} {} {}", settings.rate.p(), settings.seed, self.images.len());
+        let of =
+            format!("{} {} {}{}", settings.perturbation, settings.seed, self.images.len(), self.shared());
         Some(self.key("rounding", &self.images.first()?.hash, &of))
     }
 
@@ -111,7 +112,7 @@ impl Run<'_> {
         let trial = self.settings.series().first().map_or(0, |series| series.number);
         let passes: Vec<Pass> =
             (0..passes).map(|pass| Pass { image: 0, mask: self.mask(hash, trial, pass) }).collect();
-        Ok(encoder.pass(&state, passes, self.settings.rate)?)
+        Ok(encoder.pass(&state, passes, self.settings.perturbation)?)
     }
 }
 

@@ -204,7 +204,7 @@ impl Run<'_> {
             all.iter().map(|found| found.table.means(&found.table.trace_pre)).collect();
         let rhos = matrix(&means);
         let labels: Vec<&String> = all.iter().map(|found| &found.condition.label).collect();
-        let rates: Vec<f64> = all.iter().filter_map(|found| found.condition.dropout).collect();
+        let rates: Vec<f64> = all.iter().filter_map(|found| found.condition.strength).collect();
         let square = rhos.iter().flatten().map(|rho| rho.unwrap_or(f64::NAN)).collect();
         let shape = [all.len(), self.images.len()];
         let mut arrays = vec![

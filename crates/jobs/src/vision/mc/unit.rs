@@ -32,6 +32,8 @@ pub struct Keep {
 /// What is kept of a series over one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unit {
+    /// How many there were: of a trial that ended early, fewer than asked for.
+    pub passes: usize,
     /// Of each number of the features, over all passes.
     pub mean: Vec<f64>,
     /// Sums of squared deviations from it.
@@ -85,8 +87,10 @@ impl Unit {
         let numbers: Vec<f64> = features.iter().map(|&x| f64::from(x)).collect();
         let all = Passes { features: &numbers, dim };
         let mean = all.dim_means();
-        let after = |passes: &usize| Passes { features: &numbers[..passes * dim], dim };
+        let passes = all.count();
+        let after = |wanted: &usize| Passes { features: &numbers[..passes.min(*wanted) * dim], dim };
         Unit {
+            passes,
             m2: all.dim_squares(&mean),
             summaries: series.snapshots.iter().map(|passes| Kept::of(&after(passes).summary())).collect(),
             gram: if keep.gram { all.gram().products } else { vec![] },
@@ -113,7 +117,8 @@ impl Unit {
             geometry.offdiag.iter().chain(eigenvalues).chain([&geometry.anisotropy]).copied()
         });
         let parts = [&self.mean, &self.m2, &self.gram, &self.distances];
-        let numbers = parts.into_iter().flatten().copied().chain(summaries).chain(geometry);
+        let numbers = [self.passes as f64].into_iter().chain(parts.into_iter().flatten().copied());
+        let numbers = numbers.chain(summaries).chain(geometry);
         let mut bytes: Vec<u8> = numbers.flat_map(f64::to_le_bytes).collect();
         bytes.extend(self.features.iter().flat_map(|x| x.to_le_bytes()));
         bytes
@@ -126,7 +131,7 @@ impl Unit {
         let gram = if keep.gram { series.passes * series.passes } else { 0 };
         let geometry = if keep.geometry { GEOMETRY } else { 0 };
         let features = if keep.passes { series.passes * dim } else { 0 };
-        let numbers = 2 * dim + gram + snapshots + KEPT * snapshots + geometry;
+        let numbers = 1 + 2 * dim + gram + snapshots + KEPT * snapshots + geometry;
         if bytes.len() != 8 * numbers + 4 * features {
             return None;
         }
@@ -140,6 +145,7 @@ impl Unit {
         };
         let mut part = |count: usize| numbers[take(count)].to_vec();
         Some(Unit {
+            passes: part(1)[0] as usize,
             mean: part(dim),
             m2: part(dim),
             gram: part(gram),

@@ -125,7 +125,9 @@ impl Passes<'_> {
         Summary { trace_pre: self.trace(), trace_post: unit.trace(), angular_var: variance(&angles, 1) }
     }
 
-    fn trace(&self) -> Estimate {
+    /// V1 of features as they are, with R9.
+    #[must_use]
+    pub fn trace(&self) -> Estimate {
         let means = self.dim_means();
         let square = |row: &[f64]| {
             row.iter().zip(&means).map(|(x, mean)| (x - mean) * (x - mean)).sum::<f64>() / self.dim as f64
