@@ -157,20 +157,6 @@ impl ImageEncoder {
         Ok(self.model.submit(of_passes(state, passes, perturbation)?)?)
     }
 
-    /// [`ImageEncoder::pass`] with nothing perturbed but one of the sites.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn pass_at(
-        &self,
-        site: Site,
-        state: &Arc<State>,
-        passes: Vec<Pass>,
-        perturbation: Perturbation,
-    ) -> Result<Ticket, VisionError> {
-        Ok(self.model.submit(of_passes(state, passes, perturbation)?.only_at(site.number()))?)
-    }
-
     fn batch(&self, pixels: &[u8], levels: &Levels) -> Result<Batch, VisionError> {
         let size = self.config.image_size;
         let image_bytes = size * size * CHANNELS;

@@ -14,13 +14,12 @@ pub(super) fn perturb_rows(
     x: &mut [f32],
     mut perturb: impl FnMut(Perturbation, MaskKey, &mut [f32]),
 ) {
-    let Part::Suffix { passes, perturbation, only, .. } = &batch.part else { return };
-    if only.is_some_and(|only| only != site) {
-        return;
-    }
+    let Part::Suffix { passes, perturbation, .. } = &batch.part else { return };
     let of_sequence = x.len() / batch.sequences();
     for (rows, pass) in x.chunks_exact_mut(of_sequence).zip(passes) {
-        perturb(*perturbation, pass.mask, rows);
+        if pass.only.is_none_or(|only| only == site) {
+            perturb(*perturbation, pass.mask, rows);
+        }
     }
 }
 

@@ -76,7 +76,7 @@ enum Part {
     /// What comes before passes differ.
     Prefix,
     /// The rest, from the state of a prefix.
-    Suffix { state: Arc<State>, passes: Vec<Pass>, perturbation: Perturbation, only: Option<u32> },
+    Suffix { state: Arc<State>, passes: Vec<Pass>, perturbation: Perturbation },
 }
 
 /// What the prefix of a program left of some images: its live buffers.
@@ -107,6 +107,8 @@ pub struct Pass {
     pub image: usize,
     /// What falls out, or gets which noise.
     pub mask: MaskKey,
+    /// The number of the one site that is perturbed; all of them without one.
+    pub only: Option<u32>,
 }
 
 impl Batch {
@@ -141,20 +143,11 @@ impl Batch {
     /// fit 32 bits.
     pub fn of_passes(state: &Arc<State>, passes: Vec<Pass>, perturbation: Perturbation) -> Option<Batch> {
         let cu_seqlens = equal_seqlens(passes.len(), state.tokens)?;
-        let part = Part::Suffix { state: Arc::clone(state), passes, perturbation, only: None };
+        let part = Part::Suffix { state: Arc::clone(state), passes, perturbation };
         match &part {
             Part::Suffix { passes, .. } if passes.iter().any(|pass| pass.image >= state.images) => None,
             _ => Some(Batch { ids: vec![], patches: vec![], cu_seqlens, part }),
         }
-    }
-
-    /// The same passes with nothing perturbed but one site.
-    #[must_use]
-    pub fn only_at(mut self, site: u32) -> Batch {
-        if let Part::Suffix { only, .. } = &mut self.part {
-            *only = Some(site);
-        }
-        self
     }
 
     /// Operations of the program that the batch runs.

@@ -67,7 +67,11 @@ impl Golden {
 
     fn passes(&self) -> Vec<Pass> {
         let mask = |key| MaskKey { key: MaskKey::key_of(self.seed, key), trial: self.trial, pass: self.pass };
-        self.image_keys.iter().enumerate().map(|(image, &key)| Pass { image, mask: mask(key) }).collect()
+        self.image_keys
+            .iter()
+            .enumerate()
+            .map(|(image, &key)| Pass { image, mask: mask(key), only: None })
+            .collect()
     }
 
     fn levels(&self) -> Levels {
@@ -207,7 +211,7 @@ fn a_pass_does_not_depend_on_its_batch() {
         let state = Arc::new(encoder.prefix(&pixels(), &golden.levels()).unwrap());
         let of = |image: usize, pass: u32| {
             let Pass { mask, .. } = golden.passes()[image];
-            Pass { image, mask: MaskKey { pass, ..mask } }
+            Pass { image, mask: MaskKey { pass, ..mask }, only: None }
         };
         let all: Vec<Pass> = (0..15).map(|n| of(n as usize % IMAGES, n / 3)).collect();
         let together = passes(&encoder, &state, all.clone(), how);

@@ -81,7 +81,7 @@ fn plan_in(
     let Asked { args, settings, target, compute, inputs, readers, stop } = *asked;
     let store = &target.store;
     let mut job = job_settings(args, &wanted.library, wanted.dtype, compute, machine)?;
-    job.memory_bytes = memory_bytes(settings.memory(&args.run)?, &wanted.model, &job)?;
+    job.memory_bytes = memory_bytes(settings.memory(args.run.memory)?, &wanted.model, &job)?;
     let (cache, journal) =
         (Cache::open(&scratch.join("cache"), 0)?, Journal::open(&scratch.join("journal.sqlite"))?);
     let worker = parse_worker()?;

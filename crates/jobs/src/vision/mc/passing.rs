@@ -114,7 +114,8 @@ impl Flights<'_, '_> {
             for series in &todo.series {
                 self.open(todo.hash, image, series, series.passes)?;
                 for pass in 0..series.passes {
-                    batch.push(Pass { image, mask: self.run.mask(&todo.hash, series.number, pass) });
+                    let mask = self.run.mask(&todo.hash, series.number, pass);
+                    batch.push(Pass { image, mask, only: None });
                     if batch.len() < self.run.settings.batch {
                         continue;
                     }
@@ -155,7 +156,7 @@ impl Flights<'_, '_> {
         for Open { hash, image, series, begun, .. } in &mut self.open {
             let next = Enough::next_look(*begun, series.passes);
             let mask = |pass| self.run.mask(hash, series.number, pass);
-            passes.extend((*begun..next).map(|pass| Pass { image: *image, mask: mask(pass) }));
+            passes.extend((*begun..next).map(|pass| Pass { image: *image, mask: mask(pass), only: None }));
             *begun = next;
         }
         passes
@@ -172,7 +173,7 @@ impl Flights<'_, '_> {
         let missing = |todo: &&Todo| !todo.is_still_known;
         let hashes: Vec<Hash> = images.iter().filter(missing).map(|todo| todo.hash).collect();
         let of = |(image, todo): (usize, &Todo)| {
-            (!todo.is_still_known).then(|| Pass { image, mask: self.run.mask(&todo.hash, 0, 0) })
+            (!todo.is_still_known).then(|| Pass { image, mask: self.run.mask(&todo.hash, 0, 0), only: None })
         };
         let passes: Vec<Pass> = images.iter().enumerate().filter_map(of).collect();
         if passes.is_empty() {
@@ -281,16 +282,34 @@ pub(super) fn audit(
     parts: &mut Parts<'_>,
 ) -> Result<Vec<f64>, McError> {
     let state = Arc::new(encoder.prefix(&pixels(parts.cache, &image.hash)?, &run.tower.levels())?);
-    let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0) };
+    let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0), only: None };
     let still = encoder.collect(encoder.pass(&state, vec![pass], Perturbation::NOTHING)?)?.into_values();
     let strongly = run.settings.kind.of(AUDIT_STRENGTH).unwrap_or(Perturbation::NOTHING);
-    // All at once, so that no thread waits for the one that has a site.
-    let tickets = sites.iter().map(|&site| {
-        let pass = Pass { image: 0, mask: run.audit_mask(&image.hash, site, strongly) };
-        encoder.pass_at(site, &state, vec![pass], strongly)
-    });
+    let of_site = |&site: &Site| Pass {
+        image: 0,
+        mask: run.audit_mask(&image.hash, site, strongly),
+        only: Some(site.number()),
+    };
+    let passes: Vec<Pass> = sites.iter().map(of_site).collect();
+    let features = all_passes(encoder, &state, &passes, strongly, run.settings.batch)?;
+    Ok(features.chunks_exact(still.len()).map(|feature| apart(feature, &still)).collect())
+}
+
+/// The features of passes, in batches that are all enqueued before the first is waited for, so that no thread waits.
+pub(super) fn all_passes(
+    encoder: &ImageEncoder,
+    state: &Arc<State>,
+    passes: &[Pass],
+    perturbation: Perturbation,
+    batch: usize,
+) -> Result<Vec<f32>, McError> {
+    let tickets = passes.chunks(batch).map(|passes| encoder.pass(state, passes.to_vec(), perturbation));
     let tickets = tickets.collect::<Result<Vec<_>, _>>()?;
-    tickets.into_iter().map(|ticket| Ok(apart(encoder.collect(ticket)?.row(0), &still))).collect()
+    let mut features = vec![];
+    for ticket in tickets {
+        features.extend(encoder.collect(ticket)?.into_values());
+    }
+    Ok(features)
 }
 
 /// The distance of two features over the length of the second.

@@ -164,7 +164,7 @@ impl Run<'_> {
     ) -> Result<f64, McError> {
         let hash = self.images[0].hash;
         let batch: Vec<Pass> = (0..self.settings.batch)
-            .map(|pass| Pass { image: 0, mask: self.mask(&hash, super::AUDIT_TRIAL, pass) })
+            .map(|pass| Pass { image: 0, mask: self.mask(&hash, super::AUDIT_TRIAL, pass), only: None })
             .collect();
         let mut flying = VecDeque::new();
         // The first batches grow the arenas.

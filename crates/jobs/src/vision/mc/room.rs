@@ -9,6 +9,8 @@ use super::{McError, Run, passing};
 const MIB: u64 = 1 << 20;
 /// The program itself, its journal and its files of results.
 const BASE_BYTES: u64 = 128 * MIB;
+/// Of a weight in f32 as it is packed, at most: for tiles it stands in three pieces.
+const F32_BYTES: u64 = 6;
 /// Buffers of a batch, and what kernels take beside them, over the buffers alone.
 const BUFFERS_PERCENT: u64 = 150;
 /// Of an image: its path, its hash, places in lists.
@@ -56,9 +58,9 @@ impl Run<'_> {
     /// Whatever the batch.
     fn fixed_bytes(&self, footprint: Footprint) -> u64 {
         let weights = match self.dtype {
-            Dtype::F32 => 4 * footprint.weights,
+            Dtype::F32 => F32_BYTES * footprint.weights,
             // What rounding does is measured against f32, whose weights stand beside them.
-            _ => 2 * footprint.weights + 4 * footprint.weights,
+            _ => (2 + F32_BYTES) * footprint.weights,
         };
         let of_image = IMAGE_BYTES + TRIAL_BYTES * self.settings.series().len() as u64;
         BASE_BYTES + footprint.file_bytes + weights + of_image * self.images.len() as u64

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use haul_corpus::pixels::Hash;
-use haul_encoder::device::{Pass, Ticket};
+use haul_encoder::device::Pass;
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::ImageEncoder;
 use haul_kernels::dtype::Dtype;
@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use super::super::statistics::mean;
 use super::super::statistics::passes::Passes;
-use super::{McError, Parts, Run, done, passing};
+use super::{McError, Parts, Run, Settings, done, passing};
 
 /// Images of the comparison: those with the smallest hashes.
 const IMAGES: usize = 8;
-/// Passes over each.
-const PASSES: usize = 8;
+/// Of the run's passes, as many as one in this number are compared, within these over each image.
+const ONE_OF: usize = 32;
+const PASSES_MIN: usize = 2;
+const PASSES_MAX: usize = 8;
 
 /// How a dtype differs from f32.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,25 +52,19 @@ impl Run<'_> {
         let mut hashes: Vec<Hash> = self.distinct().iter().map(|image| image.hash).collect();
         hashes.sort_unstable();
         hashes.truncate(IMAGES);
-        let passes = self.settings.longest().min(PASSES);
+        let passes = self.compared_passes();
+        let (found, wanted) = (
+            self.some_passes(encoder, &hashes, passes, parts)?,
+            self.some_passes(&exact, &hashes, passes, parts)?,
+        );
+        let dim = self.tower.dim();
         let (mut cosines, mut traces) = (vec![], vec![]);
         let (mut added, mut noise) = (0.0, 0.0);
-        // All images at once, so that no thread waits for the one that has an image.
-        let mut of_images = vec![];
-        for hash in &hashes {
-            let mut begun = |encoder| self.some_passes(encoder, hash, passes, parts);
-            of_images.push((begun(encoder)?, begun(&exact)?));
-        }
-        for (found, wanted) in of_images {
-            let numbers = |encoder: &ImageEncoder, ticket| -> Result<Vec<f64>, McError> {
-                Ok(encoder.collect(ticket)?.into_values().into_iter().map(f64::from).collect())
-            };
-            let (found, wanted) = (numbers(encoder, found)?, numbers(&exact, wanted)?);
-            let dim = self.tower.dim();
+        for (found, wanted) in found.chunks(passes * dim).zip(wanted.chunks(passes * dim)) {
             let of = |features: &[f64]| Passes { features, dim }.summary().trace_pre.value;
-            traces.push((of(&found), of(&wanted)));
-            noise += of(&wanted) * wanted.len() as f64;
-            added += found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+            traces.push((of(found), of(wanted)));
+            noise += of(wanted) * wanted.len() as f64;
+            added += found.iter().zip(wanted).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
             cosines.extend(found.chunks_exact(dim).zip(wanted.chunks_exact(dim)).map(|(a, b)| cosine(a, b)));
         }
         let rounding = Rounding {
@@ -95,24 +91,45 @@ impl Run<'_> {
     /// Of the first image: which others are compared follows from the rest of the run.
     fn rounding_key(&self) -> Option<haul_pipeline::journal::JournalKey> {
         let settings = self.settings;
-        let of =
-            format!("{} {} {}{}", settings.perturbation, settings.seed, self.images.len(), self.shared());
+        let of = format!(
+            "{} {} {} {}{}",
+            settings.perturbation,
+            settings.seed,
+            self.images.len(),
+            self.compared_passes(),
+            self.shared()
+        );
         Some(self.key("rounding", &self.images.first()?.hash, &of))
     }
 
-    /// Begins passes of the first trial.
+    /// Passes over each image: more in a run that is longer, so that the comparison does not outlast what it is of.
+    fn compared_passes(&self) -> usize {
+        let all = self.images.len() * self.settings.trials * self.settings.longest();
+        (all / ONE_OF / IMAGES).clamp(PASSES_MIN, PASSES_MAX).min(self.settings.longest())
+    }
+
+    /// Features of the first passes over images, image by image.
     fn some_passes(
         &self,
         encoder: &ImageEncoder,
-        hash: &Hash,
+        hashes: &[Hash],
         passes: usize,
         parts: &mut Parts<'_>,
-    ) -> Result<Ticket, McError> {
-        let state = Arc::new(encoder.prefix(&passing::pixels(parts.cache, hash)?, &self.tower.levels())?);
+    ) -> Result<Vec<f64>, McError> {
+        let mut all = vec![];
+        for hash in hashes {
+            all.extend(passing::pixels(parts.cache, hash)?);
+        }
+        let state = Arc::new(encoder.prefix(&all, &self.tower.levels())?);
         let trial = self.settings.series().first().map_or(0, |series| series.number);
-        let passes: Vec<Pass> =
-            (0..passes).map(|pass| Pass { image: 0, mask: self.mask(hash, trial, pass) }).collect();
-        Ok(encoder.pass(&state, passes, self.settings.perturbation)?)
+        let over = |(image, hash): (usize, &Hash)| {
+            let pass = |pass| Pass { image, mask: self.mask(hash, trial, pass), only: None };
+            (0..passes).map(pass).collect::<Vec<_>>()
+        };
+        let all: Vec<Pass> = hashes.iter().enumerate().flat_map(over).collect();
+        let Settings { perturbation, batch, .. } = *self.settings;
+        let features = passing::all_passes(encoder, &state, &all, perturbation, batch)?;
+        Ok(features.into_iter().map(f64::from).collect())
     }
 }
 
