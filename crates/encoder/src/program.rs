@@ -437,9 +437,12 @@ fn read_stacked(
     shape_of: impl Fn(usize) -> Vec<usize>,
     weights: &Weights,
 ) -> Result<Vec<f32>, WeightsError> {
-    // No capacity ahead: the shape is not proven yet.
-    let mut stacked = vec![];
-    for (part, name) in names.iter().enumerate() {
+    // Most stand alone, and are not copied once more. No capacity ahead: the shape is not proven yet.
+    let mut stacked = match names.first() {
+        Some(name) => weights.read(name, &shape_of(0))?,
+        None => vec![],
+    };
+    for (part, name) in names.iter().enumerate().skip(1) {
         stacked.extend(weights.read(name, &shape_of(part))?);
     }
     Ok(stacked)

@@ -59,10 +59,10 @@ impl PackedWeight {
             row_max: INT8_ROW_MAX,
         };
         match dtype {
-            Dtype::F32 if packed.tiles.is_some() => packed.fill(outputs(), 2, |[a, b, ..]| pieces(a, b)),
-            Dtype::F32 => packed.fill(outputs(), 1, |[x, ..]| [x.to_bits()]),
+            Dtype::F32 if packed.tiles.is_some() => packed.fill(weight, 2, |[a, b, ..]| pieces(a, b)),
+            Dtype::F32 => packed.fill(weight, 1, |[x, ..]| [x.to_bits()]),
             Dtype::Bf16 => {
-                packed.fill(outputs(), 2, |[a, b, ..]| {
+                packed.fill(weight, 2, |[a, b, ..]| {
                     [pair([bf16::from_f32(a).to_bits(), bf16::from_f32(b).to_bits()])]
                 });
             }
@@ -72,16 +72,13 @@ impl PackedWeight {
                 let integers = packed.quantize(outputs(), max);
                 let largest_sum = integers.chunks_exact(in_features).map(magnitude_sum).fold(1.0, f64::max);
                 packed.row_max = (SUM_MAX / largest_sum).min(f64::from(INT16_MAX)).floor() as f32;
-                packed.fill(integers.chunks_exact(in_features), 2, |[a, b, ..]| {
-                    [pair([a, b].map(|x| (x as i16).cast_unsigned()))]
-                });
+                packed.fill(&integers, 2, |[a, b, ..]| [pair([a, b].map(|x| (x as i16).cast_unsigned()))]);
             }
             Dtype::Int8 => {
                 let max = (SUM_MAX as f32 / INT8_ROW_MAX / in_features as f32).floor();
                 let integers = packed.quantize(outputs(), max.min(INT8_MAX));
-                packed.fill(integers.chunks_exact(in_features), 4, |four| {
-                    [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]
-                });
+                packed
+                    .fill(&integers, 4, |four| [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]);
             }
         }
         packed
@@ -106,9 +103,12 @@ impl PackedWeight {
 
     /// Fills the panels with words of `per_word` neighbouring elements, `WORDS` for the same ones: as many rows of the
     /// first words as the tile unit takes in a step, then as many of the second.
-    fn fill<'a, const WORDS: usize>(
+    ///
+    /// An output writes one word in each row of its panel, so some rows are filled by all outputs before the next ones:
+    /// they stay in the first-level cache.
+    fn fill<const WORDS: usize>(
         &mut self,
-        outputs: impl Iterator<Item = &'a [f32]>,
+        weight: &[f32],
         per_word: usize,
         words: impl Fn([f32; 4]) -> [u32; WORDS],
     ) {
@@ -117,15 +117,19 @@ impl PackedWeight {
             height = height.next_multiple_of(TILE_STEP);
         }
         self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height * WORDS];
-        for (output, weights) in outputs.enumerate() {
-            let panel = &mut self.panels[output / PANEL * height * WORDS..][..height * WORDS];
-            for (at, elements) in weights.chunks(per_word).enumerate() {
-                let mut four = [0.0; 4];
-                four[..elements.len()].copy_from_slice(elements);
-                let step = at / TILE_STEP * WORDS * TILE_STEP;
-                for (i, word) in words(four).into_iter().enumerate() {
-                    let row = if WORDS == 1 { at } else { step + i * TILE_STEP + at % TILE_STEP };
-                    panel[row].0[output % PANEL] = word;
+        let of_panels = weight.chunks(PANEL * self.in_features);
+        for (panel, outputs) in self.panels.chunks_exact_mut(height * WORDS).zip(of_panels) {
+            for (step, rows) in panel.chunks_mut(TILE_STEP * WORDS).enumerate() {
+                for (column, weights) in outputs.chunks_exact(self.in_features).enumerate() {
+                    let start = weights.len().min(step * TILE_STEP * per_word);
+                    let end = weights.len().min(start + TILE_STEP * per_word);
+                    for (at, elements) in weights[start..end].chunks(per_word).enumerate() {
+                        let mut four = [0.0; 4];
+                        four[..elements.len()].copy_from_slice(elements);
+                        for (i, word) in words(four).into_iter().enumerate() {
+                            rows[i * TILE_STEP + at].0[column] = word;
+                        }
+                    }
                 }
             }
         }

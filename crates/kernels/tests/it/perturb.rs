@@ -5,8 +5,7 @@ use haul_kernels::reference;
 
 const MASK: MaskKey = MaskKey { key: [7, 9], trial: 2, pass: 5 };
 
-fn noise(magnitude: f64) -> [Perturbation; 2] {
-    let magnitude = Magnitude::new(magnitude).unwrap();
+fn noise(magnitude: Magnitude) -> [Perturbation; 2] {
     [Perturbation::Gaussian(magnitude), Perturbation::Scale(magnitude)]
 }
 
@@ -34,7 +33,7 @@ fn normal_numbers_are_the_quantiles() {
 fn noise_matches_at_every_length() {
     for isa in Isa::available() {
         for n in (0..70).chain([127, 128, 129, 1000, 4096 + 3]) {
-            for perturbation in noise(0.05) {
+            for perturbation in noise(Magnitude::new(0.05).unwrap()) {
                 let (mut got, mut expected) = (super::random(n, n as u64), super::random(n, n as u64));
                 perturb(isa, perturbation, MASK, 3, &mut got);
                 reference::perturb(perturbation, MASK, 3, &mut expected);
@@ -56,14 +55,12 @@ fn noise_is_as_strong_as_asked_for() {
         (x.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (x.len() - 1) as f64).sqrt()
     };
     let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
-    for (perturbation, of) in noise(0.05).into_iter().zip([None, Some(())]) {
+    let over = [vec![deviation(&wide); n], wide.clone()];
+    for (perturbation, over) in noise(Magnitude::new(0.05).unwrap()).into_iter().zip(over) {
         let mut y = x.clone();
         perturb(Isa::best(), perturbation, MASK, 0, &mut y);
-        let added: Vec<f64> = y
-            .iter()
-            .zip(&wide)
-            .map(|(y, x)| (f64::from(*y) - x) / of.map_or(deviation(&wide), |()| *x))
-            .collect();
+        let added: Vec<f64> =
+            y.iter().zip(&wide).zip(over).map(|((y, x), over)| (f64::from(*y) - x) / over).collect();
         let spread = deviation(&added);
         assert!((spread / 0.05 - 1.0).abs() < 0.02, "{perturbation}: {spread}");
         assert!(mean(&added).abs() < 5.0 * 0.05 / (n as f64).sqrt(), "{perturbation}");
@@ -72,7 +69,7 @@ fn noise_is_as_strong_as_asked_for() {
 
 #[test]
 fn what_does_not_vary_gets_no_gaussian_noise_and_a_nan_stays() {
-    let [gaussian, scale] = noise(0.5);
+    let [gaussian, scale] = noise(Magnitude::new(0.5).unwrap());
     let mut flat = [2.0; 40];
     perturb(Isa::best(), gaussian, MASK, 0, &mut flat);
     assert_eq!(flat, [2.0; 40]);
