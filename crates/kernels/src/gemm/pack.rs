@@ -59,10 +59,10 @@ impl PackedWeight {
             row_max: INT8_ROW_MAX,
         };
         match dtype {
-            Dtype::F32 if packed.tiles.is_some() => packed.fill(weight, 2, |[a, b, ..]| pieces(a, b)),
-            Dtype::F32 => packed.fill(weight, 1, |[x, ..]| [x.to_bits()]),
+            Dtype::F32 if packed.tiles.is_some() => packed.fill(weight, |[a, b]| pieces(a, b)),
+            Dtype::F32 => packed.fill(weight, |[x]| [x.to_bits()]),
             Dtype::Bf16 => {
-                packed.fill(weight, 2, |[a, b, ..]| {
+                packed.fill(weight, |[a, b]| {
                     [pair([bf16::from_f32(a).to_bits(), bf16::from_f32(b).to_bits()])]
                 });
             }
@@ -72,13 +72,14 @@ impl PackedWeight {
                 let integers = packed.quantize(outputs(), max);
                 let largest_sum = integers.chunks_exact(in_features).map(magnitude_sum).fold(1.0, f64::max);
                 packed.row_max = (SUM_MAX / largest_sum).min(f64::from(INT16_MAX)).floor() as f32;
-                packed.fill(&integers, 2, |[a, b, ..]| [pair([a, b].map(|x| (x as i16).cast_unsigned()))]);
+                packed.fill(&integers, |[a, b]| [pair([a, b].map(|x| (x as i16).cast_unsigned()))]);
             }
             Dtype::Int8 => {
                 let max = (SUM_MAX as f32 / INT8_ROW_MAX / in_features as f32).floor();
                 let integers = packed.quantize(outputs(), max.min(INT8_MAX));
-                packed
-                    .fill(&integers, 4, |four| [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]);
+                packed.fill(&integers, |four: [f32; 4]| {
+                    [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]
+                });
             }
         }
         packed
@@ -101,35 +102,30 @@ impl PackedWeight {
         integers
     }
 
-    /// Fills the panels with words of `per_word` neighbouring elements, `WORDS` for the same ones: as many rows of the
-    /// first words as the tile unit takes in a step, then as many of the second.
-    ///
-    /// An output writes one word in each row of its panel, so some rows are filled by all outputs before the next ones:
-    /// they stay in the first-level cache.
-    fn fill<const WORDS: usize>(
+    /// Fills the panels with words of `EACH` neighbouring elements, `WORDS` for the same ones: as many rows of the first
+    /// words as the tile unit takes in a step, then as many of the second.
+    fn fill<const EACH: usize, const WORDS: usize>(
         &mut self,
         weight: &[f32],
-        per_word: usize,
-        words: impl Fn([f32; 4]) -> [u32; WORDS],
+        words: impl Fn([f32; EACH]) -> [u32; WORDS],
     ) {
-        let mut height = self.in_features.div_ceil(per_word);
+        let mut height = self.in_features.div_ceil(EACH);
         if self.tiles.is_some() {
             height = height.next_multiple_of(TILE_STEP);
         }
         self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height * WORDS];
-        let of_panels = weight.chunks(PANEL * self.in_features);
-        for (panel, outputs) in self.panels.chunks_exact_mut(height * WORDS).zip(of_panels) {
-            for (step, rows) in panel.chunks_mut(TILE_STEP * WORDS).enumerate() {
-                for (column, weights) in outputs.chunks_exact(self.in_features).enumerate() {
-                    let start = weights.len().min(step * TILE_STEP * per_word);
-                    let end = weights.len().min(start + TILE_STEP * per_word);
-                    for (at, elements) in weights[start..end].chunks(per_word).enumerate() {
-                        let mut four = [0.0; 4];
-                        four[..elements.len()].copy_from_slice(elements);
-                        for (i, word) in words(four).into_iter().enumerate() {
-                            rows[i * TILE_STEP + at].0[column] = word;
-                        }
-                    }
+        for (output, weights) in weight.chunks_exact(self.in_features).enumerate() {
+            let panel = &mut self.panels[output / PANEL * height * WORDS..][..height * WORDS];
+            let column = output % PANEL;
+            let (whole, rest) = weights.as_chunks();
+            let mut last = [0.0; EACH];
+            last[..rest.len()].copy_from_slice(rest);
+            let all = whole.iter().chain((!rest.is_empty()).then_some(&last));
+            for (at, elements) in all.enumerate() {
+                let step = at / TILE_STEP * WORDS * TILE_STEP;
+                for (i, word) in words(*elements).into_iter().enumerate() {
+                    let row = if WORDS == 1 { at } else { step + i * TILE_STEP + at % TILE_STEP };
+                    panel[row].0[column] = word;
                 }
             }
         }
@@ -195,13 +191,17 @@ pub(crate) fn tile_numbers(isa: Isa, dtype: Dtype) -> Option<Numbers> {
 /// Two numbers as three pairs of bf16 whose sums they are, the largest first. The sums are exact from 2^-102 on; below,
 /// the last pieces are smaller than what the tile unit takes for 0. What is no number becomes NaN.
 fn pieces(a: f32, b: f32) -> [u32; PIECES] {
-    // The largest numbers would round to infinity.
-    let rounded = |x: f32| bf16::from_f32(if x.is_finite() { x.clamp(-BF16_MAX, BF16_MAX) } else { x });
+    let rounded = |x: f32| {
+        // The largest numbers would round to infinity.
+        let bits = if x.is_finite() { x.clamp(-BF16_MAX, BF16_MAX) } else { f32::NAN }.to_bits();
+        // To the nearest, ties to even.
+        f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+    };
     let (mut words, mut left, mut right) = ([0; PIECES], a, b);
     for word in &mut words {
         let piece = [rounded(left), rounded(right)];
-        (left, right) = (left - piece[0].to_f32(), right - piece[1].to_f32());
-        *word = pair([piece[0].to_bits(), piece[1].to_bits()]);
+        (left, right) = (left - piece[0], right - piece[1]);
+        *word = piece[0].to_bits() >> 16 | piece[1].to_bits();
     }
     words
 }
