@@ -29,8 +29,8 @@ pub struct Program {
     pub outputs: OutputBuffers,
 }
 
-/// A program cut in two at its first [`Op::Perturb`] or [`Op::Skip`]: what comes before depends on the image alone and is computed once for
-/// all passes over it.
+/// A program cut in two at its first [`Op::Perturb`] or [`Op::Skip`]: what comes before depends on the image alone and is
+/// computed once for all passes over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Operations before it.

@@ -912,7 +912,8 @@ pub(crate) struct McArgs {
     /// [default: three quarters of what is free]
     #[arg(long, env = "HAUL_MEMORY", value_name = "BYTES", hide_env_values = true, value_parser = amount, help_heading = "Compute")]
     pub(crate) memory: Option<u64>,
-    /// Passes in one batch; changes no bit of the results [default: as many as --batch-tokens has room for]
+    /// Passes in one batch; changes no bit of the results [default: as many as --batch-tokens has room for,
+    /// or 256 tokens]
     #[arg(long, value_name = "N", help_heading = "Compute")]
     pub(crate) batch_size: Option<NonZeroUsize>,
     #[command(flatten)]

@@ -90,7 +90,6 @@ fn round([a, b, c, d]: [u32; 4], k: [u32; 2]) -> [u32; 4] {
 /// # Panics
 /// When `x` has more than 2^35 elements.
 pub fn dropout(isa: Isa, rate: Rate, mask: MaskKey, site: u32, x: &mut [f32]) {
-    assert!(x.len() / BLOCK_ELEMENTS <= u32::MAX as usize, "{} elements at a site", x.len());
     isa.run(Dropout { rate, mask, site, x });
 }
 
@@ -107,31 +106,51 @@ impl Kernel for Dropout<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Dropout { rate, mask, site, x } = self;
-        let blocks = Blocks::of(s, mask, site);
-        let mut groups = x.chunks_exact_mut(S::LANES * BLOCK_ELEMENTS);
-        let mut first = 0;
-        for x in &mut groups {
-            apply(s, rate, blocks.words(s, first), x);
-            first += S::LANES as u32;
-        }
-        let rest = groups.into_remainder();
-        if rest.is_empty() {
-            return;
-        }
-        let mut whole = [0.0; MAX_LANES * BLOCK_ELEMENTS];
-        whole[..rest.len()].copy_from_slice(rest);
-        apply(s, rate, blocks.words(s, first), &mut whole[..S::LANES * BLOCK_ELEMENTS]);
-        rest.copy_from_slice(&whole[..rest.len()]);
+        let factor = rate.scale();
+        with_bits(
+            s,
+            mask,
+            site,
+            x,
+            #[inline(always)]
+            |bits, x| {
+                for (bits, x) in bits.into_iter().zip(x.chunks_exact_mut(2 * S::LANES)) {
+                    s.scale_or_drop(bits, rate.threshold, factor, x);
+                }
+            },
+        );
     }
 }
 
-/// Drops out of `x`, the elements of as many blocks as there are lanes.
+/// Calls `each` with the elements of as many blocks as there are lanes, and with their bits: four vectors of words, in the
+/// order of the elements. Behind the end of `x` there are elements that nobody reads.
+///
+/// # Panics
+/// When `x` has more than 2^35 elements.
 #[inline(always)]
-fn apply<S: Simd>(s: S, rate: Rate, words: [S::I; 4], x: &mut [f32]) {
-    let factor = rate.scale();
-    for (words, x) in words.into_iter().zip(x.chunks_exact_mut(2 * S::LANES)) {
-        s.scale_or_drop(words, rate.threshold, factor, x);
+pub(crate) fn with_bits<S: Simd>(
+    s: S,
+    mask: MaskKey,
+    site: u32,
+    x: &mut [f32],
+    mut each: impl FnMut([S::I; 4], &mut [f32]),
+) {
+    assert!(x.len() / BLOCK_ELEMENTS <= u32::MAX as usize, "{} elements at a site", x.len());
+    let blocks = Blocks::of(s, mask, site);
+    let mut groups = x.chunks_exact_mut(S::LANES * BLOCK_ELEMENTS);
+    let mut first = 0;
+    for x in &mut groups {
+        each(blocks.words(s, first), x);
+        first += S::LANES as u32;
     }
+    let rest = groups.into_remainder();
+    if rest.is_empty() {
+        return;
+    }
+    let mut whole = [0.0; MAX_LANES * BLOCK_ELEMENTS];
+    whole[..rest.len()].copy_from_slice(rest);
+    each(blocks.words(s, first), &mut whole[..S::LANES * BLOCK_ELEMENTS]);
+    rest.copy_from_slice(&whole[..rest.len()]);
 }
 
 /// The blocks of a mask at a site, as many side by side as there are lanes.

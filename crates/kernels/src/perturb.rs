@@ -5,12 +5,10 @@ use std::f64::consts::PI;
 use std::fmt;
 use std::sync::LazyLock;
 
-use crate::dropout::{MaskKey, Rate, dropout, philox};
+use crate::dropout::{MaskKey, Rate, dropout, philox, with_bits};
 use crate::isa::Isa;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, MAX_LANES, Simd};
 
-/// Elements that one block of Philox decides, 16 bits each.
-const BLOCK_ELEMENTS: usize = 8;
 /// Numbers that an element's 16 bits choose from.
 const NORMALS: usize = 1 << 16;
 /// More than enough for Newton's method: each number begins at its neighbour.
@@ -130,7 +128,6 @@ pub fn coin_falls(rate: Rate, mask: MaskKey, site: u32) -> bool {
 /// # Panics
 /// When `x` has more than 2^35 elements.
 pub fn perturb(isa: Isa, perturbation: Perturbation, mask: MaskKey, site: u32, x: &mut [f32]) {
-    assert!(x.len() / BLOCK_ELEMENTS <= u32::MAX as usize, "{} elements at a site", x.len());
     let (add, times) = match perturbation {
         Perturbation::Dropout(rate) => return dropout(isa, rate, mask, site, x),
         Perturbation::Gaussian(magnitude) => (magnitude.get() * isa.run(Deviation(x)), 0.0),
@@ -152,16 +149,26 @@ impl Kernel for Noise<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Noise { add, times, mask, site, x } = self;
         let normals = normals();
-        for (block, x) in x.chunks_mut(BLOCK_ELEMENTS).enumerate() {
-            let words = philox([block as u32, site, mask.pass, mask.trial], mask.key);
-            for (i, x) in x.iter_mut().enumerate() {
-                let bits = (words[i / 2] >> (16 * (i % 2))) as u16;
-                *x += (add + times * *x) * normals[usize::from(bits)];
-            }
-        }
+        with_bits(
+            s,
+            mask,
+            site,
+            x,
+            #[inline(always)]
+            |bits, x| {
+                for (bits, x) in bits.into_iter().zip(x.chunks_exact_mut(2 * S::LANES)) {
+                    let mut words = [0; MAX_LANES];
+                    s.store_words(bits, &mut words);
+                    for (i, x) in x.iter_mut().enumerate() {
+                        let bits = (words[i / 2] >> (16 * (i % 2))) as u16;
+                        *x += (add + times * *x) * normals[usize::from(bits)];
+                    }
+                }
+            },
+        );
     }
 }
 

@@ -413,21 +413,15 @@ fn make(
             target.store.display()
         ));
     }
-    let library = Library::create(&target.store, made_with)?;
-    let publisher = publisher(&library, collection)?;
-    Ok((library, publisher))
+    with_publisher(Library::create(&target.store, made_with)?, collection)
 }
 
 fn with_publisher(
     library: Library,
     collection: Option<Collection>,
 ) -> Result<(Library, Option<Publisher>), Failure> {
-    let publisher = publisher(&library, collection)?;
+    let publisher = collection.map(|collection| Publisher::new(&library, collection)).transpose()?;
     Ok((library, publisher))
-}
-
-fn publisher(library: &Library, collection: Option<Collection>) -> Result<Option<Publisher>, Failure> {
-    Ok(collection.map(|collection| Publisher::new(library, collection)).transpose()?)
 }
 
 /// What a run works with, before any library is made or opened for writing.

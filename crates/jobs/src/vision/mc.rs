@@ -360,13 +360,9 @@ impl Run<'_> {
         }
     }
 
-    /// Keys of a dropout of old are those of today.
+    /// How strong a run's own perturbation is does not matter.
     fn audit_key(&self, hash: &Hash) -> JournalKey {
-        let of = match self.settings.kind {
-            Kind::Dropout => self.shared().to_owned(),
-            _ => format!("{}{}", self.settings.perturbation.name(), self.shared()),
-        };
-        self.key("audit", hash, &of)
+        self.key("audit", hash, &format!("{}{}", self.settings.perturbation.name(), self.shared()))
     }
 
     /// Tries every site on the first image.

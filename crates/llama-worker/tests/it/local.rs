@@ -44,7 +44,7 @@ fn corrections(count: usize) -> Vec<Call> {
 /// The newest worker that this thread started. The newest of the whole process was sometimes another test's.
 fn worker_pid() -> String {
     let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
-    children.split_whitespace().last().unwrap_or_default().to_owned()
+    children.split_whitespace().last().expect("a worker of this thread").to_owned()
 }
 
 fn signal(name: &str, pid: &str) {

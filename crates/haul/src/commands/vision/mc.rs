@@ -211,17 +211,14 @@ impl<'a> Asked<'a> {
         let dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
         let dtype = machine.dtype(dtype, settings, output)?;
         let bias = if args.seed_compat { Bias::Seed } else { Bias::Unbiased };
-        let batch_tokens = match compute.batch_by {
-            BatchBy::User | BatchBy::Tune => compute.batch_tokens,
-            BatchBy::Default => BATCH_TOKENS,
-        };
-        let threads = compute.threads;
+        let batch_tokens =
+            if compute.batch_by == BatchBy::User { compute.batch_tokens } else { BATCH_TOKENS };
         let memory = settings.memory(args.memory)?;
         let asked = Asked {
             args,
             machine,
             dtype,
-            threads,
+            threads: compute.threads,
             batch_tokens,
             memory_bytes: memory.map_or_else(free_bytes, Ok)?,
             is_memory_asked: memory.is_some(),
@@ -518,9 +515,8 @@ impl Engine<'_> {
                 settings.passes = vec![pilot.most()];
                 settings.enough = Some(pilot.enough);
             }
-        }
-        for case in &mut cases {
-            self.asked.fit(case, model, &images)?;
+            // Trials that end early hold their passes until then.
+            cases.iter_mut().try_for_each(|case| self.asked.fit(case, model, &images))?;
         }
         done.settings = cases.first().map(|case| case.settings.clone());
         let runs: Vec<Run<'_>> = cases.iter().map(|case| self.of_case(model, case, &images)).collect();

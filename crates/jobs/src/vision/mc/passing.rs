@@ -284,7 +284,7 @@ pub(super) fn audit(
     let state = Arc::new(encoder.prefix(&pixels(parts.cache, &image.hash)?, &run.tower.levels())?);
     let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0), only: None };
     let still = encoder.collect(encoder.pass(&state, vec![pass], Perturbation::NOTHING)?)?.into_values();
-    let strongly = run.settings.kind.of(AUDIT_STRENGTH).unwrap_or(Perturbation::NOTHING);
+    let strongly = run.settings.kind.of(AUDIT_STRENGTH).expect("every kind has this strength");
     let of_site = |&site: &Site| Pass {
         image: 0,
         mask: run.audit_mask(&image.hash, site, strongly),

@@ -116,19 +116,23 @@ impl Run<'_> {
         passes: usize,
         parts: &mut Parts<'_>,
     ) -> Result<Vec<f64>, McError> {
-        let mut all = vec![];
-        for hash in hashes {
-            all.extend(passing::pixels(parts.cache, hash)?);
-        }
-        let state = Arc::new(encoder.prefix(&all, &self.tower.levels())?);
+        let Settings { perturbation, batch, .. } = *self.settings;
         let trial = self.settings.series().first().map_or(0, |series| series.number);
         let over = |(image, hash): (usize, &Hash)| {
             let pass = |pass| Pass { image, mask: self.mask(hash, trial, pass), only: None };
             (0..passes).map(pass).collect::<Vec<_>>()
         };
-        let all: Vec<Pass> = hashes.iter().enumerate().flat_map(over).collect();
-        let Settings { perturbation, batch, .. } = *self.settings;
-        let features = passing::all_passes(encoder, &state, &all, perturbation, batch)?;
+        let mut features = vec![];
+        // No batch is larger here than in the run, whose memory is bounded by it.
+        for hashes in hashes.chunks(batch) {
+            let mut images = vec![];
+            for hash in hashes {
+                images.extend(passing::pixels(parts.cache, hash)?);
+            }
+            let state = Arc::new(encoder.prefix(&images, &self.tower.levels())?);
+            let all: Vec<Pass> = hashes.iter().enumerate().flat_map(over).collect();
+            features.extend(passing::all_passes(encoder, &state, &all, perturbation, batch)?);
+        }
         Ok(features.into_iter().map(f64::from).collect())
     }
 }
