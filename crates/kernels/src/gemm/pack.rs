@@ -2,6 +2,7 @@
 
 use crate::dtype::Dtype;
 use crate::isa::Isa;
+use crate::simd::{Kernel, Simd};
 use crate::tile::{BF16_MAX, Numbers, PANEL, PIECES, PanelRow, TILE_STEP};
 use half::bf16;
 
@@ -59,10 +60,10 @@ impl PackedWeight {
             row_max: INT8_ROW_MAX,
         };
         match dtype {
-            Dtype::F32 if packed.tiles.is_some() => packed.fill(weight, |[a, b]| pieces(a, b)),
-            Dtype::F32 => packed.fill(weight, |[x]| [x.to_bits()]),
+            Dtype::F32 if packed.tiles.is_some() => packed.fill(isa, weight, |[a, b]| pieces(a, b)),
+            Dtype::F32 => packed.fill(isa, weight, |[x]| [x.to_bits()]),
             Dtype::Bf16 => {
-                packed.fill(weight, |[a, b]| {
+                packed.fill(isa, weight, |[a, b]| {
                     [pair([bf16::from_f32(a).to_bits(), bf16::from_f32(b).to_bits()])]
                 });
             }
@@ -72,12 +73,12 @@ impl PackedWeight {
                 let integers = packed.quantize(outputs(), max);
                 let largest_sum = integers.chunks_exact(in_features).map(magnitude_sum).fold(1.0, f64::max);
                 packed.row_max = (SUM_MAX / largest_sum).min(f64::from(INT16_MAX)).floor() as f32;
-                packed.fill(&integers, |[a, b]| [pair([a, b].map(|x| (x as i16).cast_unsigned()))]);
+                packed.fill(isa, &integers, |[a, b]| [pair([a, b].map(|x| (x as i16).cast_unsigned()))]);
             }
             Dtype::Int8 => {
                 let max = (SUM_MAX as f32 / INT8_ROW_MAX / in_features as f32).floor();
                 let integers = packed.quantize(outputs(), max.min(INT8_MAX));
-                packed.fill(&integers, |four: [f32; 4]| {
+                packed.fill(isa, &integers, |four: [f32; 4]| {
                     [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]
                 });
             }
@@ -106,6 +107,7 @@ impl PackedWeight {
     /// words as the tile unit takes in a step, then as many of the second.
     fn fill<const EACH: usize, const WORDS: usize>(
         &mut self,
+        isa: Isa,
         weight: &[f32],
         words: impl Fn([f32; EACH]) -> [u32; WORDS],
     ) {
@@ -113,22 +115,10 @@ impl PackedWeight {
         if self.tiles.is_some() {
             height = height.next_multiple_of(TILE_STEP);
         }
-        self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height * WORDS];
-        for (output, weights) in weight.chunks_exact(self.in_features).enumerate() {
-            let panel = &mut self.panels[output / PANEL * height * WORDS..][..height * WORDS];
-            let column = output % PANEL;
-            let (whole, rest) = weights.as_chunks();
-            let mut last = [0.0; EACH];
-            last[..rest.len()].copy_from_slice(rest);
-            let all = whole.iter().chain((!rest.is_empty()).then_some(&last));
-            for (at, elements) in all.enumerate() {
-                let step = at / TILE_STEP * WORDS * TILE_STEP;
-                for (i, word) in words(*elements).into_iter().enumerate() {
-                    let row = if WORDS == 1 { at } else { step + i * TILE_STEP + at % TILE_STEP };
-                    panel[row].0[column] = word;
-                }
-            }
-        }
+        height *= WORDS;
+        self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height];
+        let in_features = self.in_features;
+        isa.run(Fill::<EACH, WORDS, _> { panels: &mut self.panels, height, weight, in_features, words });
     }
 
     /// What the products are computed with.
@@ -178,6 +168,45 @@ impl PackedWeight {
     }
 }
 
+struct Fill<'a, const EACH: usize, const WORDS: usize, F> {
+    /// Zeros.
+    panels: &'a mut [PanelRow],
+    height: usize,
+    weight: &'a [f32],
+    in_features: usize,
+    words: F,
+}
+
+impl<const EACH: usize, const WORDS: usize, F: Fn([f32; EACH]) -> [u32; WORDS]> Kernel
+    for Fill<'_, EACH, WORDS, F>
+{
+    type Output = ();
+
+    /// Step by step, so that what is written stays in the first cache until all outputs of a panel stand in it.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Fill { panels, height, weight, in_features, words } = self;
+        for (panel, outputs) in panels.chunks_exact_mut(height).zip(weight.chunks(PANEL * in_features)) {
+            for (step, rows) in panel.chunks_mut(WORDS * TILE_STEP).enumerate() {
+                for (column, weights) in outputs.chunks_exact(in_features).enumerate() {
+                    let elements = weights.chunks(TILE_STEP * EACH).nth(step).unwrap_or(&[]);
+                    let mut block = [[0.0; EACH]; TILE_STEP];
+                    block.as_flattened_mut()[..elements.len()].copy_from_slice(elements);
+                    let mut of = [[0; TILE_STEP]; WORDS];
+                    for (at, &elements) in block.iter().enumerate() {
+                        for (of, word) in of.iter_mut().zip(words(elements)) {
+                            of[at] = word;
+                        }
+                    }
+                    for (row, &word) in rows.iter_mut().zip(of.as_flattened()) {
+                        row.0[column] = word;
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// What the tile unit multiplies for a dtype, where `isa` has one: all but 16-bit integers, which it does not know.
 pub(crate) fn tile_numbers(isa: Isa, dtype: Dtype) -> Option<Numbers> {
     match (isa, dtype) {
@@ -190,6 +219,7 @@ pub(crate) fn tile_numbers(isa: Isa, dtype: Dtype) -> Option<Numbers> {
 
 /// Two numbers as three pairs of bf16 whose sums they are, the largest first. The sums are exact from 2^-102 on; below,
 /// the last pieces are smaller than what the tile unit takes for 0. What is no number becomes NaN.
+#[inline(always)]
 fn pieces(a: f32, b: f32) -> [u32; PIECES] {
     let rounded = |x: f32| {
         // The largest numbers would round to infinity.
@@ -207,6 +237,7 @@ fn pieces(a: f32, b: f32) -> [u32; PIECES] {
 }
 
 /// Two 16-bit numbers of neighbouring `k` in a word.
+#[inline(always)]
 fn pair([even, odd]: [u16; 2]) -> u32 {
     u32::from(even) | u32::from(odd) << 16
 }
