@@ -901,7 +901,7 @@ pub(crate) struct McArgs {
     #[arg(long, help_heading = "Results")]
     pub(crate) as_they_ran: bool,
     /// Say what the run and other ways to its numbers take, from a rate that is measured, and stop
-    #[arg(long, help_heading = "Results", conflicts_with = "receipt")]
+    #[arg(long, help_heading = "Results", conflicts_with_all = ["receipt", "target_icc", "target_se"])]
     pub(crate) plan: bool,
     /// Write the receipt here too
     #[arg(long, value_name = "FILE", help_heading = "Results")]
@@ -990,10 +990,10 @@ pub(crate) struct DropoutArgs {
     #[arg(long, value_name = "KIND", value_enum, default_value = "dropout")]
     pub(crate) perturb: PerturbArg,
     /// The share that falls out [default: 0.01]
-    #[arg(long, alias = "p", value_name = "P")]
+    #[arg(long, alias = "p", value_name = "P", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// How strong noise is: its deviation over that of a layer's outputs, or over each of them [default: 0.01]
-    #[arg(long, value_name = "M", conflicts_with = "dropout")]
+    #[arg(long, value_name = "M", conflicts_with = "dropout", allow_negative_numbers = true)]
     pub(crate) magnitude: Option<f64>,
     /// The same masks for all images, so that pairs of images differ by themselves alone
     #[arg(long)]
@@ -1021,7 +1021,7 @@ pub(crate) struct DropoutArgs {
     #[arg(long)]
     pub(crate) independent_t: bool,
     /// Of all masks, and of the sample of images
-    #[arg(long, value_name = "N", default_value_t = 42)]
+    #[arg(long, value_name = "N", default_value_t = 42, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 

@@ -101,6 +101,9 @@ impl JournalError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Sqlite { source, .. } if is_out_of_room(source) => Some(
+                "the disk, a quota or a limit on file sizes may be full; the same command goes on from here",
+            ),
             Self::InUse { .. } => Some("wait for the other run to finish, or stop it"),
             Self::NotAJournal { .. } => Some("move the file away; a new journal is made"),
             Self::Sqlite { .. } => None,
@@ -304,6 +307,11 @@ fn state_from(name: &str) -> rusqlite::Result<State> {
         "failed" => Ok(State::Failed),
         other => Err(rusqlite::Error::InvalidColumnName(format!("journal state {other:?}"))),
     }
+}
+
+/// SQLite says of a file that may not grow that it cannot be written.
+fn is_out_of_room(source: &rusqlite::Error) -> bool {
+    matches!(source.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
 }
 
 fn sqlite_error(path: &Path, source: rusqlite::Error) -> JournalError {

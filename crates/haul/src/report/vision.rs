@@ -79,11 +79,13 @@ impl Page<'_> {
     fn of_model(&self, ran: &Ran) -> String {
         let mut body = String::new();
         if let Some(rounding) = &ran.outcome.rounding {
+            let share = rounding.rounding_over_noise.map_or_else(
+                || "Nothing fell out where rounding was looked at".to_owned(),
+                |share| format!("Rounding is {:.1} % of what dropout does", 100.0 * share),
+            );
             body += &format!(
-                "<p>Rounding is {:.1} % of what dropout does; cosine with f32 {:.5}, worst {:.5}.</p>",
-                100.0 * rounding.rounding_over_noise,
-                rounding.cosine,
-                rounding.cosine_min
+                "<p>{share}; cosine with f32 {:.5}, worst {:.5}.</p>",
+                rounding.cosine, rounding.cosine_min
             );
         }
         body += &reliability(ran);

@@ -12,6 +12,13 @@ use serde_json::{Map, Value};
 use super::{bytes, duration, list, thousands};
 use crate::commands::vision::mc::Ran;
 
+/// The share of what dropout does from which on rounding is worth another dtype.
+const ROUNDING_NOTED: f64 = 0.10;
+
+fn counted(count: u64, one: &str, more: &str) -> String {
+    format!("{} {one}{}", thousands(count), if count == 1 { "" } else { more })
+}
+
 /// A table for each file, then what could not be read.
 pub(crate) fn analysis(found: &Analysis) -> String {
     let mut text = String::new();
@@ -27,11 +34,13 @@ pub(crate) fn analysis(found: &Analysis) -> String {
 
 fn table(text: &mut String, reading: &Reading) {
     line!(text, "{}", reading.file.display());
-    let counted = |count: usize, one: &str| {
-        format!("{} {one}{}", thousands(count as u64), if count == 1 { "" } else { "s" })
-    };
     let passes = reading.passes.map_or_else(String::new, |passes| format!(" of {passes} passes"));
-    line!(text, "  {}, {}{passes}", counted(reading.images, "image"), counted(reading.trials, "trial"));
+    line!(
+        text,
+        "  {}, {}{passes}",
+        counted(reading.images as u64, "image", "s"),
+        counted(reading.trials as u64, "trial", "s")
+    );
     line!(
         text,
         "  {:18} {:>10} {:>7} {:>7} {:>7} {:>8} {:>7} {:>7}",
@@ -82,8 +91,8 @@ pub(crate) fn passes(receipt: &Receipt, ran: &[Ran], compared: &[Compared], out:
     let items = &receipt.items;
     line!(
         text,
-        "{} images: {} ok, {} not ok",
-        thousands(items.total),
+        "{}: {} ok, {} not ok",
+        counted(items.total, "image", "s"),
         thousands(items.ok),
         thousands(items.total - items.ok)
     );
@@ -91,7 +100,14 @@ pub(crate) fn passes(receipt: &Receipt, ran: &[Ran], compared: &[Compared], out:
     let reused: u64 = ran.iter().map(|ran| ran.outcome.reused_passes).sum();
     let by_earlier =
         if reused > 0 { format!(", {} more by an earlier run", thousands(reused)) } else { String::new() };
-    line!(text, "{} passes in {}{by_earlier}", thousands(computed), duration(receipt.seconds));
+    let compute_s: f64 = ran.iter().map(|ran| ran.outcome.compute_s).sum();
+    line!(
+        text,
+        "{} in {}{by_earlier}, {} of them computing passes",
+        counted(computed, "pass", "es"),
+        duration(receipt.seconds),
+        duration(compute_s)
+    );
     if computed > 0 {
         let rate = &receipt.rate;
         let dtype = receipt.model.as_ref().map_or("", |model| model.dtype.as_str());
@@ -104,15 +120,12 @@ pub(crate) fn passes(receipt: &Receipt, ran: &[Ran], compared: &[Compared], out:
             rate.percent_of_roof
         );
     }
-    for ran in ran.iter().filter(|ran| !ran.tables.is_empty()) {
-        trials(&mut text, ran);
-    }
     for compared in compared {
         line!(text);
         compared.text(&mut text);
     }
-    if ran.iter().any(|ran| !ran.tables.is_empty()) {
-        line!(text);
+    for ran in ran.iter().filter(|ran| !ran.tables.is_empty()) {
+        trials(&mut text, ran);
     }
     let failures: Vec<_> =
         receipt.failures.iter().map(|f| format!("{}: {} ({})", f.item, f.verdict, f.why)).collect();
@@ -121,7 +134,7 @@ pub(crate) fn passes(receipt: &Receipt, ran: &[Ran], compared: &[Compared], out:
     list(&mut text, "ok, but", &notes);
     let is_whole = ran.iter().any(|ran| !ran.tables.is_empty());
     let results = if is_whole { out.join("report.html") } else { out.to_owned() };
-    line!(text, "results: {}", results.display());
+    line!(text, "\nresults: {}", results.display());
     text
 }
 
@@ -265,15 +278,20 @@ fn distances(model: &str, found: &Value) -> Compared {
 /// Whether trials agree, after each number of passes.
 fn trials(text: &mut String, ran: &Ran) {
     line!(text);
-    line!(text, "{}: {} sites fire", ran.title(), ran.outcome.audit.len());
+    let sites = ran.outcome.audit.len();
+    line!(
+        text,
+        "{}: {} {}",
+        ran.title(),
+        counted(sites as u64, "site", "s"),
+        if sites == 1 { "fires" } else { "fire" }
+    );
     if let Some(rounding) = &ran.outcome.rounding {
-        line!(
-            text,
-            "  rounding is {:.1} % of what dropout does; cosine with f32 {:.5}, worst {:.5}",
-            100.0 * rounding.rounding_over_noise,
-            rounding.cosine,
-            rounding.cosine_min
-        );
+        line!(text, "  cosine with f32 {:.5}, worst {:.5}", rounding.cosine, rounding.cosine_min);
+        if let Some(share) = rounding.rounding_over_noise {
+            let hint = if share > ROUNDING_NOTED { "; --dtype f32 has none of it" } else { "" };
+            line!(text, "  rounding is {:.1} % of what dropout does{hint}", 100.0 * share);
+        }
     }
     line!(
         text,
@@ -291,7 +309,7 @@ fn trials(text: &mut String, ran: &Ran) {
         if let Some(of) = ran.enough.and_then(|enough| table.stopped(enough)) {
             line!(
                 text,
-                "  each image until it is known: {} to {} passes, {:.1} on average; {} of {} not reached",
+                "  each image until it is known: {} to {} passes, {:.1} on average;\n  {} of {} not reached",
                 of.passes_min,
                 of.passes_max,
                 of.passes_mean,
@@ -334,21 +352,22 @@ pub(crate) fn plans(plans: &[Plan], not_ok: usize) -> String {
     for plan in plans {
         line!(
             text,
-            "{}: {} images, {} sites, {:.1} image passes/s now",
+            "{}: {}, {}, {:.1} image passes/s now",
             plan.model,
-            thousands(plan.images as u64),
-            plan.sites,
+            counted(plan.images as u64, "image", "s"),
+            counted(plan.sites as u64, "site", "s"),
             plan.passes_per_s
         );
         line!(
             text,
-            "  memory: {} weights, {} activations, {} for each image under way",
+            "  memory: {} weights, {} activations, {} an image under way",
             bytes(plan.weights_bytes as u64),
             bytes(plan.arena_bytes as u64),
             bytes(plan.state_bytes as u64)
         );
         for way in &plan.ways {
-            line!(text, "  {:>12} passes {:>12}  {}", thousands(way.passes), duration(way.seconds), way.says);
+            line!(text, "  {:>12} passes {:>12}", thousands(way.passes), duration(way.seconds));
+            line!(text, "    {}", way.says);
         }
     }
     if not_ok > 0 {

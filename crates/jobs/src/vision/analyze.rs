@@ -86,6 +86,8 @@ pub enum Kind {
     Trials,
     /// A value for each image.
     Images,
+    /// A value for each trial and image, under several conditions.
+    Conditions,
     /// Values and what a classifier was unsure of.
     Ambiguity,
     /// The features of every pass.
@@ -113,14 +115,21 @@ pub struct Quantity {
     pub law: Option<Law>,
 }
 
+/// Begins the names of arrays of `trace_pre` for each trial and image at one of several rates.
+const OF_RATE: &str = "trials_p_";
+/// `trace_pre` of images as they are. In its file, all other arrays but the paths are of images made worse.
+const CLEAN: &str = "clean";
+
 /// Arrays of a value for each trial and image, and what they are in reports.
-const OF_TRIALS: [(&str, &str); 6] = [
+const OF_TRIALS: [(&str, &str); 8] = [
     ("trial_pre", "trace_pre"),
     ("trial_post", "trace_post"),
     ("trial_angular", "angular_var"),
     ("trace_pre", "trace_pre"),
     ("trace_post", "trace_post"),
     ("angular_var", "angular_var"),
+    ("anisotropy", "anisotropy"),
+    ("rel_dist", "rel_dist"),
 ];
 
 /// Reads files, and folders for the `.npz` files in them.
@@ -199,6 +208,9 @@ fn reading(file: &Path, options: &Options) -> Result<Option<Reading>, ReadError>
     if npz.has("uncertainty") {
         return of_ambiguity(&mut npz).map(Some);
     }
+    if npz.has(CLEAN) || npz.names().iter().any(|name| name.starts_with(OF_RATE)) {
+        return of_conditions(&mut npz).map(Some);
+    }
     let known = OF_TRIALS.iter().any(|(array, _)| npz.has(array));
     if !known {
         return Err(ReadError::Unknown { names: npz.names().join(", ") });
@@ -217,7 +229,7 @@ fn of_trials(npz: &mut Npz) -> Result<Reading, ReadError> {
     let mut one_trial = BTreeMap::new();
     for (array, name) in OF_TRIALS.into_iter().filter(|(array, _)| npz.has(array)).collect::<Vec<_>>() {
         let (values, trials) = values(npz, array, images, finished)?;
-        if array.starts_with("trial_") {
+        if array.starts_with("trial_") || trials > 1 {
             reading.kind = Kind::Trials;
         }
         reading.trials = reading.trials.max(trials);
@@ -230,6 +242,25 @@ fn of_trials(npz: &mut Npz) -> Result<Reading, ReadError> {
         if let (Some(x), Some(y)) = (one_trial.get(a), one_trial.get(b)) {
             reading.correlate(&format!("{a} ~ {b}"), x, y);
         }
+    }
+    Ok(reading)
+}
+
+/// `trace_pre` under several conditions, by their names.
+fn of_conditions(npz: &mut Npz) -> Result<Reading, ReadError> {
+    let (images, passes) = (images(npz)?, passes_of(npz)?);
+    let mut reading = Reading::new(npz.path(), Kind::Conditions, images, passes);
+    let is_ablation = npz.has(CLEAN);
+    let names: Vec<String> = npz.names().iter().map(ToString::to_string).collect();
+    for array in names {
+        let condition = match array.strip_prefix(OF_RATE) {
+            Some(rate) => format!("p {}", rate.replace('_', ".")),
+            None if is_ablation && array != "paths" => array.clone(),
+            None => continue,
+        };
+        let (values, trials) = values(npz, &array, images, None)?;
+        reading.trials = reading.trials.max(trials);
+        reading.add_as(&condition, "trace_pre", &values, trials, None);
     }
     Ok(reading)
 }
@@ -292,15 +323,20 @@ impl Reading {
 
     /// `errors`: standard errors of the values, in their order.
     fn add(&mut self, name: &str, values: &[f64], trials: usize, errors: Option<&[f64]>) {
+        self.add_as(name, name, values, trials, errors);
+    }
+
+    /// Under a name that is not that of the quantity, `of`.
+    fn add_as(&mut self, name: &str, of: &str, values: &[f64], trials: usize, errors: Option<&[f64]>) {
         let all = Trials { values, trials };
         let means = all.means(0..trials);
         let squares: Option<Vec<f64>> = errors.map(|errors| errors.iter().map(|se| se * se).collect());
-        let law = self.passes.filter(|_| is_trace(name)).and_then(|passes| match &squares {
+        let law = self.passes.filter(|_| is_trace(of)).and_then(|passes| match &squares {
             Some(squares) if trials == 1 => Law::of_errors(values, squares, passes),
             _ => Law::of_trials(&all, passes),
         });
         let quantity = Quantity {
-            formula: formula_of(name).map(|formula: &Formula| formula.id),
+            formula: formula_of(of).map(|formula: &Formula| formula.id),
             ddof: None,
             mean: mean(values),
             sd: Some(variance(&means, 1).sqrt()).filter(|sd| sd.is_finite()),

@@ -147,7 +147,11 @@ fn read_map(path: &Path) -> Result<BTreeMap<String, String>, ClassError> {
     let failed = |source| ClassError::Read { path: path.into(), source };
     let wrong = |why: String| ClassError::Map { path: path.into(), why };
     let mut text = String::new();
-    fs::File::open(path).map_err(failed)?.take(MAP_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(MAP_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAP_BYTES_MAX {
+        return Err(wrong(format!("more than {} MiB", MAP_BYTES_MAX >> 20)));
+    }
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
         return serde_json::from_str(&text).map_err(|error| wrong(error.to_string()));
     }
@@ -159,7 +163,9 @@ fn read_map(path: &Path) -> Result<BTreeMap<String, String>, ClassError> {
         }
         let (folder, name) =
             line.split_once('\t').ok_or_else(|| wrong(format!("line {number}: no tab in {line:?}")))?;
-        map.insert(folder.to_owned(), name.to_owned());
+        if let Some(before) = map.insert(folder.to_owned(), name.to_owned()) {
+            return Err(wrong(format!("line {number}: {folder:?} is {before:?} already")));
+        }
     }
     Ok(map)
 }

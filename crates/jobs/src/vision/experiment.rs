@@ -162,7 +162,7 @@ fn single(tower: &VisionConfig) -> Sites {
     }
     let names =
         (0..tower.layers as u32).map(|block| Site::Block { block, layer: BlockLayer::Fc2 }.to_string());
-    Sites::One(names.max().unwrap_or_default())
+    Sites::One(names.max().expect("a tower has blocks"))
 }
 
 #[cfg(test)]

@@ -460,7 +460,7 @@ pub enum McError {
     },
     /// Nothing from which a number of passes follows.
     #[error(
-        "the {images} images of the pilot do not differ in their traces: no number of passes tells them apart"
+        "the images of the pilot ({images}) do not differ in their traces: no number of passes tells them apart"
     )]
     Alike {
         /// How many.

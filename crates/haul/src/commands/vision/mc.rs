@@ -1,7 +1,7 @@
 //! `haul vision mc`: resolves everything, runs the towers over the images, writes what was found.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::SystemTime;
 
 use haul_corpus::image::Rgb;
@@ -9,89 +9,52 @@ use haul_corpus::image::preprocess::Preprocess;
 use haul_corpus::image::resize::{Filter, Window, resize};
 use haul_corpus::limits::Limits;
 use haul_corpus::pixels::{Hash, PixelCache};
-use haul_corpus::verdict::Verdict;
 use haul_encoder::captions::{CaptionEncoder, Likeness};
 use haul_encoder::device::cpu::CpuDevice;
 use haul_encoder::model::vision::Site;
-use haul_encoder::vision::{ImageEncoder, VisionError};
 use haul_jobs::vision::classes::{Ambiguity, Classes};
-use haul_jobs::vision::experiment::{Condition, Experiment, RATES};
-use haul_jobs::vision::images::{self, Manifest};
+use haul_jobs::vision::experiment::Experiment;
+use haul_jobs::vision::images::Manifest;
 use haul_jobs::vision::mc::files::{Table, more, overall, write_json};
 use haul_jobs::vision::mc::pixels::{Decoders, Gathered, gather, preprocess_hash};
 use haul_jobs::vision::mc::room::decoders;
 use haul_jobs::vision::mc::stopping::Enough;
 use haul_jobs::vision::mc::studies::{Ambiguous, Found};
-use haul_jobs::vision::mc::unit::Keep;
-use haul_jobs::vision::mc::{self, Image, Kind, Load, Outcome, Parts, Pilot, Run, Target};
-use haul_jobs::vision::sample;
-use haul_jobs::vision::sites::Sites;
-use haul_jobs::vision::statistics::Bias;
+use haul_jobs::vision::mc::{self, Image, Load, Outcome, Parts, Pilot, Run, Target};
 use haul_jobs::vision::tower::Tower;
-use haul_machine::dtype::{Dtype, DtypeRequest};
-use haul_machine::{clock, memory, roof};
+use haul_machine::dtype::Dtype;
+use haul_machine::roof;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{
-    CacheUse, Failure as NotOk, Items, MemoryUse, ModelUse, Note, Quality, Rate as Speed, Receipt, RunState,
-    SCHEMA, Truncated, Work,
-};
+use haul_pipeline::receipt::{CacheUse, Failure as NotOk, Note, RunState};
 use haul_pipeline::stage::{Stages, Stop};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{DropoutArgs, McArgs, PerturbArg, PromptArgs, SamplingArg};
-use crate::commands::Machine;
+use crate::cli::{McArgs, PromptArgs};
 use crate::commands::calls::INTERRUPTED;
-use crate::commands::generator::identity;
 use crate::commands::gguf::write_receipt;
 use crate::commands::ingest::parse_worker;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet::write_file;
 use crate::report::vision::{Page, SHOWN, by_certainty};
-use crate::settings::{BatchBy, Settings};
+use crate::settings::Settings;
 use crate::summary::duration;
 use crate::{Exit, live, signals_unix, summary};
+use asked::{Asked, Case, Model};
+use chosen::Chosen;
+
+mod asked;
+mod chosen;
+mod receipt;
 
 const JOB: &str = "vision";
 /// Name and version of the document of `--plan`.
 const PLAN_SCHEMA: &str = "haul.vision_plan/1";
-/// The share that falls out, or the magnitude of noise, where nobody says another.
-const STRENGTH: f64 = 0.01;
-/// Rows of a batch where nobody says another number: few enough that what stands between the two layers of a block, which
-/// dropout keeps apart, stays in the second-level cache.
-const BATCH_TOKENS: usize = 256;
 /// Pixels of a side of an image in the report.
 const THUMBNAIL_SIDE: u32 = 96;
-/// Everything as it was resolved.
-struct Asked<'a> {
-    args: &'a McArgs,
-    machine: Machine,
-    dtype: Dtype,
-    threads: std::num::NonZeroUsize,
-    batch_tokens: usize,
-    /// What the run and its workers may take, and whether somebody said so.
-    memory_bytes: u64,
-    is_memory_asked: bool,
-    models: Vec<Model>,
-    experiment: Experiment,
-    prompts: Option<&'a PromptArgs>,
-    bias: Bias,
-}
-
-/// A tower and what it is known by.
-struct Model {
-    tower: Tower,
-    sha256: String,
-    folder: PathBuf,
-}
-
-/// A tower under one condition of an experiment.
-struct Case {
-    condition: Condition,
-    tower: Tower,
-    settings: mc::Settings,
-}
+/// How the names of arrays that runs leave begin.
+const RESULTS: [&str; 3] = ["mc.", "exp", "ablation_"];
 
 impl Ran {
     /// As people read it.
@@ -112,15 +75,6 @@ struct Asking {
 struct Texts {
     features: Vec<Vec<Vec<f32>>>,
     likeness: Likeness,
-}
-
-/// The images that were chosen.
-struct Chosen {
-    files: Vec<PathBuf>,
-    /// Found under the folder.
-    found: usize,
-    sampling: &'static str,
-    failures: Vec<NotOk>,
 }
 
 /// What became of a model under one condition.
@@ -148,18 +102,23 @@ pub(crate) fn run(
     let asked = Asked::resolve(args, experiment, prompts, settings, output)?;
     let chosen = Chosen::of(args, experiment, output)?;
     let roofs = roof::load_or_measure(&settings.profiles(), &asked.machine.cpu)?;
-    std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
-    let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
     let stop = signals_unix::stop_on_signals()?;
     let progress = Progress::default();
     let engine =
         Engine { asked: &asked, settings, output, stages: &stages, progress: &progress, stop: &stop };
-    let file = args.out.join("progress.json");
     if args.plan {
-        return engine.plan(&chosen, &mut journal);
+        return engine.plan(&chosen);
     }
-    let done =
+    std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
+    let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let file = args.out.join("progress.json");
+    let mut done =
         live::watch(JOB, &progress, &file, output, &stop, || engine.run(&chosen, &mut journal))?.result;
+    if !done.interrupted {
+        for folder in asked.folders() {
+            done.notes.extend(left_by_others(folder, started)?);
+        }
+    }
     let receipt = done.receipt(&asked, &chosen, started, &stages, &roofs);
     write_receipt(&receipt, &args.out, args.receipt.as_deref())?;
     let compared = summary::vision::compared(experiment, &done.results);
@@ -183,230 +142,28 @@ pub(crate) fn run(
     })
 }
 
-impl<'a> Asked<'a> {
-    fn resolve(
-        args: &'a McArgs,
-        experiment: Experiment,
-        prompts: Option<&'a PromptArgs>,
-        settings: &Settings,
-        output: &Output,
-    ) -> Result<Asked<'a>, Failure> {
-        if experiment == Experiment::Exp3 && args.dropout.sites.is_some() {
-            return Err(Failure::new("--sites: exp3 compares sets of its own")
-                .hint("haul vision mc takes one set of sites"));
+/// Files of results in a folder that are older than the run: they are of another experiment, or of other settings.
+fn left_by_others(folder: &Path, started: SystemTime) -> Result<Vec<Note>, Failure> {
+    let failed = |error: std::io::Error| Failure::io("list", folder, &error);
+    let mut notes = vec![];
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_result = RESULTS.iter().any(|begin| name.starts_with(begin)) && name.ends_with(".npz");
+        if is_result && entry.metadata().and_then(|of| of.modified()).map_err(failed)? < started {
+            let says = "of an earlier run; this one has not written it".to_owned();
+            notes.push(Note { item: entry.path().display().to_string(), says });
         }
-        if experiment != Experiment::Exp1 && args.dropout.p_values.is_some() {
-            return Err(Failure::new("--p-values: only exp1 compares rates").hint("--dropout takes one rate"));
-        }
-        if experiment == Experiment::Exp1 && args.dropout.dropout.or(args.dropout.magnitude).is_some() {
-            return Err(Failure::new("--dropout: exp1 compares rates").hint("--p-values takes several"));
-        }
-        if experiment == Experiment::Exp6 && args.dropout.target_icc.or(args.dropout.target_se).is_some() {
-            return Err(Failure::new("--target-icc, --target-se: exp6 compares numbers of passes")
-                .hint("--passes takes several"));
-        }
-        let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
-        let compute = settings.compute(&args.compute, &machine.cpu)?;
-        let models = models(args, settings)?;
-        let dtype = settings.dtype(&args.dtype)?.unwrap_or(DtypeRequest::Auto);
-        let dtype = machine.dtype(dtype, settings, output)?;
-        let bias = if args.seed_compat { Bias::Seed } else { Bias::Unbiased };
-        let batch_tokens =
-            if compute.batch_by == BatchBy::User { compute.batch_tokens } else { BATCH_TOKENS };
-        let memory = settings.memory(args.memory)?;
-        let asked = Asked {
-            args,
-            machine,
-            dtype,
-            threads: compute.threads,
-            batch_tokens,
-            memory_bytes: memory.map_or_else(free_bytes, Ok)?,
-            is_memory_asked: memory.is_some(),
-            models,
-            experiment,
-            prompts,
-            bias,
-        };
-        for model in &asked.models {
-            for mut case in asked.cases(model)? {
-                let Case { settings, tower, .. } = &case;
-                settings.sites.under(settings.perturbation, &tower.config).map_err(mc::McError::from)?;
-                // Before anything is decoded; what images add is known later.
-                asked.fit(&mut case, model, &[])?;
-            }
-        }
-        Ok(asked)
     }
-
-    /// What the experiment compares of a model.
-    fn cases(&self, model: &Model) -> Result<Vec<Case>, Failure> {
-        let sites = self.args.dropout.sites.clone().unwrap_or(Sites::Uniform);
-        let rates = self.args.dropout.p_values.as_deref().unwrap_or(&RATES);
-        let conditions = self.experiment.conditions(&model.tower.config, &sites, rates);
-        let of = |condition: Condition| {
-            let mut tower = model.tower.clone();
-            tower.preprocess.treatment = condition.treatment;
-            let settings = self.settings(&tower, &condition)?;
-            Ok(Case { condition, tower, settings })
-        };
-        conditions.into_iter().map(of).collect()
-    }
-
-    fn target(&self) -> Option<Target> {
-        let dropout = &self.args.dropout;
-        dropout.target_icc.map(Target::Icc).or(dropout.target_se.map(Target::Se))
-    }
-
-    fn settings(&self, tower: &Tower, condition: &Condition) -> Result<mc::Settings, Failure> {
-        let dropout = &self.args.dropout;
-        let (kind, strength) = strength(dropout, condition)?;
-        let perturbation = kind.of(strength).ok_or_else(|| impossible(kind, strength))?;
-        let passes = dropout.passes.as_deref().unwrap_or(self.experiment.passes());
-        let mut passes: Vec<usize> = passes.iter().map(|&passes| passes as usize).collect();
-        passes.sort_unstable();
-        passes.dedup();
-        let fitting = (self.batch_tokens / tower.config.tokens()).max(1);
-        Ok(mc::Settings {
-            sites: condition.sites.clone(),
-            kind,
-            strength,
-            perturbation,
-            shared_masks: dropout.shared_masks,
-            trials: dropout.trials.map_or(self.experiment.trials(), |trials| trials as usize),
-            passes,
-            enough: None,
-            nested: !dropout.independent_t,
-            seed: dropout.seed,
-            keep: Keep {
-                gram: self.args.gram,
-                geometry: self.experiment.has_geometry(),
-                passes: self.args.save_passes,
-            },
-            batch: self.args.batch_size.map_or(fitting, std::num::NonZeroUsize::get),
-        })
-    }
-
-    /// With a batch that fits. Of what is free somebody else may take a part: only what was asked for is a limit.
-    fn fit(&self, case: &mut Case, model: &Model, images: &[Image]) -> Result<(), Failure> {
-        let Case { tower, settings, .. } = case;
-        let run = Run { tower, weights_sha256: &model.sha256, dtype: self.dtype, settings, images };
-        settings.batch = match run.batch_within(self.memory_bytes, self.threads.get()) {
-            Err(mc::McError::Memory { .. }) if !self.is_memory_asked => 1,
-            fitting => fitting?,
-        };
-        Ok(())
-    }
-
-    fn load(&self, tower: &Tower, dtype: Dtype, sites: &[Site]) -> Result<ImageEncoder, VisionError> {
-        let device = CpuDevice::new(self.machine.cpu.isa, dtype, self.threads);
-        ImageEncoder::load_as(&tower.folder, tower.config.clone(), &device, sites)
-    }
+    notes.sort_by(|a, b| a.item.cmp(&b.item));
+    Ok(notes)
 }
 
-/// What is done at sites, and how much of it.
-fn strength(args: &DropoutArgs, condition: &Condition) -> Result<(Kind, f64), Failure> {
-    let kind = match args.perturb {
-        PerturbArg::Dropout => Kind::Dropout,
-        PerturbArg::Gaussian => Kind::Gaussian,
-        PerturbArg::Scale => Kind::Scale,
-    };
-    let asked = match (kind, args.dropout, args.magnitude) {
-        (Kind::Dropout, _, Some(_)) => {
-            return Err(Failure::new("--magnitude: elements fall out at a rate").hint("--dropout takes it"));
-        }
-        (Kind::Gaussian | Kind::Scale, Some(_), _) => {
-            return Err(
-                Failure::new("--dropout: noise falls out nowhere").hint("--magnitude says how strong it is")
-            );
-        }
-        (_, dropout, magnitude) => dropout.or(magnitude),
-    };
-    Ok((kind, condition.strength.or(asked).unwrap_or(STRENGTH)))
-}
-
-fn impossible(kind: Kind, strength: f64) -> Failure {
-    match kind {
-        Kind::Dropout => {
-            Failure::new(format!("a dropout of {strength}: nothing would fall out, or everything"))
-                .hint("from 0.00001 to 0.9999; masks have steps of 1/65,536")
-        }
-        Kind::Gaussian | Kind::Scale => {
-            Failure::new(format!("a magnitude of {strength}: no noise, or nothing but noise"))
-                .hint("above 0 and at most 100; 0.01 and 0.05 are the study's")
-        }
-    }
-}
-
-/// What a run may take where nobody says so.
-fn free_bytes() -> Result<u64, Failure> {
-    let memory = memory::probe()?;
-    let held = memory::rss_bytes().unwrap_or(0);
-    let below_limit = memory.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(held));
-    Ok(memory.available_bytes.min(below_limit) / 4 * 3)
-}
-
-fn models(args: &McArgs, settings: &Settings) -> Result<Vec<Model>, Failure> {
-    let mut models: Vec<Model> = vec![];
-    for named in &args.model {
-        let kept = settings.models().join(named);
-        let folder = if !named.is_dir() && kept.is_dir() { kept } else { named.clone() };
-        let mut tower = Tower::read(&folder)?;
-        if args.as_they_ran && !tower.run_as_the_study() {
-            return Err(Failure::new(format!("--as-they-ran: {} has no quick GELU", tower.name))
-                .hint("the study ran CLIP alone with another activation than it was trained with"));
-        }
-        let sha256 = identity(&tower.weights, settings)?;
-        // One model's results stand in the folder itself, as those of other jobs do.
-        let folder = if args.model.len() == 1 { args.out.clone() } else { args.out.join(&tower.name) };
-        if models.iter().any(|model| model.tower.name == tower.name) {
-            return Err(Failure::new(format!("two models are called {}", tower.name))
-                .hint("results have the names of the models' folders; rename one"));
-        }
-        models.push(Model { tower, sha256, folder });
-    }
-    Ok(models)
-}
-
-impl Chosen {
-    fn of(args: &McArgs, experiment: Experiment, output: &Output) -> Result<Chosen, Failure> {
-        let taken = &args.images_taken;
-        if let Some(path) = &taken.manifest {
-            let files: Vec<PathBuf> = Manifest::read(path)?.paths.into_iter().map(PathBuf::from).collect();
-            return Ok(Chosen { found: files.len(), files, sampling: "manifest", failures: vec![] });
-        }
-        let found = images::find(&args.images)?;
-        if found.images.is_empty() && found.failures.is_empty() {
-            return Err(Failure::new(format!("no image in {}", args.images.display()))
-                .hint("images are files named .jpg, .jpeg, .png, .bmp or .webp, also in folders below"));
-        }
-        let count = taken.num_images.map_or(experiment.num_images(), std::num::NonZeroUsize::get);
-        let count = count.min(found.images.len());
-        let usual = if args.seed_compat { SamplingArg::Numpy } else { SamplingArg::Classes };
-        let sampling = taken.sampling.unwrap_or(usual);
-        let chosen = match sampling {
-            SamplingArg::Numpy => sample::as_numpy(found.images.len(), count, args.dropout.seed),
-            SamplingArg::Classes => sample::by_class(&args.images, &found.images, count, args.dropout.seed),
-        };
-        let sampling = if sampling == SamplingArg::Numpy { "numpy" } else { "classes" };
-        if chosen.len() < found.images.len() {
-            output.note(&format!(
-                "images: {} of {}, by {sampling}; --num-images takes another number",
-                chosen.len(),
-                found.images.len()
-            ));
-        }
-        let failures = found.failures.iter().map(|(path, why)| NotOk {
-            item: path.display().to_string(),
-            verdict: Verdict::Failed.name().to_owned(),
-            why: why.clone(),
-        });
-        Ok(Chosen {
-            files: chosen.into_iter().map(|no| found.images[no].clone()).collect(),
-            found: found.images.len(),
-            sampling,
-            failures: failures.collect(),
-        })
-    }
+/// The pixels that a tower sees.
+fn pixels_of<'g>(gathered: &'g mut HashMap<Hash, Gathered>, tower: &Tower) -> &'g mut PixelCache {
+    let gathered = gathered.get_mut(&preprocess_hash(&tower.preprocess));
+    &mut gathered.expect("images were gathered for every tower").cache
 }
 
 /// What a run works with.
@@ -523,12 +280,12 @@ impl Engine<'_> {
         runs.iter().try_for_each(Run::check_sizes)?;
         let first = done.ran.len();
         for (case, run) in cases.iter().zip(&runs) {
-            let Some(pixels) = gathered.get_mut(&preprocess_hash(&run.tower.preprocess)) else { continue };
+            let pixels = pixels_of(gathered, run.tower);
             let load = |dtype, sites: &[Site]| self.asked.load(&model.tower, dtype, sites);
-            let outcome = run.compute(&mut self.parts(journal, &mut pixels.cache, &load))?;
+            let outcome = run.compute(&mut self.parts(journal, pixels, &load))?;
             done.interrupted = outcome.interrupted;
             let tables = if outcome.interrupted { vec![] } else { run.tables(journal, self.asked.bias)? };
-            done.keep_thumbnails(&images, &tables, &run.tower.preprocess, &mut pixels.cache)?;
+            done.keep_thumbnails(&images, &tables, &run.tower.preprocess, pixels)?;
             let (name, tokens) = (model.tower.name.clone(), model.tower.config.tokens() as u64);
             let condition = (runs.len() > 1).then(|| case.condition.label.clone());
             let enough = case.settings.enough;
@@ -624,13 +381,11 @@ impl Engine<'_> {
         journal: &mut Journal,
     ) -> Result<Option<Pilot>, Failure> {
         let Some(case) = cases.first() else { return Ok(None) };
-        let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
-            return Ok(None);
-        };
+        let pixels = pixels_of(gathered, &case.tower);
         let images = done.images.clone();
         let run = self.of_case(model, case, &images);
         let load = |dtype, sites: &[Site]| self.asked.load(&model.tower, dtype, sites);
-        let (pilot, outcome) = run.pilot(target, &mut self.parts(journal, &mut pixels.cache, &load))?;
+        let (pilot, outcome) = run.pilot(target, &mut self.parts(journal, pixels, &load))?;
         let Some(pilot) = pilot else {
             done.interrupted = true;
             return Ok(None);
@@ -649,7 +404,7 @@ impl Engine<'_> {
     }
 
     /// Says what the run would take.
-    fn plan(&self, chosen: &Chosen, journal: &mut Journal) -> Result<Exit, Failure> {
+    fn plan(&self, chosen: &Chosen) -> Result<Exit, Failure> {
         let mut done = Done::default();
         let mut gathered = self.gather(chosen, &mut done)?;
         done.sort_out(chosen, &gathered);
@@ -658,11 +413,9 @@ impl Engine<'_> {
             for case in &self.fitting(model, &done.images)? {
                 let run = self.of_case(model, case, &done.images);
                 run.check_sizes()?;
-                let Some(pixels) = gathered.get_mut(&preprocess_hash(&case.tower.preprocess)) else {
-                    continue;
-                };
+                let pixels = pixels_of(&mut gathered, &case.tower);
                 let load = |dtype, sites: &[Site]| self.asked.load(&model.tower, dtype, sites);
-                plans.extend(run.plan(&mut self.parts(journal, &mut pixels.cache, &load))?);
+                plans.extend(run.plan(&load, pixels, self.stop)?);
             }
         }
         if self.stop.requested() {
@@ -676,7 +429,7 @@ impl Engine<'_> {
         } else {
             self.output.data(&summary::vision::plans(&plans, done.failures.len()))?;
         }
-        Ok(Exit::Ok)
+        Ok(if done.failures.is_empty() { Exit::Ok } else { Exit::SomeNotOk })
     }
 
     /// What the experiment compares of a model, with batches that fit.
@@ -819,142 +572,5 @@ impl Done {
             }
             self.images.push(Image { path, hash: *hash });
         }
-    }
-
-    fn receipt(
-        &self,
-        asked: &Asked<'_>,
-        chosen: &Chosen,
-        started: SystemTime,
-        stages: &Stages,
-        roofs: &roof::Roofs,
-    ) -> Receipt {
-        let seconds = stages.elapsed().as_secs_f64();
-        let sum = |of: fn(&Outcome) -> u64| self.ran.iter().map(|ran| of(&ran.outcome)).sum::<u64>();
-        let (passes, flops) = (sum(|outcome| outcome.passes), sum(|outcome| outcome.flops));
-        let rate = self.rate(asked, passes, flops, roofs);
-        let device = match flops {
-            0 => asked.machine.verdict.clone(),
-            _ => asked.machine.verdict.clone().with_measured_rate(rate.gflops, asked.dtype, roofs),
-        };
-        let tokens = self.ran.iter().map(|ran| (ran.outcome.passes + ran.outcome.prefixes) * ran.tokens);
-        Receipt {
-            schema: SCHEMA.to_owned(),
-            job: JOB.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: clock::hostname(),
-            state: if self.interrupted { RunState::Interrupted } else { RunState::Finished },
-            started: clock::rfc3339_utc(started),
-            finished: clock::rfc3339_utc(SystemTime::now()),
-            seconds,
-            settings: self.settings_shown(asked, chosen),
-            device,
-            model: asked.models.first().map(|model| model_use(asked, model, self.ran.first())),
-            items: self.items(chosen),
-            work: Work { tokens: tokens.sum(), flops, bytes_read: self.bytes_read },
-            calls: None,
-            sent: None,
-            passes: vec![],
-            rate,
-            stages: stages.accounts(),
-            quality: self.quality(),
-            truncated: Truncated::default(),
-            cache: self.cache,
-            memory: MemoryUse { peak_rss: memory::peak_rss_bytes(), device_peak: None },
-            forecast: None,
-            failures: self.failures.clone(),
-            notes: self.notes.clone(),
-        }
-    }
-
-    fn items(&self, chosen: &Chosen) -> Items {
-        let mut by_verdict: BTreeMap<String, u64> = BTreeMap::new();
-        for failure in &self.failures {
-            *by_verdict.entry(failure.verdict.clone()).or_default() += 1;
-        }
-        let ok = self.images.len() as u64;
-        if ok > 0 {
-            by_verdict.insert(Verdict::Ok.name().to_owned(), ok);
-        }
-        // Images whose every result was there, for every model.
-        let reused = self.ran.iter().map(|ran| ran.outcome.reused_images).min().unwrap_or(0);
-        let total = (chosen.files.len() + chosen.failures.len()) as u64;
-        Items { total, ok, by_verdict, reused, ..Items::default() }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "rates are for people; exact to 2^53")]
-    fn rate(&self, asked: &Asked<'_>, passes: u64, flops: u64, roofs: &roof::Roofs) -> Speed {
-        let compute_s: f64 = self.ran.iter().map(|ran| ran.outcome.compute_s).sum();
-        let per_s = |count: u64| if compute_s > 0.0 { count as f64 / compute_s } else { 0.0 };
-        let gflops = per_s(flops) / 1e9;
-        let tokens: u64 = self.ran.iter().map(|ran| ran.outcome.passes * ran.tokens).sum();
-        Speed {
-            items_per_s: per_s(passes),
-            unit: "image pass".to_owned(),
-            tokens_per_s: per_s(tokens),
-            gflops,
-            roof_gflops: roofs.gflops.clone(),
-            percent_of_roof: 100.0 * gflops / roofs.of(asked.dtype),
-        }
-    }
-
-    /// Of the model whose dtype costs most.
-    fn quality(&self) -> Option<Quality> {
-        let all = self.ran.iter().filter_map(|ran| Some((ran.outcome.rounding.as_ref()?, ran.tokens)));
-        let (rounding, tokens) = all.min_by(|a, b| a.0.cosine.total_cmp(&b.0.cosine))?;
-        Some(Quality {
-            against: Dtype::F32.name().to_owned(),
-            metric: "cosine".to_owned(),
-            delta: 1.0 - rounding.cosine,
-            cosine_min: rounding.cosine_min,
-            top10_overlap: None,
-            texts: (rounding.images * rounding.passes) as u64,
-            text_tokens_max: tokens,
-            seconds: rounding.seconds,
-        })
-    }
-
-    fn settings_shown(&self, asked: &Asked<'_>, chosen: &Chosen) -> Value {
-        let Asked { args, models, .. } = asked;
-        let shown = self.settings.as_ref().map(|settings| {
-            json!({
-                "sites": settings.sites.to_string(), "dropout": settings.dropout(), "trials": settings.trials,
-                "perturbation": settings.perturbation.to_string(), "shared_masks": settings.shared_masks,
-                "passes": settings.passes, "nested": settings.nested, "seed": settings.seed,
-                "batch": settings.batch,
-            })
-        });
-        let models: Vec<Value> = models
-            .iter()
-            .map(|model| {
-                json!({"name": model.tower.name, "sha256": model.sha256, "image_size": model.tower.config.image_size,
-                       "dim": model.tower.dim(), "preprocess": model.tower.preprocess})
-            })
-            .collect();
-        let conditions = self.ran.iter().filter_map(|ran| ran.condition.as_ref()).collect::<Vec<_>>();
-        let rounding = self.ran.iter().map(|ran| &ran.outcome.rounding).collect::<Vec<_>>();
-        json!({
-            "experiment": asked.experiment.name(), "images": args.images, "found": chosen.found, "sampling": chosen.sampling,
-            "manifest": args.images_taken.manifest, "models": models, "passes": shown, "dtype": asked.dtype.name(),
-            "threads": asked.threads, "ddof": asked.bias.ddof(), "gram": args.gram, "save_passes": args.save_passes,
-            "as_they_ran": args.as_they_ran, "conditions": conditions, "pilots": self.pilots, "rounding": rounding, "reused_passes": self.ran.iter().map(|ran| ran.outcome.reused_passes).sum::<u64>(),
-            "prefixes": self.ran.iter().map(|ran| ran.outcome.prefixes).sum::<u64>(),
-        })
-    }
-}
-
-fn model_use(asked: &Asked<'_>, model: &Model, ran: Option<&Ran>) -> ModelUse {
-    ModelUse {
-        id: model.tower.name.clone(),
-        sha256: model.sha256.clone(),
-        dtype: asked.dtype.name().to_owned(),
-        pooling: match model.tower.config.head {
-            haul_encoder::model::vision::VisionHead::Class { .. } => "class",
-            haul_encoder::model::vision::VisionHead::Probe => "probe",
-        }
-        .to_owned(),
-        dim: model.tower.dim(),
-        max_tokens: model.tower.config.tokens(),
-        loads: ran.map_or(0, |ran| ran.outcome.loads),
     }
 }

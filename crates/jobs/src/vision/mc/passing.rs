@@ -226,7 +226,8 @@ impl Flights<'_, '_> {
         self.parts.progress.done(0, rows.rows() as u64);
         for row in rows.iter() {
             // The first that lacks passes is the one that this row is of: batches land in their order.
-            let Some(at) = self.open.iter().position(Open::lacks_passes) else { break };
+            let at =
+                self.open.iter().position(Open::lacks_passes).expect("a row is of a series that is open");
             self.open[at].features.extend_from_slice(row);
             if !self.open[at].lacks_passes() && self.open[at].is_done(self.run.settings.enough) {
                 self.close(at)?;
@@ -236,9 +237,8 @@ impl Flights<'_, '_> {
     }
 
     fn close(&mut self, at: usize) -> Result<(), McError> {
-        let Some(Open { hash, series, still, features, begun, .. }) = self.open.remove(at) else {
-            return Ok(());
-        };
+        let Open { hash, series, still, features, begun, .. } =
+            self.open.remove(at).expect("a series that is open");
         self.parts.progress.skipped(0, (series.passes - begun) as u64);
         let unit = Unit::of(&features, &still, &series, self.run.settings.keep);
         let key = self.run.unit_key(&series, &hash);
@@ -263,7 +263,7 @@ impl Open {
 }
 
 /// Images whose prefixes are computed at once.
-fn group(run: &Run<'_>) -> usize {
+pub(super) fn group(run: &Run<'_>) -> usize {
     let group = run.settings.batch.clamp(1, GROUP_MAX);
     let of_image = run.settings.longest() * run.tower.dim() * size_of::<f32>();
     match run.settings.enough {

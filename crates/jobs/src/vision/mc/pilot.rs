@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use haul_encoder::device::{Pass, State};
-use haul_encoder::vision::ImageEncoder;
+use haul_corpus::pixels::PixelCache;
+use haul_encoder::device::Pass;
+use haul_encoder::vision::{ImageEncoder, VisionError};
+use haul_pipeline::stage::Stop;
 use serde::Serialize;
 
 use super::super::statistics::Bias;
@@ -14,7 +16,7 @@ use super::super::statistics::law::Law;
 use super::files::Table;
 use super::stopping::{Enough, PASSES_MIN};
 use super::unit::Keep;
-use super::{Image, McError, Outcome, PASSES_MAX, Parts, Run, Settings, passing};
+use super::{Image, Load, McError, Outcome, PASSES_MAX, Parts, Run, Settings, passing};
 
 /// Images of a pilot, spread over all.
 const IMAGES: usize = 64;
@@ -24,7 +26,7 @@ const PASSES: usize = PASSES_MIN;
 /// An image may take so many times the passes that all need on average.
 const MOST_OF_LAW: usize = 4;
 /// A rate is measured for so long, at least.
-const MEASURED: Duration = Duration::from_secs(2);
+const MEASURED: Duration = Duration::from_secs(1);
 
 /// What a run should reach.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -54,7 +56,7 @@ pub struct Pilot {
     pub images: usize,
     /// How trials of other lengths would be.
     pub law: Law,
-    /// Passes that reach the target, by the law of all images.
+    /// Passes that reach the target, by the law of all images; not fewer than an image has when it is looked at first.
     pub passes: usize,
     /// When an image is measured well enough.
     pub enough: Enough,
@@ -74,6 +76,9 @@ impl Run<'_> {
     /// # Errors
     /// As of a run; or the target takes more passes than are computed, or images do not differ at all.
     pub fn pilot(&self, target: Target, parts: &mut Parts<'_>) -> Result<(Option<Pilot>, Outcome), McError> {
+        if matches!(target, Target::Icc(_)) && self.distinct().len() < 2 {
+            return Err(McError::Alike { images: self.distinct().len() });
+        }
         let settings = Settings {
             trials: TRIALS,
             passes: vec![PASSES],
@@ -93,14 +98,14 @@ impl Run<'_> {
         let told = tables.first().map(Table::told_trace).ok_or(McError::Alike { images: images.len() })?;
         let law = told.law.ok_or(McError::Alike { images: images.len() })?;
         let wanted = match target {
+            Target::Icc(_) if law.cv2 <= 0.0 => return Err(McError::Alike { images: images.len() }),
             Target::Icc(icc) => law.c * icc / (1.0 - icc) / law.cv2,
             Target::Se(se) => law.c / (se * se),
         };
-        // Where images do not differ at all, no number of passes is enough.
         if wanted.is_nan() || wanted > PASSES_MAX as f64 {
             return Err(McError::Far { target, passes: wanted });
         }
-        let passes = (wanted.ceil() as usize).max(2);
+        let passes = (wanted.ceil() as usize).max(PASSES_MIN);
         let enough = match target {
             Target::Icc(icc) => Enough::Error(told.mean * (law.cv2 * (1.0 - icc) / icc).sqrt()),
             Target::Se(se) => Enough::Share(se),
@@ -108,20 +113,37 @@ impl Run<'_> {
         Ok((Some(Pilot { target, images: images.len(), law, passes, enough }), outcome))
     }
 
-    /// What this run and other ways to the same numbers would take, by a rate that is measured now. The journal is not
-    /// looked at.
+    /// What the passes of this run and other ways to the same numbers would take, by rates that are measured now. What an
+    /// earlier run has computed is not looked at.
     ///
     /// # Errors
     /// As of a run.
-    pub fn plan(&self, parts: &mut Parts<'_>) -> Result<Option<Plan>, McError> {
+    pub fn plan(
+        &self,
+        load: &Load<'_>,
+        cache: &mut PixelCache,
+        stop: &Stop,
+    ) -> Result<Option<Plan>, McError> {
         let Some(image) = self.images.first() else { return Ok(None) };
         let sites = self.settings.sites.under(self.settings.perturbation, &self.tower.config)?;
-        let encoder = (parts.load)(self.dtype, &sites)?;
-        let pixels = passing::pixels(parts.cache, &image.hash)?;
-        let state = Arc::new(encoder.prefix(&pixels, &self.tower.levels())?);
-        let pass_s = self.measured(&encoder, &state, parts)?;
-        let (prefix, pass) = (encoder.flops_of_prefix() as f64, encoder.flops_of_pass() as f64);
-        let (prefix_s, forward_s) = (pass_s * prefix / pass, pass_s * (prefix + pass) / pass);
+        let encoder = load(self.dtype, &sites)?;
+        let (pixels, levels) = (passing::pixels(cache, &image.hash)?, self.tower.levels());
+        let state = Arc::new(encoder.prefix(&pixels, &levels)?);
+        let group = passing::group(self);
+        let pixels = pixels.repeat(group);
+        let prefix_s = busy_s(
+            &encoder,
+            stop,
+            || encoder.submit_prefix(&pixels, &levels),
+            |ticket| encoder.collect_prefix(ticket).map(drop),
+        )? / group as f64;
+        let pass =
+            |pass| Pass { image: 0, mask: self.mask(&image.hash, super::AUDIT_TRIAL, pass), only: None };
+        let batch: Vec<Pass> = (0..self.settings.batch).map(pass).collect();
+        let submit = || encoder.pass(&state, batch.clone(), self.settings.perturbation);
+        let pass_s =
+            busy_s(&encoder, stop, submit, |ticket| encoder.collect(ticket).map(drop))? / batch.len() as f64;
+        let forward_s = prefix_s + pass_s;
         let images = self.distinct().len() as f64;
         let trials = self.settings.trials as f64;
         let each: f64 = self.settings.passes.iter().map(|&passes| passes as f64).sum();
@@ -154,37 +176,31 @@ impl Run<'_> {
             ],
         }))
     }
+}
 
-    /// Seconds of a pass while the device is busy.
-    fn measured(
-        &self,
-        encoder: &ImageEncoder,
-        state: &Arc<State>,
-        parts: &Parts<'_>,
-    ) -> Result<f64, McError> {
-        let hash = self.images[0].hash;
-        let batch: Vec<Pass> = (0..self.settings.batch)
-            .map(|pass| Pass { image: 0, mask: self.mask(&hash, super::AUDIT_TRIAL, pass), only: None })
-            .collect();
-        let mut flying = VecDeque::new();
-        // The first batches grow the arenas.
-        for _ in 0..encoder.batches_in_flight() {
-            flying.push_back(encoder.pass(state, batch.clone(), self.settings.perturbation)?);
-        }
-        let (started, mut landed) = (Instant::now(), 0_usize);
-        while started.elapsed() < MEASURED && !parts.stop.requested() || landed == 0 {
-            if let Some(ticket) = flying.pop_front() {
-                encoder.collect(ticket)?;
-                landed += batch.len();
-            }
-            flying.push_back(encoder.pass(state, batch.clone(), self.settings.perturbation)?);
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        for ticket in flying {
-            encoder.collect(ticket)?;
-        }
-        Ok(seconds / landed as f64)
+/// Seconds of a batch while the device is busy with such batches.
+fn busy_s<T>(
+    encoder: &ImageEncoder,
+    stop: &Stop,
+    submit: impl Fn() -> Result<T, VisionError>,
+    collect: impl Fn(T) -> Result<(), VisionError>,
+) -> Result<f64, McError> {
+    let mut flying = VecDeque::new();
+    // The first batches grow the arenas.
+    for _ in 0..encoder.batches_in_flight() {
+        flying.push_back(submit()?);
     }
+    let (started, mut landed) = (Instant::now(), 0_usize);
+    while started.elapsed() < MEASURED && !stop.requested() || landed == 0 {
+        if let Some(ticket) = flying.pop_front() {
+            collect(ticket)?;
+            landed += 1;
+        }
+        flying.push_back(submit()?);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    flying.into_iter().try_for_each(collect)?;
+    Ok(seconds / landed as f64)
 }
 
 /// What a run takes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use haul_corpus::pixels::Hash;
 use haul_encoder::device::Pass;
 use haul_encoder::model::vision::Site;
-use haul_encoder::vision::ImageEncoder;
+use haul_encoder::vision::{ImageEncoder, PrefixTicket};
 use haul_kernels::dtype::Dtype;
 use haul_pipeline::journal::{Journal, State};
 use serde::{Deserialize, Serialize};
@@ -32,11 +32,13 @@ pub struct Rounding {
     pub cosine: f64,
     /// Of those that agree least.
     pub cosine_min: f64,
-    /// What rounding adds to a feature's numbers over what dropout does to them, both as root mean squares.
-    pub rounding_over_noise: f64,
-    /// The mean `trace_pre` in this dtype over that in f32.
-    pub trace_ratio: f64,
-    /// What it took, loading the weights in f32 included.
+    /// What rounding adds to a feature's numbers over what dropout does to them, both as root mean squares; none where
+    /// nothing fell out.
+    pub rounding_over_noise: Option<f64>,
+    /// The mean `trace_pre` in this dtype over that in f32; none where nothing fell out.
+    pub trace_ratio: Option<f64>,
+    /// What it took in this run, loading the weights in f32 included. Files do not have it: they are the same in each run.
+    #[serde(skip)]
     pub seconds: f64,
 }
 
@@ -72,12 +74,12 @@ impl Run<'_> {
             passes,
             cosine: mean(&cosines),
             cosine_min: cosines.iter().copied().fold(1.0, f64::min),
-            rounding_over_noise: (added / noise).sqrt(),
-            trace_ratio: traces.iter().map(|of| of.0).sum::<f64>()
-                / traces.iter().map(|of| of.1).sum::<f64>(),
+            rounding_over_noise: over(added, noise).map(f64::sqrt),
+            trace_ratio: over(traces.iter().map(|of| of.0).sum(), traces.iter().map(|of| of.1).sum()),
             seconds: started.elapsed().as_secs_f64(),
         };
-        if let (Some(key), Ok(bytes)) = (self.rounding_key(), serde_json::to_vec(&rounding)) {
+        if let Some(key) = self.rounding_key() {
+            let bytes = serde_json::to_vec(&rounding).expect("numbers are JSON");
             parts.journal.finish(&key, State::Done, &bytes, 0)?;
         }
         Ok(rounding)
@@ -85,6 +87,7 @@ impl Run<'_> {
 
     pub(super) fn known_rounding(&self, journal: &Journal) -> Result<Option<Rounding>, McError> {
         let Some(key) = self.rounding_key() else { return Ok(None) };
+        // What a journal has in another form is computed again.
         Ok(done(journal, &key)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
@@ -123,18 +126,29 @@ impl Run<'_> {
             (0..passes).map(pass).collect::<Vec<_>>()
         };
         let mut features = vec![];
-        // No batch is larger here than in the run, whose memory is bounded by it.
-        for hashes in hashes.chunks(batch) {
+        let mut land = |(hashes, prefix): (&[Hash], PrefixTicket)| {
+            let state = Arc::new(encoder.collect_prefix(prefix)?);
+            let all: Vec<Pass> = hashes.iter().enumerate().flat_map(over).collect();
+            features.extend(passing::all_passes(encoder, &state, &all, perturbation, batch)?);
+            Ok::<_, McError>(())
+        };
+        // No batch is larger here than in the run, whose memory is bounded by it; and like there, one prefix is ahead.
+        let mut ahead = None;
+        for hashes in hashes.chunks(batch.min(IMAGES / 2)) {
             let mut images = vec![];
             for hash in hashes {
                 images.extend(passing::pixels(parts.cache, hash)?);
             }
-            let state = Arc::new(encoder.prefix(&images, &self.tower.levels())?);
-            let all: Vec<Pass> = hashes.iter().enumerate().flat_map(over).collect();
-            features.extend(passing::all_passes(encoder, &state, &all, perturbation, batch)?);
+            let prefix = encoder.submit_prefix(&images, &self.tower.levels())?;
+            ahead.replace((hashes, prefix)).map(&mut land).transpose()?;
         }
+        ahead.map(&mut land).transpose()?;
         Ok(features.into_iter().map(f64::from).collect())
     }
+}
+
+fn over(a: f64, b: f64) -> Option<f64> {
+    (b > 0.0).then(|| a / b)
 }
 
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
