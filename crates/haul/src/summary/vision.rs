@@ -99,15 +99,12 @@ pub(crate) fn passes(receipt: &Receipt, ran: &[Ran], compared: &[Compared], out:
     let computed: u64 = ran.iter().map(|ran| ran.outcome.passes).sum();
     let reused: u64 = ran.iter().map(|ran| ran.outcome.reused_passes).sum();
     let by_earlier =
-        if reused > 0 { format!(", {} more by an earlier run", thousands(reused)) } else { String::new() };
+        if reused > 0 { format!("; {} more by an earlier run", thousands(reused)) } else { String::new() };
     let compute_s: f64 = ran.iter().map(|ran| ran.outcome.compute_s).sum();
-    line!(
-        text,
-        "{} in {}{by_earlier}, {} of them computing passes",
-        counted(computed, "pass", "es"),
-        duration(receipt.seconds),
-        duration(compute_s)
-    );
+    let of_passes =
+        if computed > 0 { format!(", {} of computing", duration(compute_s)) } else { String::new() };
+    let took = duration(receipt.seconds);
+    line!(text, "{} in {took}{of_passes}{by_earlier}", counted(computed, "pass", "es"));
     if computed > 0 {
         let rate = &receipt.rate;
         let dtype = receipt.model.as_ref().map_or("", |model| model.dtype.as_str());

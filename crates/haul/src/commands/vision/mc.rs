@@ -56,15 +56,6 @@ const THUMBNAIL_SIDE: u32 = 96;
 /// How the names of arrays that runs leave begin.
 const RESULTS: [&str; 3] = ["mc.", "exp", "ablation_"];
 
-impl Ran {
-    /// As people read it.
-    pub(crate) fn title(&self) -> String {
-        self.condition
-            .as_ref()
-            .map_or_else(|| self.name.clone(), |condition| format!("{}, {condition}", self.name))
-    }
-}
-
 /// Classes of the images, and by model what they are to it.
 struct Asking {
     classes: Classes,
@@ -88,6 +79,15 @@ pub(crate) struct Ran {
     /// When a trial over an image ended.
     pub(crate) enough: Option<Enough>,
     pub(crate) tables: Vec<Table>,
+}
+
+impl Ran {
+    /// As people read it.
+    pub(crate) fn title(&self) -> String {
+        self.condition
+            .as_ref()
+            .map_or_else(|| self.name.clone(), |condition| format!("{}, {condition}", self.name))
+    }
 }
 
 /// Runs the command.
