@@ -1,7 +1,9 @@
 //! What ends a command: one line that says what, where and the numbers, and what to do next.
 
-use std::fmt;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::{fmt, iter};
 
 use haul_store::publish::PublishError;
 use haul_store::qdrant::ServerError;
@@ -24,7 +26,8 @@ impl Failure {
 
     /// A file that could not be read or written.
     pub(crate) fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
-        Self::new(format!("cannot {doing} {}: {error}", path.display()))
+        let hint = room_hint(error);
+        Self { hint, ..Self::new(format!("cannot {doing} {}: {error}", path.display())) }
     }
 
     /// What to do next.
@@ -50,13 +53,25 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The next step after a file that may not grow, wherever in an error that is said.
+fn room_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+    let is_full = iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| full.contains(&error.kind()));
+    is_full.then(|| {
+        "the disk, a quota or a limit on file sizes may be full; the same command goes on from here"
+            .to_owned()
+    })
+}
+
 /// Errors of the libraries keep their own words and bring their own hints.
 macro_rules! from_library {
     ($($error:ty => $hint:expr;)*) => {$(
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
                 let hint: fn(&$error) -> Option<String> = $hint;
-                let hint = hint(&error);
+                let hint = hint(&error).or_else(|| room_hint(&error));
                 Failure { error: error.into(), hint, exit: Exit::CouldNotRun }
             }
         }

@@ -113,17 +113,13 @@ impl Kernel for Dropout<'_> {
             site,
             x,
             #[inline(always)]
-            |bits, x| {
-                for (bits, x) in bits.into_iter().zip(x.chunks_exact_mut(2 * S::LANES)) {
-                    s.scale_or_drop(bits, rate.threshold, factor, x);
-                }
-            },
+            |bits, x| s.scale_or_drop(bits, rate.threshold, factor, x),
         );
     }
 }
 
-/// Calls `each` with the elements of as many blocks as there are lanes, and with their bits: four vectors of words, in the
-/// order of the elements. Behind the end of `x` there are elements that nobody reads.
+/// Calls `each` with a vector of words, which are the bits of two elements a lane, and with these elements. Behind the end of
+/// `x` there are elements that nobody reads.
 ///
 /// # Panics
 /// When `x` has more than 2^35 elements.
@@ -133,24 +129,23 @@ pub(crate) fn with_bits<S: Simd>(
     mask: MaskKey,
     site: u32,
     x: &mut [f32],
-    mut each: impl FnMut([S::I; 4], &mut [f32]),
+    mut each: impl FnMut(S::I, &mut [f32]),
 ) {
     assert!(x.len() / BLOCK_ELEMENTS <= u32::MAX as usize, "{} elements at a site", x.len());
     let blocks = Blocks::of(s, mask, site);
-    let mut groups = x.chunks_exact_mut(S::LANES * BLOCK_ELEMENTS);
-    let mut first = 0;
-    for x in &mut groups {
-        each(blocks.words(s, first), x);
-        first += S::LANES as u32;
+    for (group, x) in x.chunks_mut(S::LANES * BLOCK_ELEMENTS).enumerate() {
+        let words = blocks.words(s, (group * S::LANES) as u32);
+        for (bits, x) in words.into_iter().zip(x.chunks_mut(2 * S::LANES)) {
+            if x.len() == 2 * S::LANES {
+                each(bits, x);
+                continue;
+            }
+            let mut whole = [0.0; 2 * MAX_LANES];
+            whole[..x.len()].copy_from_slice(x);
+            each(bits, &mut whole[..2 * S::LANES]);
+            x.copy_from_slice(&whole[..x.len()]);
+        }
     }
-    let rest = groups.into_remainder();
-    if rest.is_empty() {
-        return;
-    }
-    let mut whole = [0.0; MAX_LANES * BLOCK_ELEMENTS];
-    whole[..rest.len()].copy_from_slice(rest);
-    each(blocks.words(s, first), &mut whole[..S::LANES * BLOCK_ELEMENTS]);
-    rest.copy_from_slice(&whole[..rest.len()]);
 }
 
 /// The blocks of a mask at a site, as many side by side as there are lanes.

@@ -159,13 +159,11 @@ impl Kernel for Noise<'_> {
             x,
             #[inline(always)]
             |bits, x| {
-                for (bits, x) in bits.into_iter().zip(x.chunks_exact_mut(2 * S::LANES)) {
-                    let mut words = [0; MAX_LANES];
-                    s.store_words(bits, &mut words);
-                    for (i, x) in x.iter_mut().enumerate() {
-                        let bits = (words[i / 2] >> (16 * (i % 2))) as u16;
-                        *x += (add + times * *x) * normals[usize::from(bits)];
-                    }
+                let mut words = [0; MAX_LANES];
+                s.store_words(bits, &mut words);
+                for (i, x) in x.iter_mut().enumerate() {
+                    let bits = (words[i / 2] >> (16 * (i % 2))) as u16;
+                    *x += (add + times * *x) * normals[usize::from(bits)];
                 }
             },
         );

@@ -152,10 +152,13 @@ impl Journal {
     /// What is known of `key`.
     ///
     /// # Errors
-    /// When SQLite fails.
+    /// When SQLite fails, or has failed since the last call: what was written then is gone.
     pub fn get(&self, key: &JournalKey) -> Result<Option<Entry>, JournalError> {
-        self.shared
-            .group()
+        let mut group = self.shared.group();
+        if let Some(fault) = group.fault.take() {
+            return Err(sqlite_error(&self.path, fault));
+        }
+        group
             .connection
             .prepare_cached("SELECT state, attempts, result, ms FROM entries WHERE key = ?1")
             .and_then(|mut statement| {

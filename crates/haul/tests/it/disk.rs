@@ -3,32 +3,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixtures::{Home, Live, Ran, ran, write_corpus};
-
-/// `haul ARGS` under a limit on the size of every file it writes.
-fn limited(home: &Home, kib: u64, args: &[&str]) -> Ran {
-    let mut command = Command::new("bash");
-    home.settle(&mut command);
-    command.args(["-c", "ulimit -f \"$1\"; shift; exec \"$@\"", "limited"]);
-    command.arg(kib.to_string()).arg(env!("CARGO_BIN_EXE_haul")).args(args);
-    ran(&mut command, b"")
-}
-
-/// One line that names what and where, and a hint.
-fn assert_named(ran: &Ran, says: &str, hint: &str) {
-    assert_eq!(ran.code, 2, "{ran:#?}");
-    let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("haul: ")).collect();
-    assert!(errors.len() == 1 && errors[0].contains(says), "no {says:?}: {ran:#?}");
-    let hints: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("hint: ")).collect();
-    assert!(hints.len() == 1 && hints[0].contains(hint), "no {hint:?}: {ran:#?}");
-}
+use crate::fixtures::{Home, Live, assert_named, write_corpus};
 
 const INGEST: [&str; 6] = ["ingest", "books", "--store", "lib.haul", "--model", "tiny"];
 
@@ -43,7 +25,7 @@ fn a_full_disk_stops_cleanly_and_a_rerun_finishes() {
     for step in 1..=12 {
         let home = Home::new();
         write_corpus(&home.path("books"), 6, 60);
-        let ran = limited(&home, size_kib * step / 12, &[&INGEST[..], &["--quiet"]].concat());
+        let ran = home.limited(size_kib * step / 12, &[&INGEST[..], &["--quiet"]].concat());
         if ran.code == 0 {
             // The log, and the file when the log was moved into it, stayed below the limit.
             assert_eq!(home.digest(), digest);
@@ -71,7 +53,7 @@ fn a_search_needs_next_to_no_room() {
     write_corpus(&home.path("books"), 3, 120);
     home.ingest(&["books"]);
     let ask = ["search", "river", "--store", "lib.haul", "--mode", "dense", "--json"];
-    let without = limited(&home, KIB, &ask);
+    let without = home.limited(KIB, &ask);
     assert_eq!(without.code, 0, "{without:#?}");
     let (without, with) = (without.json(), home.ok(&ask).json());
     assert!(fs::metadata(home.path("lib.haul.seg")).unwrap().len() > KIB * 1024);

@@ -86,6 +86,15 @@ impl Home {
         ran(&mut self.haul(args), input.as_ref())
     }
 
+    /// `haul ARGS` under a limit on the size of every file it writes.
+    pub(crate) fn limited(&self, kib: u64, args: &[&str]) -> Ran {
+        let mut command = Command::new("bash");
+        self.settle(&mut command);
+        command.args(["-c", "ulimit -f \"$1\"; shift; exec \"$@\"", "limited"]);
+        command.arg(kib.to_string()).arg(env!("CARGO_BIN_EXE_haul")).args(args);
+        ran(&mut command, b"")
+    }
+
     /// Runs the program, which must exit 0.
     pub(crate) fn ok(&self, args: &[&str]) -> Ran {
         let ran = self.run(args);
@@ -167,6 +176,15 @@ pub(crate) const FILTERS: &[(&str, &str)] = &[
     (r"(texts +[0-9]+) +[0-9,]+ +[0-9]+ +[0-9]+ +[0-9]+\b", "$1 [SPEED]"),
     (r"  [01]\.[0-9]{5} +[01]\.[0-9]{4} +[0-9.]+ %", "  [AGREEMENT]"),
 ];
+
+/// One line that names what and where, and a hint.
+pub(crate) fn assert_named(ran: &Ran, says: &str, hint: &str) {
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("haul: ")).collect();
+    assert!(errors.len() == 1 && errors[0].contains(says), "no {says:?}: {ran:#?}");
+    let hints: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("hint: ")).collect();
+    assert!(hints.len() == 1 && hints[0].contains(hint), "no {hint:?}: {ran:#?}");
+}
 
 /// Runs a command to its end, `input` on its stdin.
 pub(crate) fn ran(command: &mut Command, input: &[u8]) -> Ran {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use haul_jobs::vision::npz::{Array, Data, Npz};
 use serde_json::{Value, json};
 
-use crate::fixtures::{Home, Ran, Random, assert_ran, copy_tree, finished, repository};
+use crate::fixtures::{Home, Ran, Random, assert_named, assert_ran, copy_tree, finished, repository};
 
 /// SIGKILLs of one run.
 const KILLS: u32 = 3;
@@ -315,6 +315,31 @@ fn killed_runs_go_on() {
             fs::read(home.path("out").join(file)).unwrap()
                 == fs::read(home.path("whole").join(file)).unwrap()
         );
+    }
+}
+
+/// No file may grow beyond a limit. A commit that failed was once taken for damaged pixels, and the last one went unsaid.
+#[test]
+fn a_full_disk_stops_a_run_and_a_rerun_goes_on() {
+    let home = with_images(150);
+    let args = ["--trials", "2", "--passes", "100", "--batch-size", "8"];
+    mc_json(&home, "whole", &args);
+    let kib = |file: &str| fs::metadata(home.path("whole").join(file)).unwrap().len() / 1024;
+    let limits = [
+        ("half", kib("journal.sqlite") / 2, "cannot use the journal", false),
+        ("end", kib("journal.sqlite") - 1, "cannot use the journal", false),
+        ("report", kib("report.html") - 1, "report.html", true),
+        // Nothing is left to journal.
+        ("report", kib("mc.npz") - 1, "mc.npz", true),
+    ];
+    for (out, limit_kib, says, all_kept) in limits {
+        let mc = ["vision", "mc", "images", "--model", "clip", "--quiet", "--out", out];
+        let stopped = home.limited(limit_kib, &[&mc[..], &args].concat());
+        assert_named(&stopped, says, "the same command goes on from here");
+        let kept = mc_json(&home, out, &args)["settings"]["reused_passes"].as_u64().unwrap();
+        assert_eq!(kept == 150 * 2 * 100, all_kept, "{out}, {limit_kib} KiB: {kept} passes were kept");
+        let bytes = |out: &str| fs::read(home.path(out).join("mc.npz")).unwrap();
+        assert!(bytes(out) == bytes("whole"));
     }
 }
 

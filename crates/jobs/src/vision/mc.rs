@@ -217,7 +217,7 @@ pub struct Audited {
 }
 
 impl Run<'_> {
-    /// Computes what no earlier run has.
+    /// Computes what no earlier run has; what it returns is in the journal for good.
     ///
     /// # Errors
     /// A site that the tower does not have or that cannot fire, pixels or a journal that cannot be used, a model that
@@ -246,6 +246,7 @@ impl Run<'_> {
             outcome.rounding = Some(self.rounding(&encoder, &sites, parts)?);
             outcome.loads += 1;
         }
+        parts.journal.flush()?;
         Ok(outcome)
     }
 

@@ -4,7 +4,7 @@
 //! Headers are read here: they are three keys, and no library reads zip and arrays under limits of ours.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
@@ -152,7 +152,44 @@ pub fn write(path: &Path, arrays: &[(&str, &Array)]) -> Result<(), NpzError> {
 pub struct Writer {
     path: PathBuf,
     part: PathBuf,
-    zip: zip::ZipWriter<BufWriter<File>>,
+    zip: zip::ZipWriter<Sink>,
+}
+
+/// A file that takes and forgets everything once it has failed: a `ZipWriter` that is dropped ends its archive, and would
+/// print that this failed again.
+struct Sink {
+    file: BufWriter<File>,
+    position: u64,
+    has_failed: bool,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = if self.has_failed { Ok(bytes.len()) } else { self.file.write(bytes) };
+        self.has_failed |= written.is_err();
+        self.position += written.as_ref().map_or(0, |&count| count as u64);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = if self.has_failed { Ok(()) } else { self.file.flush() };
+        self.has_failed |= flushed.is_err();
+        flushed
+    }
+}
+
+impl Seek for Sink {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let found = match to {
+            _ if !self.has_failed => self.file.seek(to),
+            SeekFrom::Start(position) => Ok(position),
+            SeekFrom::Current(by) => Ok(self.position.saturating_add_signed(by)),
+            SeekFrom::End(_) => Ok(self.position),
+        };
+        self.has_failed |= found.is_err();
+        self.position = *found.as_ref().unwrap_or(&self.position);
+        found
+    }
 }
 
 impl Writer {
@@ -165,7 +202,8 @@ impl Writer {
         part.push(".part");
         let part = PathBuf::from(part);
         let file = File::create(&part).map_err(|error| NpzError::Io { path: path.to_owned(), error })?;
-        Ok(Writer { path: path.to_owned(), part, zip: zip::ZipWriter::new(BufWriter::new(file)) })
+        let sink = Sink { file: BufWriter::new(file), position: 0, has_failed: false };
+        Ok(Writer { path: path.to_owned(), part, zip: zip::ZipWriter::new(sink) })
     }
 
     /// Begins an array of f64; all of its numbers follow by [`Writer::push_f64`].
@@ -229,8 +267,8 @@ impl Writer {
     /// The disk's, with the path.
     pub fn finish(self) -> Result<(), NpzError> {
         let failed = |error| NpzError::Io { path: self.path.clone(), error };
-        let file = self.zip.finish().map_err(|error| failed(error.into()))?;
-        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+        let sink = self.zip.finish().map_err(|error| failed(error.into()))?;
+        let file = sink.file.into_inner().map_err(|error| failed(error.into_error()))?;
         file.sync_all().map_err(failed)?;
         std::fs::rename(&self.part, &self.path).map_err(failed)
     }
