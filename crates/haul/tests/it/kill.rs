@@ -328,17 +328,40 @@ fn a_killed_run_into_a_server_is_finished_by_the_next() {
     assert_hits(kills, hits - STEPS.len() as u64, &by_stage);
 }
 
+/// A push of a library to a server is killed at every named step (two of them in the small form), and the next push makes
+/// the collection whole.
+#[test]
+fn a_killed_push_is_finished_by_the_next() {
+    let reference = Reference::run(seed());
+    let home = &reference.corpus;
+    let steps = if full() { &STEPS[..] } else { &["batch", "committed"] };
+    for (number, &wanted) in steps.iter().enumerate() {
+        let place = Service::place(SERVER_FAULTS[number % SERVER_FAULTS.len()]);
+        let Place::Server(server) = &place else { unreachable!("a place of a server") };
+        let push = || home.haul(&["store", "push", "--store", "lib.haul", "--to", &server.store()]);
+        let mut live = Live::start(push().stdout(Stdio::null()));
+        while live.next().is_some_and(|line| step(&line) != Some(wanted)) {}
+        live.signal(Signal::KILL);
+        assert_eq!(live.finish().code, -1, "{wanted}: no push was at that step");
+        let pushed = ran(&mut push(), b"");
+        assert_eq!(pushed.code, 0, "{wanted}: {pushed:#?}");
+        assert_eq!(End::of_place(home, &place), reference.end, "{wanted}");
+    }
+}
+
 /// The server dies by `kill -9` while a run sends to it, and comes back with what it had confirmed: the run waits and
-/// goes on, and nothing is there twice.
+/// goes on, and nothing is there twice. At full size it is away for a minute once.
 #[test]
 fn a_server_that_is_killed_is_waited_for() {
     let reference = Reference::run(seed());
-    for faults in ["upsert:2:halfdie", "count:2:die", "delete:1:die"] {
+    let long = if full() { Duration::from_secs(60) } else { Duration::from_millis(300) };
+    let short = Duration::from_millis(300);
+    for (faults, away) in [("upsert:2:halfdie", long), ("count:2:die", short), ("delete:1:die", short)] {
         let home = Home::new();
         let mut place = Service::standin(faults);
         let mut run = ingest(&home, &reference.corpus, &place).stderr(Stdio::null()).spawn().unwrap();
         place.wait_for_its_end();
-        sleep(Duration::from_millis(300));
+        sleep(away);
         place = place.restarted();
         assert_eq!(run.wait().unwrap().code(), Some(1), "{faults}");
         assert_eq!(End::of_place(&home, &place), reference.end, "{faults}");

@@ -1,6 +1,6 @@
 //! A collection of a server as users meet it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
@@ -333,7 +333,7 @@ fn folders_with_files_of_the_same_path_leave_each_other_alone() {
         home.run(&[&args[..], flags].concat())
     };
     let texts = || -> BTreeSet<String> {
-        payloads(&store).iter().map(|payload| payload["text"].as_str().unwrap().to_owned()).collect()
+        payloads(&store).values().map(|payload| payload["text"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(ingest("ann", &[]).code, 0);
     let refused = ingest("bob", &[]);
@@ -600,24 +600,51 @@ fn alexandrias_own_client_finds_its_fields() {
     let fields = alexandrias_fields(&table);
     assert!(fields.iter().map(|(names, ..)| names.len()).sum::<usize>() >= 20, "{fields:?}");
     let home = library_with_books();
-    let service = Service::new();
-    let store = format!("{}?unnamed", service.store());
-    let books = home.path("books");
-    let args = ["ingest", text(&books), "--store", &store, "--model", "tiny", "--chunker", "fixed"];
-    home.ok(&[&args[..], &["--parents"]].concat());
-    let flat = Service::new();
-    home.ok(&["ingest", text(&books), "--store", &flat.store(), "--model", "tiny"]);
-    let (hierarchical, flat) = (payloads(&service.store()), payloads(&flat.store()));
+    let (hierarchical, flat) = (alexandrias_points(&home, &["--parents"]), alexandrias_points(&home, &[]));
     assert!(hierarchical.len() > 10 && flat.len() > 10);
     for (names, parent, child, without) in &fields {
         for name in names {
-            for payload in &hierarchical {
+            for payload in hierarchical.values() {
                 let wanted = if payload["chunk_level"] == "parent" { parent } else { child };
                 assert!(!wanted || payload.get(name).is_some(), "{name}: {payload:#}");
             }
-            assert!(!without || flat.iter().all(|payload| payload.get(name).is_some()), "{name}");
+            assert!(!without || flat.values().all(|payload| payload.get(name).is_some()), "{name}");
         }
     }
+    for payload in hierarchical.values().chain(flat.values()) {
+        let is_parent = payload["chunk_level"] == "parent";
+        let strategy = if is_parent { "hierarchical" } else { "universal-semantic" };
+        assert_eq!(payload["strategy"], strategy, "{payload:#}");
+        let parent = payload["parent_id"].as_str().map(|id| &hierarchical[id]);
+        assert!(parent.is_none_or(|parent| parent["chunk_level"] == "parent"), "{payload:#}");
+    }
+    let keys = |points: BTreeMap<String, Value>| points.into_keys().collect::<BTreeSet<String>>();
+    let again = keys(alexandrias_points(&home, &["--parents"]));
+    assert_eq!(again, keys(hierarchical));
+    // RFC 9562: version 5 in the third group, the variant in the fourth.
+    let is_v5 = |id: &String| id.len() == 36 && &id[14..15] == "5" && "89ab".contains(&id[19..20]);
+    assert!(again.iter().all(is_v5), "{again:?}");
+}
+
+/// Points of a new collection as Alexandria makes its own: one vector without a name, compared by cosine.
+fn alexandrias_points(home: &Home, args: &[&str]) -> BTreeMap<String, Value> {
+    use qdrant_client::qdrant::vectors_config::Config;
+    use qdrant_client::qdrant::{Distance, PayloadSchemaType};
+    let service = Service::new();
+    let (store, books) = (format!("{}?unnamed", service.store()), home.path("books"));
+    let ingest = ["ingest", text(&books), "--store", &store, "--model", "tiny", "--chunker", "fixed"];
+    home.ok(&[&ingest[..], args].concat());
+    let info = ask(&service.store(), async |client, collection| {
+        client.collection_info(collection).await.unwrap().result.unwrap()
+    });
+    let indexed = |field: &str| info.payload_schema.get(field).map(|schema| schema.data_type());
+    for field in ["book_title", "author", "language", "parent_id", "chunk_level", "doc_id"] {
+        assert_eq!(indexed(field), Some(PayloadSchemaType::Keyword), "{field}");
+    }
+    let config = info.config.unwrap().params.unwrap().vectors_config.unwrap().config;
+    let Some(Config::Params(vector)) = config else { panic!("{config:?}") };
+    assert_eq!((vector.size, vector.distance()), (32, Distance::Cosine));
+    payloads(&service.store())
 }
 
 /// Rows of the payload table of section A.4: field names, and whether parents, children and others have them.
@@ -634,15 +661,23 @@ fn alexandrias_fields(systems: &str) -> Vec<(Vec<String>, bool, bool, bool)> {
         .collect()
 }
 
-/// Payloads of all points, as any client reads them.
-fn payloads(address: &str) -> Vec<Value> {
+/// Ids and payloads of all points, as any client reads them.
+fn payloads(address: &str) -> BTreeMap<String, Value> {
     use qdrant_client::qdrant::ScrollPointsBuilder;
+    use qdrant_client::qdrant::point_id::PointIdOptions;
     ask(address, async |client, collection| {
-        let scroll = ScrollPointsBuilder::new(collection).limit(1000).with_payload(true);
+        let scroll = ScrollPointsBuilder::new(collection).limit(10_000).with_payload(true);
         let page = client.scroll(scroll).await.unwrap();
+        assert!(page.next_page_offset.is_none(), "more points than a page");
         let object = |payload: std::collections::HashMap<String, qdrant_client::qdrant::Value>| {
             Value::Object(payload.into_iter().map(|(field, value)| (field, value.into())).collect())
         };
-        page.result.into_iter().map(|point| object(point.payload)).collect()
+        let point = |point: qdrant_client::qdrant::RetrievedPoint| {
+            let Some(PointIdOptions::Uuid(id)) = point.id.and_then(|id| id.point_id_options) else {
+                panic!("an id that is no UUID")
+            };
+            (id, object(point.payload))
+        };
+        page.result.into_iter().map(point).collect()
     })
 }

@@ -1,9 +1,10 @@
-//! Libraries of a model with heads: the weights of tokens are stored and searched, and passages re-ranked token by
-//! token. The expected scores are computed here, from what `haul embed` prints for the same texts.
+//! Libraries and collections of a model with heads: the weights of tokens are stored and searched, and passages re-ranked
+//! token by token. The expected scores are computed here, from what `haul embed` prints for the same texts.
 
 use serde_json::Value;
 
 use crate::fixtures::{Home, tiny_model};
+use crate::qdrant::Service;
 
 const TEXTS: [(&str, &str); 4] = [
     ("lamp.txt", "The lamp in the north window burned all night."),
@@ -23,6 +24,13 @@ fn home() -> Home {
     let (_, code) = home.ingest(&["texts"]);
     assert_eq!(code, 0);
     home
+}
+
+/// A collection of a server with the same texts.
+fn collection(home: &Home) -> Service {
+    let service = Service::new();
+    home.ok(&["ingest", "texts", "--store", &service.store(), "--model", "tiny"]);
+    service
 }
 
 /// What the model makes of a text.
@@ -75,21 +83,27 @@ fn assert_scores(found: &Value, score: impl Fn(&str) -> f64, tolerance: f64) {
 fn sparse_search_is_the_model_s_own_score() {
     let home = home();
     let question = embedded(&home, QUESTION);
-    let found = home.json(&["search", QUESTION, "--store", "lib.haul", "--mode", "sparse"]);
-    // Stored weights are f16: eleven bits.
-    assert_scores(&found, |text| sparse_score(&question, &embedded(&home, text)), 1e-3);
-    assert!(!hits(&found).is_empty());
+    let service = collection(&home);
+    for store in ["lib.haul", &service.store()] {
+        let found = home.json(&["search", QUESTION, "--store", store, "--mode", "sparse"]);
+        // Stored weights are f16: eleven bits.
+        assert_scores(&found, |text| sparse_score(&question, &embedded(&home, text)), 1e-3);
+        assert!(!hits(&found).is_empty());
+        // Three rankings are fused: the best score is that of three first places at most.
+        let hybrid = home.json(&["search", QUESTION, "--store", store]);
+        let best = hits(&hybrid)[0].1;
+        assert!(best > 2.0 / 61.0 && best <= 3.0 / 61.0 + 1e-9, "{store}: {best}");
+    }
+    assert_eq!(
+        home.json(&["store", "verify", "--store", &service.store()])["findings"],
+        Value::Array(vec![])
+    );
     home.assert_sound();
     let info = home.json(&["store", "info", "--store", "lib.haul"]);
     assert_eq!(
         (&info["settings"]["sparse"], &info["vectors"]),
         (&Value::from(true), &Value::from(TEXTS.len()))
     );
-
-    // Three rankings are fused: the best score is that of three first places at most.
-    let hybrid = home.json(&["search", QUESTION, "--store", "lib.haul"]);
-    let best = hits(&hybrid)[0].1;
-    assert!(best > 2.0 / 61.0 && best <= 3.0 / 61.0 + 1e-9, "{best}");
 }
 
 #[test]
@@ -112,9 +126,11 @@ fn a_second_ingest_finds_all_of_it_there() {
 fn passages_are_re_ranked_token_by_token() {
     let home = home();
     let question = embedded(&home, QUESTION);
-    for mode in ["hybrid", "dense", "sparse"] {
-        let asked = ["search", QUESTION, "--store", "lib.haul", "--mode", mode, "--rerank", "colbert"];
-        let found = home.json(&asked);
+    let service = collection(&home);
+    let stores = ["lib.haul".to_owned(), service.store()];
+    let asked = stores.iter().flat_map(|store| ["hybrid", "dense", "sparse"].map(|mode| (store, mode)));
+    for (store, mode) in asked {
+        let found = home.json(&["search", QUESTION, "--store", store, "--mode", mode, "--rerank", "colbert"]);
         assert_eq!(found["rerank"], "colbert");
         let among: Vec<String> = hits(&found).into_iter().map(|(text, _)| text).collect();
         let score = |text: &str| {

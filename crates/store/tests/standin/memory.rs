@@ -8,9 +8,10 @@ use std::path::Path;
 use prost::Message;
 use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::{
-    ChangeAliases, CollectionConfig, CollectionParams, Condition, CreateCollection, DeletePoints, Filter,
-    Modifier, PointId, PointStruct, QueryPoints, UpsertPoints, Vector, alias_operations, condition, point_id,
-    points_selector, query, vector, vector_input, vectors, vectors_config,
+    ChangeAliases, CollectionConfig, CollectionParams, Condition, CreateCollection,
+    CreateFieldIndexCollection, DeletePoints, Filter, Modifier, PointId, PointStruct, QueryPoints,
+    UpsertPoints, Vector, alias_operations, condition, point_id, points_selector, query, vector,
+    vector_input, vectors, vectors_config,
 };
 use serde_json::Value;
 
@@ -26,6 +27,8 @@ pub(crate) struct Memory {
 pub(crate) struct Collection {
     pub(crate) config: CollectionConfig,
     pub(crate) points: BTreeMap<String, PointStruct>,
+    /// Payload fields with an index, and what they hold: a `PayloadSchemaType`.
+    pub(crate) indexes: BTreeMap<String, i32>,
 }
 
 /// A change, as the log has it: its kind in one byte.
@@ -34,6 +37,7 @@ enum Change {
     Upsert(UpsertPoints),
     Delete(DeletePoints),
     Aliases(ChangeAliases),
+    Index(CreateFieldIndexCollection),
 }
 
 impl Memory {
@@ -54,7 +58,8 @@ impl Memory {
                 0 => Change::Create(Box::new(CreateCollection::decode(body).unwrap())),
                 1 => Change::Upsert(UpsertPoints::decode(body).unwrap()),
                 2 => Change::Delete(DeletePoints::decode(body).unwrap()),
-                _ => Change::Aliases(ChangeAliases::decode(body).unwrap()),
+                3 => Change::Aliases(ChangeAliases::decode(body).unwrap()),
+                _ => Change::Index(CreateFieldIndexCollection::decode(body).unwrap()),
             });
             rest = &rest[5 + length..];
         }
@@ -79,6 +84,11 @@ impl Memory {
     pub(crate) fn change_aliases(&mut self, change: ChangeAliases) {
         self.write(3, &change);
         self.apply(Change::Aliases(change));
+    }
+
+    pub(crate) fn index(&mut self, index: CreateFieldIndexCollection) {
+        self.write(4, &index);
+        self.apply(Change::Index(index));
     }
 
     /// The collection of this name or alias.
@@ -110,7 +120,7 @@ impl Memory {
                     ..CollectionConfig::default()
                 };
                 self.collections
-                    .insert(create.collection_name, Collection { config, points: BTreeMap::new() });
+                    .insert(create.collection_name, Collection { config, ..Collection::default() });
             }
             Change::Upsert(upsert) => {
                 let collection = self.collections.get_mut(&real(upsert.collection_name)).unwrap();
@@ -130,6 +140,12 @@ impl Memory {
                         collection.points.retain(|_, point| !passes(&filter, point));
                     }
                 }
+            }
+            Change::Index(index) => {
+                let collection = self.collections.get_mut(&real(index.collection_name)).unwrap();
+                // A `FieldType` is numbered one below its `PayloadSchemaType`, whose 0 is "unknown".
+                let holds = index.field_type.map_or(0, |field_type| field_type + 1);
+                collection.indexes.insert(index.field_name, holds);
             }
             Change::Aliases(change) => {
                 for action in change.actions.into_iter().filter_map(|action| action.action) {

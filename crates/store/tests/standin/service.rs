@@ -268,9 +268,10 @@ impl Points for Service {
 
     async fn create_field_index(
         &self,
-        _: Request<api::CreateFieldIndexCollection>,
+        request: Request<api::CreateFieldIndexCollection>,
     ) -> Answer<api::PointsOperationResponse> {
         self.fault("index").await?;
+        self.memory().index(request.into_inner());
         Ok(done())
     }
 
@@ -312,9 +313,15 @@ impl Collections for Service {
         let memory = self.memory();
         let collection = memory.find(&name).ok_or_else(|| absent(&name))?;
         let points_count = Some(collection.points.len() as u64);
+        let schema = |&data_type: &i32| api::PayloadSchemaInfo { data_type, ..Default::default() };
         let info = api::CollectionInfo {
             config: Some(collection.config.clone()),
             points_count,
+            payload_schema: collection
+                .indexes
+                .iter()
+                .map(|(field, of)| (field.clone(), schema(of)))
+                .collect(),
             ..Default::default()
         };
         Ok(Response::new(api::GetCollectionInfoResponse { result: Some(info), ..Default::default() }))
