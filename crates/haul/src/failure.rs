@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::{fmt, iter};
 
+use haul_pipeline::journal::NO_ROOM_HINT;
 use haul_store::publish::PublishError;
 use haul_store::qdrant::ServerError;
 
@@ -59,10 +60,7 @@ fn room_hint(error: &(dyn Error + 'static)) -> Option<String> {
     let is_full = iter::successors(Some(error), |&error| error.source())
         .filter_map(|error| error.downcast_ref::<io::Error>())
         .any(|error| full.contains(&error.kind()));
-    is_full.then(|| {
-        "the disk, a quota or a limit on file sizes may be full; the same command goes on from here"
-            .to_owned()
-    })
+    is_full.then(|| NO_ROOM_HINT.to_owned())
 }
 
 /// Errors of the libraries keep their own words and bring their own hints.

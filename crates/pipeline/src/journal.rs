@@ -13,6 +13,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// A group of writes is closed this long after its first one, so that it is on the disk within a second.
 pub const GROUP_COMMIT: Duration = Duration::from_millis(500);
+/// The next step of a run whose disk is full.
+pub const NO_ROOM_HINT: &str =
+    "the disk, a quota or a limit on file sizes may be full; the same command goes on from here";
 const APPLICATION_ID: i32 = 0x4861_756a; // "Hauj"
 const SCHEMA_VERSION: i32 = 1;
 const SCHEMA: &str = "CREATE TABLE entries (
@@ -63,7 +66,7 @@ struct Shared {
 struct Group {
     connection: Connection,
     open_since: Option<Instant>,
-    /// Why the thread could not close a group; the next write or flush says it.
+    /// Why the thread could not close a group; the next call says it.
     fault: Option<rusqlite::Error>,
     is_over: bool,
 }
@@ -101,9 +104,7 @@ impl JournalError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Sqlite { source, .. } if is_out_of_room(source) => Some(
-                "the disk, a quota or a limit on file sizes may be full; the same command goes on from here",
-            ),
+            Self::Sqlite { source, .. } if is_out_of_room(source) => Some(NO_ROOM_HINT),
             Self::InUse { .. } => Some("wait for the other run to finish, or stop it"),
             Self::NotAJournal { .. } => Some("move the file away; a new journal is made"),
             Self::Sqlite { .. } => None,
@@ -155,9 +156,7 @@ impl Journal {
     /// When SQLite fails, or has failed since the last call: what was written then is gone.
     pub fn get(&self, key: &JournalKey) -> Result<Option<Entry>, JournalError> {
         let mut group = self.shared.group();
-        if let Some(fault) = group.fault.take() {
-            return Err(sqlite_error(&self.path, fault));
-        }
+        group.fault().map_err(|source| sqlite_error(&self.path, source))?;
         group
             .connection
             .prepare_cached("SELECT state, attempts, result, ms FROM entries WHERE key = ?1")
@@ -229,9 +228,7 @@ impl Journal {
     ) -> Result<T, JournalError> {
         let failed = |source| sqlite_error(&self.path, source);
         let mut group = self.shared.group();
-        if let Some(fault) = group.fault.take() {
-            return Err(failed(fault));
-        }
+        group.fault().map_err(failed)?;
         if group.open_since.is_none() {
             group.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
             group.open_since = Some(Instant::now());
@@ -284,10 +281,13 @@ impl Shared {
 }
 
 impl Group {
+    /// Says once what kept the thread from closing a group.
+    fn fault(&mut self) -> rusqlite::Result<()> {
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
     fn close(&mut self) -> rusqlite::Result<()> {
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
+        self.fault()?;
         match self.open_since.take() {
             Some(_) => self.connection.execute_batch("COMMIT"),
             None => Ok(()),

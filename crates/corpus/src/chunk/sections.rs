@@ -1,7 +1,7 @@
 //! Sections: the stretches of a text that the word chunkers cut one by one, and the parents of their chunks.
 
 use crate::chunk::words::{self, is_space};
-use crate::document::Document;
+use crate::document::{Chapter, Document};
 
 /// Alexandria takes a token for 1 / 1.3 words: its 500 tokens, `int(500 / 1.3)`.
 pub const SHORT_WORDS: usize = 384;
@@ -24,10 +24,19 @@ pub struct Section {
 pub struct Detected {
     /// What is left, in order; there may be text between.
     pub sections: Vec<Section>,
-    /// Sections of fewer than [`SHORT_WORDS`] words, which are not embedded.
-    pub dropped_sections: usize,
-    /// Words of those, and of the headings by which a text was cut.
-    pub dropped_words: usize,
+    /// Sections of fewer than [`SHORT_WORDS`] words, and the words of the headings by which a text was cut.
+    pub short: Dropped,
+    /// What stands below the first level of a PDF's outline.
+    pub lower: Dropped,
+}
+
+/// What is not embedded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Sections with words.
+    pub sections: usize,
+    /// Their words.
+    pub words: usize,
 }
 
 /// The chapters; one of fewer than [`SHORT_WORDS`] words goes with the next, the last one with the one before.
@@ -64,14 +73,15 @@ pub fn merged(document: &Document) -> Vec<Section> {
         .collect()
 }
 
-/// As Alexandria finds them: the chapters of a table of contents; without one, by headings in a PDF and every
-/// [`UNTITLED_WORDS`] words in anything else. Short ones are dropped; if none is left, the whole text is cut by words.
+/// As Alexandria finds them: the chapters of a table of contents, of a PDF's outline those of its first level only;
+/// without one, by headings in a PDF and every [`UNTITLED_WORDS`] words in anything else. Short ones are dropped; if
+/// none is left, the whole text is cut by words.
 #[must_use]
 pub fn of_alexandria(document: &Document, format_name: &str) -> Detected {
     let has_contents = document.chapters.iter().any(|chapter| !chapter.breadcrumb.is_empty());
     let detected = match format_name {
-        "epub" | "pdf" if has_contents => chapters(document),
-        "epub" => chapters(document),
+        "epub" => chapters(document, |_| true),
+        "pdf" if has_contents => chapters(document, |chapter| chapter.breadcrumb.len() == 1),
         "pdf" => headings(document),
         _ => Detected::default(),
     };
@@ -105,21 +115,27 @@ fn name(document: &Document, chapter: usize, number: usize) -> String {
 impl Detected {
     fn add(&mut self, text: &str, section: Section, words_min: usize) {
         let words = words::count(&text[section.start..section.end]);
-        if words >= words_min {
-            self.sections.push(section);
-        } else {
-            self.dropped_sections += usize::from(words > 0);
-            self.dropped_words += words;
-        }
+        if words >= words_min { self.sections.push(section) } else { self.short.add(words) }
     }
 }
 
-fn chapters(document: &Document) -> Detected {
+impl Dropped {
+    fn add(&mut self, words: usize) {
+        self.sections += usize::from(words > 0);
+        self.words += words;
+    }
+}
+
+fn chapters(document: &Document, is_section: impl Fn(&Chapter) -> bool) -> Detected {
     let mut detected = Detected::default();
     for (index, chapter) in document.chapters.iter().enumerate() {
-        let name = name(document, index, index + 1);
-        let section = Section { name, start: chapter.start, end: chapter.end };
-        detected.add(&document.text, section, SHORT_WORDS);
+        if is_section(chapter) {
+            let name = name(document, index, index + 1);
+            let section = Section { name, start: chapter.start, end: chapter.end };
+            detected.add(&document.text, section, SHORT_WORDS);
+        } else {
+            detected.lower.add(words::count(&document.text[chapter.start..chapter.end]));
+        }
     }
     detected
 }
@@ -132,7 +148,7 @@ fn headings(document: &Document) -> Detected {
     let mut from = 0;
     for line in text.split_inclusive('\n') {
         if is_heading(words::stripped(line)) {
-            detected.dropped_words += words::count(line);
+            detected.short.words += words::count(line);
             let next = Section { name: words::stripped(line).to_owned(), start: from + line.len(), end: 0 };
             let done = std::mem::replace(&mut open, next);
             detected.add(text, Section { end: from, ..done }, SHORT_WORDS);
@@ -211,7 +227,20 @@ mod tests {
             shown(&detected.sections, &document.text),
             [("One".to_owned(), 402), ("Two".to_owned(), 502)]
         );
-        assert_eq!((detected.dropped_sections, detected.dropped_words), (3, 27));
+        assert_eq!(detected.short, Dropped { sections: 3, words: 27 });
+    }
+
+    /// Alexandria ends an entry of the first level at the next entry of any level and takes no entry below.
+    #[test]
+    fn of_an_outline_the_first_level_is_taken() {
+        let part = format!("{}## Below\n\n{}", chapter("Part", 400), "word ".repeat(500));
+        let document = document(&[part, "\n\n".to_owned(), chapter("Next", 600)].concat());
+        let names =
+            |detected: &Detected| detected.sections.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+        let of_pdf = of_alexandria(&document, "pdf");
+        assert_eq!(names(&of_pdf), ["Part", "Next"]);
+        assert_eq!((of_pdf.short, of_pdf.lower), (Dropped::default(), Dropped { sections: 1, words: 502 }));
+        assert_eq!(names(&of_alexandria(&document, "epub")), ["Part", "Below", "Next"]);
     }
 
     #[test]
@@ -227,7 +256,7 @@ mod tests {
         let detected = of_alexandria(&document, "text");
         let expected = [("Section 1".to_owned(), 3846), ("Section 2".to_owned(), 3846)];
         assert_eq!(shown(&detected.sections, &document.text), expected);
-        assert_eq!((detected.dropped_sections, detected.dropped_words), (1, 384));
+        assert_eq!(detected.short, Dropped { sections: 1, words: 384 });
     }
 
     #[test]
@@ -246,6 +275,6 @@ mod tests {
         let detected = of_alexandria(&document, "pdf");
         let expected = [("Introduction".to_owned(), 400), ("Chapter 1".to_owned(), 400)];
         assert_eq!(shown(&detected.sections, &document.text), expected);
-        assert_eq!((detected.dropped_sections, detected.dropped_words), (1, 5));
+        assert_eq!(detected.short, Dropped { sections: 1, words: 5 });
     }
 }

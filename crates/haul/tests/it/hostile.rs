@@ -3,25 +3,67 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Cursor, Write};
+use std::io::{Cursor, ErrorKind, Write};
+use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use crate::fixtures::{Home, Needs, copy_tree, samples, tiny_model};
+use crate::fixtures::{Home, Needs, copy_tree, full, samples, tiny_model};
 use crate::pdfs::{Pdf, text};
 
 const MIB: usize = 1 << 20;
 /// All hostile files of the table together.
 const TIME_MAX: Duration = Duration::from_secs(180);
+/// Seconds of wall-clock time that the reading of one file may take, and what may come on top of them.
+const FILE_S_MAX: f64 = 60.0 + 10.0;
 /// Stands in a file beside the corpus; entities of hostile books point there.
 const SECRET: &str = "xyzzysecretxyzzy";
+
+/// What hostile files reach for: a file beside the corpus, and a server.
+struct Bait {
+    secret: PathBuf,
+    server: TcpListener,
+}
+
+impl Bait {
+    fn new(home: &Home) -> Bait {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
+        Bait { secret: home.write("secret.txt", SECRET), server }
+    }
+
+    /// Entities of both.
+    fn entities(&self) -> String {
+        let (secret, url) = (self.secret.display(), self.url());
+        format!(
+            "<!ENTITY own SYSTEM \"file://{secret}\"><!ENTITY users SYSTEM \"file:///etc/passwd\">\
+             <!ENTITY far SYSTEM \"{url}\"><!ENTITY % more SYSTEM \"file://{secret}\">%more;\
+             <!ENTITY % most SYSTEM \"{url}/dtd\">%most;"
+        )
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.server.local_addr().unwrap())
+    }
+
+    /// Nobody called; whoever did waits in the queue of the server.
+    fn assert_uncalled(&self) {
+        let called = self.server.accept();
+        assert_eq!(
+            called.unwrap_err().kind(),
+            ErrorKind::WouldBlock,
+            "a file makes nobody open a connection"
+        );
+    }
+}
 
 type Entries = Vec<(String, Vec<u8>)>;
 
@@ -108,7 +150,7 @@ fn page_with(doctype: &str, body: &str) -> String {
 struct Case {
     name: &'static str,
     content: Vec<u8>,
-    /// Several, with `|` between them, where readers or the speed of machines make a difference.
+    /// Of a PDF by haul's own reader and by pdfium, with `/` between them where they differ.
     verdict: &'static str,
     /// Part of the reason.
     why: &'static str,
@@ -118,14 +160,16 @@ fn case(name: &'static str, content: impl Into<Vec<u8>>, verdict: &'static str, 
     Case { name, content: content.into(), verdict, why }
 }
 
-fn cases(secret: &Path) -> Vec<Case> {
+fn cases(bait: &Bait) -> Vec<Case> {
     let mut cases = archives();
-    cases.extend(entities(secret));
+    cases.extend(entities(bait));
     cases.extend(nesting());
     cases.extend(texts());
     cases.extend(odd_books());
-    cases.extend(word_documents(secret));
-    cases.extend(workbooks_and_mails(secret));
+    cases.extend(costly_books());
+    cases.extend(reaching_books(bait));
+    cases.extend(word_documents(bait));
+    cases.extend(workbooks_and_mails(bait));
     cases
 }
 
@@ -153,17 +197,16 @@ fn archives() -> Vec<Case> {
     ]
 }
 
-fn entities(secret: &Path) -> Vec<Case> {
+fn entities(bait: &Bait) -> Vec<Case> {
     let doctype = |name: &str, entities: &str| format!("<!DOCTYPE {name} [{entities}]>");
-    let external = format!(
-        "<!ENTITY own SYSTEM \"file://{0}\"><!ENTITY users SYSTEM \"file:///etc/passwd\"><!ENTITY % more SYSTEM \"file://{0}\">%more;",
-        secret.display()
-    );
+    let external = bait.entities();
     let laughing = page_with(&doctype("html", &laughs()), "<p>Ha: &lol11;</p>");
-    let leaking = page_with(&doctype("html", &external), "<p>Read: &own; &users;</p>");
+    let leaking = page_with(&doctype("html", &external), "<p>Read: &own; &users; &far;</p>");
     let included = format!(
-        "<p>In: </p><xi:include href=\"file://{0}\" parse=\"text\"/><iframe src=\"file://{0}\"></iframe>",
-        secret.display()
+        "<p>In: </p><xi:include href=\"file://{0}\" parse=\"text\"/><iframe src=\"file://{0}\"></iframe>\
+         <xi:include href=\"{1}\"/><iframe src=\"{1}\"></iframe>",
+        bait.secret.display(),
+        bait.url()
     );
     let old = page_with(
         "<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.1//EN\" \"http://www.w3.org/TR/xhtml11/DTD/xhtml11.dtd\">",
@@ -181,7 +224,7 @@ fn entities(secret: &Path) -> Vec<Case> {
         case("laughs.html", laughing.clone(), "ok", ""),
         case(
             "leak-package.epub",
-            archive(&book(&doctype("package", &external), "&own;&users;", &[PAGE])),
+            archive(&book(&doctype("package", &external), "&own;&users;&far;", &[PAGE])),
             "ok",
             "",
         ),
@@ -215,12 +258,7 @@ fn nesting() -> Vec<Case> {
         case("deep-tables.html", nested("<table><tr><td>", ""), "ok", ""),
         case("deep-bold.html", nested("<b>", ""), "ok", ""),
         case("deep.epub", archive(&book("", "Deep", &[&numbered])), "ok", ""),
-        case(
-            "deep-contents.epub",
-            archive(&with(navigated, "nav.xhtml", &contents)),
-            "too_large|timeout",
-            "",
-        ),
+        case("deep-contents.epub", archive(&with(navigated, "nav.xhtml", &contents)), "ok", ""),
         case("deep-package.epub", archive(&metadata), "too_large", "100000 elements"),
         case("deep-quotes.md", nested("> ", ""), "ok", ""),
         case("deep-lists.md", nested("- ", ""), "ok", ""),
@@ -261,27 +299,14 @@ fn odd_books() -> Vec<Case> {
         xmlns="http://www.w3.org/2001/04/xmlenc#"><EncryptionMethod Algorithm="http://www.idpf.org/2008/embedding"/>
         <CipherData><CipherReference URI="font.otf"/></CipherData></EncryptedData></encryption>"#;
     let obfuscated = archive(&with(with(plain_book(), "font.otf", "x"), "META-INF/encryption.xml", font));
-    let remote = r#"<p>The lamp.</p><img src="http://127.0.0.1:9/x.png"/><link rel="stylesheet" href="https://127.0.0.1:9/x"/>"#;
-    let attributes: String = (0..80_000).map(|no| format!(" a{no}=\"1\"")).collect();
-    let spaces: String = (0..40_000).map(|no| format!(" xmlns:n{no}=\"u\"")).collect();
-    let traversal = archive(&with(plain_book(), "../../../../outside.xhtml", PAGE));
     vec![
         case("blank-picture.epub", blank, "ok", ""),
         case("obfuscated-font.epub", obfuscated, "ok", ""),
-        case("remote.epub", archive(&book("", "Remote", &[&page_with("", remote)])), "ok", ""),
-        case(
-            "attributes.epub",
-            archive(&book("", "Attributes", &[&page_with("", &format!("<p{attributes}>The lamp.</p>"))])),
-            "ok",
-            "",
-        ),
-        case("namespaces.html", page_with("", &format!("<p{spaces}>The lamp.</p>")), "ok", ""),
-        case("traversal.epub", traversal, "ok", ""),
         case("stored-twice.epub", [archive(&plain_book()), archive(&plain_book())].concat(), "ok", ""),
         case(
             "no-container.epub",
             archive(&plain_book().into_iter().filter(|(name, _)| !name.starts_with("META")).collect()),
-            "ok|corrupt",
+            "ok",
             "",
         ),
         case(
@@ -290,7 +315,7 @@ fn odd_books() -> Vec<Case> {
             "unsupported",
             "",
         ),
-        case("nested.epub", archive(&with(plain_book(), "inner.epub", "PK\u{3}\u{4}")), "ok", ""),
+        case("twice-named.epub", twice_named(), "ok", ""),
         case(
             "empty-archive.epub",
             b"PK\x05\x06".iter().copied().chain([0; 18]).collect::<Vec<u8>>(),
@@ -298,6 +323,68 @@ fn odd_books() -> Vec<Case> {
             "",
         ),
     ]
+}
+
+/// A book with two pages of the same name.
+fn twice_named() -> Vec<u8> {
+    let mut bytes = archive(&with(plain_book(), "p9.xhtml", PAGE));
+    let names = bytes.windows(8).enumerate().filter(|(_, window)| window == b"p9.xhtml");
+    let names: Vec<usize> = names.map(|(at, _)| at).collect();
+    assert_eq!(names.len(), 2, "in the header of the entry, and in the directory");
+    names.into_iter().for_each(|at| bytes[at + 1] = b'0');
+    bytes
+}
+
+/// Attributes by the hundred thousand are quadratic to a tokenizer that compares each with all: a million are not done
+/// when the time of the file is over.
+fn costly_books() -> Vec<Case> {
+    let (spaces, of_spaces) = if full() { (1_000_000, "timeout") } else { (40_000, "ok") };
+    let attributes: String = (0..80_000).map(|no| format!(" a{no}=\"1\"")).collect();
+    let spaces: String = (0..spaces).map(|no| format!(" xmlns:n{no}=\"u\"")).collect();
+    let mut package = plain_book();
+    let text = String::from_utf8(package[2].1.clone()).unwrap();
+    package[2].1 = text.replace("<metadata", &format!("<metadata{attributes}")).into();
+    let mut nested = plain_book();
+    nested.push(("inner.epub".to_owned(), bomb()));
+    vec![
+        case(
+            "attributes.epub",
+            archive(&book("", "Attributes", &[&page_with("", &format!("<p{attributes}>The lamp.</p>"))])),
+            "ok",
+            "",
+        ),
+        case("attributes-package.epub", archive(&package), "ok", ""),
+        case("namespaces.html", page_with("", &format!("<p{spaces}>The lamp.</p>")), of_spaces, ""),
+        case("nested.epub", archive(&nested), "ok", ""),
+    ]
+}
+
+/// Books that reach out of themselves.
+fn reaching_books(bait: &Bait) -> Vec<Case> {
+    let url = bait.url();
+    let remote = format!(
+        "<p>The lamp.</p><img src=\"{url}/x.png\"/><link rel=\"stylesheet\" href=\"{url}/x\"/><script src=\"{url}\"/>"
+    );
+    let traversal = archive(&with(plain_book(), "../../../../outside.xhtml", PAGE));
+    vec![
+        case("remote.epub", archive(&book("", "Remote", &[&page_with("", &remote)])), "ok", ""),
+        case("traversal.epub", traversal, "ok", ""),
+        case("linked.epub", linked(&bait.secret), "ok", ""),
+    ]
+}
+
+/// A book whose page is a symbolic link to a file outside.
+fn linked(to: &Path) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in plain_book() {
+        if name == "p0.xhtml" {
+            writer.add_symlink_from_path(name, to, SimpleFileOptions::default()).unwrap();
+        } else {
+            writer.start_file(name, SimpleFileOptions::default()).unwrap();
+            writer.write_all(&content).unwrap();
+        }
+    }
+    writer.finish().unwrap().into_inner()
 }
 
 /// A Word document of this body.
@@ -314,9 +401,9 @@ fn word(body: &str) -> Entries {
 
 const WORDS: &str = "<w:p><w:r><w:t>The lamp in the north window.</w:t></w:r></w:p>";
 
-fn word_documents(secret: &Path) -> Vec<Case> {
+fn word_documents(bait: &Bait) -> Vec<Case> {
     let laughing = format!("<!DOCTYPE w [{}]>", laughs());
-    let leaking = format!("<!DOCTYPE w [<!ENTITY own SYSTEM \"file://{}\">]>", secret.display());
+    let leaking = format!("<!DOCTYPE w [{}]>", bait.entities());
     let with_doctype = |doctype: &str, body: &str| {
         let mut entries = word(body);
         let document = String::from_utf8(entries[1].1.clone()).unwrap();
@@ -355,7 +442,7 @@ fn word_documents(secret: &Path) -> Vec<Case> {
         ),
         case("leak.docx", with_doctype(&leaking, "<w:p><w:r><w:t>Read: &own;</w:t></w:r></w:p>"), "ok", ""),
         case("deep.docx", archive(&word(&format!("{numbered}{WORDS}"))), "ok", ""),
-        case("deep-tables.docx", archive(&word(&format!("{tables}{WORDS}"))), "ok|too_large", ""),
+        case("deep-tables.docx", archive(&word(&format!("{tables}{WORDS}"))), "ok", ""),
         case("bomb.docx", archive(&word(&bomb)), "too_large", "to 1"),
         case("deleted.docx", archive(&word(deleted)), "ok", ""),
         case("truncated.docx", archive(&word(WORDS))[..150].to_vec(), "corrupt", ""),
@@ -375,10 +462,10 @@ fn workbook(rows: &str) -> Entries {
     parts.map(|(name, part)| (name.to_owned(), part.as_bytes().to_vec())).into()
 }
 
-fn workbooks_and_mails(secret: &Path) -> Vec<Case> {
+fn workbooks_and_mails(bait: &Bait) -> Vec<Case> {
     let row = |words: &str| format!("<row><c t=\"str\"><v>{words}</v></c></row>");
     let plain = row("The lamp in the north window.");
-    let leaking = format!("<!DOCTYPE w [<!ENTITY own SYSTEM \"file://{}\">]>", secret.display());
+    let leaking = format!("<!DOCTYPE w [{}]>", bait.entities());
     let leak = workbook(&row("Read: &own;"));
     let leak = leak.into_iter().map(|(name, part)| (name, [leaking.as_bytes(), &part].concat())).collect();
     let stray = format!("{plain}<row r=\"1048576\"><c r=\"XFD1048576\"><v>1</v></c></row>");
@@ -427,18 +514,18 @@ fn damaged_pdfs() -> Vec<Case> {
         case("words.pdf", "just words", "corrupt", "not a PDF"),
         case("page.pdf", PAGE, "corrupt", "not a PDF"),
         case("book.pdf", archive(&plain_book()), "unsupported", "a zip archive"),
-        case("half.pdf", &good[..good.len() / 2], "ok|corrupt|empty", ""),
-        case("no-table.pdf", &good[..table], "ok|corrupt", ""),
+        case("half.pdf", &good[..good.len() / 2], "corrupt", ""),
+        case("no-table.pdf", &good[..table], "ok/corrupt", ""),
         case("junk-before.pdf", [b"X-Gateway: mail\r\n\r\n".as_slice(), &good].concat(), "ok", ""),
         case("junk-after.pdf", [good.as_slice(), &[0; 4096]].concat(), "ok", ""),
-        case("flipped.pdf", flipped, "ok|corrupt|empty", ""),
+        case("flipped.pdf", flipped, "ok", ""),
         case("table-nowhere.pdf", with_replaced("startxref\n", "startxref\n9"), "ok", ""),
-        case("table-loop.pdf", pdf_with(|pdf| pdf.trailer = " /Prev 15".to_owned()), "ok|corrupt", ""),
+        case("table-loop.pdf", pdf_with(|pdf| pdf.trailer = " /Prev 15".to_owned()), "ok", ""),
         case("many.pdf", good.repeat(50), "ok", ""),
-        case("no-root.pdf", with_replaced("/Root 1 0 R", "/Root 9 0 R"), "ok|corrupt", ""),
-        case("root-self.pdf", with_replaced("/Pages 2 0 R", "/Pages 1 0 R"), "corrupt|empty|ok", ""),
-        case("length.pdf", with_replaced("/Length ", "/Length 9999999999"), "ok|corrupt|empty", ""),
-        case("length-negative.pdf", with_replaced("/Length ", "/Length -"), "ok|corrupt|empty", ""),
+        case("no-root.pdf", with_replaced("/Root 1 0 R", "/Root 9 0 R"), "corrupt", ""),
+        case("root-self.pdf", with_replaced("/Pages 2 0 R", "/Pages 1 0 R"), "ok/empty", ""),
+        case("length.pdf", with_replaced("/Length ", "/Length 9999999999"), "ok", ""),
+        case("length-negative.pdf", with_replaced("/Length ", "/Length -"), "ok", ""),
     ]
 }
 
@@ -453,36 +540,16 @@ fn twisted_pdfs() -> Vec<Case> {
     let many = "6 0 R ".repeat(20_001);
     vec![
         case("password.pdf", pdf_with(|pdf| pdf.trailer = encrypted), "drm", "password"),
-        case(
-            "deep-arrays.pdf",
-            pdf_with(|pdf| pdf.page_with(&"[".repeat(DEEP))),
-            "ok|corrupt|failed|empty",
-            "",
-        ),
+        case("deep-arrays.pdf", pdf_with(|pdf| pdf.page_with(&"[".repeat(DEEP))), "ok", ""),
         case(
             "deep-catalogue.pdf",
             pdf_with(|pdf| pdf.catalogue = format!("/X {}", "[".repeat(DEEP))),
-            "ok|corrupt|failed|empty",
+            "failed/ok",
             "",
         ),
-        case(
-            "pages-cycle.pdf",
-            tree("<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 2 >>"),
-            "ok|corrupt|empty|failed",
-            "",
-        ),
-        case(
-            "pages-lie.pdf",
-            tree("<< /Type /Pages /Kids [6 0 R] /Count 2147483647 >>"),
-            "ok|too_large|corrupt|empty",
-            "",
-        ),
-        case(
-            "pages-negative.pdf",
-            tree("<< /Type /Pages /Kids [6 0 R] /Count -5 >>"),
-            "ok|corrupt|empty",
-            "",
-        ),
+        case("pages-cycle.pdf", tree("<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 2 >>"), "ok/corrupt", ""),
+        case("pages-lie.pdf", tree("<< /Type /Pages /Kids [6 0 R] /Count 2147483647 >>"), "ok", ""),
+        case("pages-negative.pdf", tree("<< /Type /Pages /Kids [6 0 R] /Count -5 >>"), "ok", ""),
         case(
             "pages-many.pdf",
             tree(&format!("<< /Type /Pages /Kids [{many}] /Count 20001 >>")),
@@ -498,20 +565,18 @@ fn twisted_pdfs() -> Vec<Case> {
                 ));
                 pdf.catalogue = format!(" /Outlines {root} 0 R");
             }),
-            "ok|failed|too_large|timeout",
+            "failed/ok",
             "",
         ),
     ]
 }
 
 /// Files that reach outside of themselves.
-fn reaching_pdfs(secret: &Path) -> Vec<Case> {
-    let xfa = format!(
-        "<?xml version=\"1.0\"?><!DOCTYPE x [<!ENTITY own SYSTEM \"file://{}\">]><x>&own;</x>",
-        secret.display()
-    );
+fn reaching_pdfs(bait: &Bait) -> Vec<Case> {
+    let xfa = format!("<?xml version=\"1.0\"?><!DOCTYPE x [{}]><x>&own;&far;</x>", bait.entities());
+    let url = bait.url();
     let actions =
-        " /OpenAction << /S /Launch /F (/bin/sh) >> /AA << /WC << /S /URI /URI (http://127.0.0.1:9/) >> >>";
+        format!(" /OpenAction << /S /Launch /F (/bin/sh) >> /AA << /WC << /S /URI /URI ({url}) >> >>");
     vec![
         case(
             "xfa.pdf",
@@ -522,7 +587,7 @@ fn reaching_pdfs(secret: &Path) -> Vec<Case> {
             "ok",
             "",
         ),
-        case("actions.pdf", pdf_with(|pdf| pdf.catalogue = actions.to_owned()), "ok", ""),
+        case("actions.pdf", pdf_with(|pdf| pdf.catalogue = actions), "ok", ""),
     ]
 }
 
@@ -540,9 +605,9 @@ fn costly_pdfs(bomb_mib: usize) -> Vec<Case> {
         "<< /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-H /DescendantFonts [<< /Type /Font
         /Subtype /CIDFontType2 /BaseFont /X /W [0 2147483647 500] /DW 1000 >>] >>";
     vec![
-        case("form-cycle.pdf", form.finish(), "ok|empty|needs_ocr|corrupt|failed", ""),
+        case("form-cycle.pdf", form.finish(), "empty/needs_ocr", ""),
         case("saves.pdf", pdf_with(|pdf| pdf.page(&"q ".repeat(1_000_000))), "ok", ""),
-        case("brackets.pdf", pdf_with(|pdf| pdf.page(&"[".repeat(1_000_000))), "ok|failed|corrupt", ""),
+        case("brackets.pdf", pdf_with(|pdf| pdf.page(&"[".repeat(1_000_000))), "ok", ""),
         case(
             "widths.pdf",
             pdf_with(|pdf| {
@@ -552,7 +617,7 @@ fn costly_pdfs(bomb_mib: usize) -> Vec<Case> {
                     "/Contents {content} 0 R /Resources << /Font << /F1 {font} 0 R >> >>"
                 ));
             }),
-            "ok|failed",
+            "ok",
             "",
         ),
         case(
@@ -562,11 +627,11 @@ fn costly_pdfs(bomb_mib: usize) -> Vec<Case> {
                 pdf.picture(2_147_483_647, 2_147_483_647, b"x");
                 pdf.finish()
             },
-            "needs_ocr|empty",
+            "needs_ocr",
             "",
         ),
         case("font-size.pdf", pdf_with(|pdf| pdf.page(&text(1e30, &[(-1e30, 1e30, "The lamp.")]))), "ok", ""),
-        case("bomb.pdf", flate_bomb(bomb_mib), "ok|too_large|corrupt|empty|failed|timeout", ""),
+        case("bomb.pdf", flate_bomb(bomb_mib), "ok/failed", ""),
     ]
 }
 
@@ -591,14 +656,14 @@ fn flate_bomb(mib: usize) -> Vec<u8> {
 fn hostile_pdfs_end_in_their_verdicts() {
     let pdfium = Needs("hostile::hostile_pdfs_end_in_their_verdicts").pdfium();
     let mut wrong = Vec::new();
-    for library in [None, pdfium] {
+    for (reader, library) in [None, pdfium].into_iter().enumerate() {
         let home = Home::new();
-        let secret = home.write("secret.txt", SECRET);
+        let bait = Bait::new(&home);
         let mut cases = damaged_pdfs();
         // Without optimisation, haul's own reader would take its whole time limit for a gigabyte of blanks.
         let bomb_mib = if library.is_some() { 2048 } else { 64 };
         cases.extend(twisted_pdfs());
-        cases.extend(reaching_pdfs(&secret));
+        cases.extend(reaching_pdfs(&bait));
         cases.extend(costly_pdfs(bomb_mib));
         for case in &cases {
             home.write(&format!("books/{}", case.name), &case.content);
@@ -611,9 +676,10 @@ fn hostile_pdfs_end_in_their_verdicts() {
         let took = started.elapsed();
         println!("{} hostile PDFs took {took:.1?} with {library:?}", cases.len());
         assert_eq!((code, receipt["items"]["total"].as_u64()), (1, Some(cases.len() as u64)));
-        let mismatches = cases.iter().filter_map(|case| mismatch(case, &receipt));
+        let mismatches = cases.iter().filter_map(|case| mismatch(case, reader, &receipt));
         wrong.extend(mismatches.map(|mismatch| format!("{library:?}: {mismatch}")));
-        assert!(took < TIME_MAX, "{took:?}");
+        assert!(took < TIME_MAX && slowest_s(&home) < FILE_S_MAX, "{took:?}, {:.1} s", slowest_s(&home));
+        bait.assert_uncalled();
         home.assert_sound();
         let hits = home.json(&["search", SECRET, "--store", "lib.haul", "--mode", "bm25"]);
         assert_eq!(hits["hits"], json!([]), "nothing outside a file is read");
@@ -625,8 +691,8 @@ fn hostile_pdfs_end_in_their_verdicts() {
 #[test]
 fn hostile_files_end_in_their_verdicts() {
     let home = Home::new();
-    let secret = home.write("secret.txt", SECRET);
-    let mut cases = cases(&secret);
+    let bait = Bait::new(&home);
+    let mut cases = cases(&bait);
     for case in &cases {
         home.write(&format!("books/{}", case.name), &case.content);
     }
@@ -652,10 +718,11 @@ fn hostile_files_end_in_their_verdicts() {
     let took = started.elapsed();
     println!("{} hostile files took {took:.1?}", cases.len());
     assert_eq!((code, receipt["items"]["total"].as_u64()), (1, Some(cases.len() as u64)));
-    let wrong: Vec<String> = cases.iter().filter_map(|case| mismatch(case, &receipt)).collect();
+    let wrong: Vec<String> = cases.iter().filter_map(|case| mismatch(case, 0, &receipt)).collect();
     assert!(wrong.is_empty(), "{} of {} verdicts are wrong:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    assert!(took < TIME_MAX, "{took:?}");
+    assert!(took < TIME_MAX && slowest_s(&home) < FILE_S_MAX, "{took:?}, {:.1} s", slowest_s(&home));
 
+    bait.assert_uncalled();
     home.assert_sound();
     // The log is gone where the last writer closed the library in peace.
     let log = home.path("lib.haul-wal").exists().then_some("lib.haul-wal");
@@ -678,8 +745,14 @@ fn hostile_files_end_in_their_verdicts() {
     assert_eq!(home.run(&["ingest", "books", "--store", "lib.haul"]).code, 1, "the rerun goes the same way");
 }
 
-/// What a case should have been and was, if they differ.
-fn mismatch(case: &Case, receipt: &Value) -> Option<String> {
+/// Seconds from the begin of the reading of a file to its verdict, of the slowest.
+fn slowest_s(home: &Home) -> f64 {
+    let library = Connection::open(home.path("lib.haul")).unwrap();
+    library.query_row("SELECT max(duration_total) FROM ingest_log", [], |row| row.get(0)).unwrap()
+}
+
+/// What a case should have been and was, if they differ; `reader`: 0 haul's own, 1 pdfium.
+fn mismatch(case: &Case, reader: usize, receipt: &Value) -> Option<String> {
     let ending = format!("/books/{}", case.name);
     let failure = receipt["failures"]
         .as_array()
@@ -690,9 +763,10 @@ fn mismatch(case: &Case, receipt: &Value) -> Option<String> {
         Some(failure) => (failure["verdict"].as_str().unwrap(), failure["why"].as_str().unwrap()),
         None => ("ok", ""),
     };
-    let Case { name, verdict: expected, why: expected_why, .. } = case;
-    let as_expected = expected.split('|').any(|one| one == verdict) && why.contains(expected_why);
-    (!as_expected).then(|| format!("{name}: {verdict} ({why}), not {expected} ({expected_why})"))
+    let Case { name, verdict: by_reader, why: expected_why, .. } = case;
+    let expected = by_reader.split('/').nth(reader).unwrap_or(by_reader);
+    (verdict != expected || !why.contains(expected_why))
+        .then(|| format!("{name}: {verdict} ({why}), not {expected} ({expected_why})"))
 }
 
 #[test]

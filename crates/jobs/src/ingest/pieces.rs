@@ -157,14 +157,14 @@ impl Cutting<'_> {
             _ if !by_words && !wants_parents => Sections::default(),
             Losses::AsAlexandria if by_words => {
                 let found = sections::of_alexandria(document, format_name);
-                let (sections, words) = (found.dropped_sections, found.dropped_words);
-                let lost = (words > 0).then(|| {
-                    format!(
-                        "{sections} sections under {} words dropped, {words} words",
-                        sections::SHORT_WORDS
-                    )
+                let short = format!("under {} words", sections::SHORT_WORDS);
+                let dropped =
+                    [(found.short, short.as_str()), (found.lower, "below the first level of the outline")];
+                let losses = dropped.into_iter().filter(|(dropped, _)| dropped.words > 0);
+                let losses = losses.map(|(dropped, which)| {
+                    format!("{} sections {which} dropped, {} words", dropped.sections, dropped.words)
                 });
-                Sections { all: found.sections, losses: lost.into_iter().collect() }
+                Sections { all: found.sections, losses: losses.collect() }
             }
             _ => Sections { all: sections::merged(document), losses: vec![] },
         }
