@@ -4,6 +4,7 @@
 //! `[tokens, width]` with the sequences one after the other; padding does not exist. A new architecture is a new
 //! function that writes a program, and a new device runs every program there is.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use haul_kernels::act::Activation;
@@ -394,7 +395,7 @@ pub enum Layout {
 
 impl Linear {
     /// The whole weight `[out_features, in_features]`, row-major.
-    pub(crate) fn read_weight(&self, weights: &Weights) -> Result<Vec<f32>, WeightsError> {
+    pub(crate) fn read_weight<'w>(&self, weights: &'w Weights) -> Result<Cow<'w, [f32]>, WeightsError> {
         let rows = self.rows(0);
         match self.layout {
             Layout::OutIn | Layout::QueryFirst => {
@@ -420,7 +421,7 @@ impl Linear {
         if self.biases.is_empty() {
             return Ok(None);
         }
-        read_stacked(&self.biases, |part| vec![self.rows(part)], weights).map(Some)
+        read_stacked(&self.biases, |part| vec![self.rows(part)], weights).map(|bias| Some(bias.into_owned()))
     }
 
     /// Rows of one of its tensors.
@@ -432,18 +433,18 @@ impl Linear {
     }
 }
 
-fn read_stacked(
+fn read_stacked<'w>(
     names: &[String],
     shape_of: impl Fn(usize) -> Vec<usize>,
-    weights: &Weights,
-) -> Result<Vec<f32>, WeightsError> {
-    // Most stand alone, and are not copied once more. No capacity ahead: the shape is not proven yet.
+    weights: &'w Weights,
+) -> Result<Cow<'w, [f32]>, WeightsError> {
+    // Most stand alone, and are not copied. No capacity ahead: the shape is not proven yet.
     let mut stacked = match names.first() {
-        Some(name) => weights.read(name, &shape_of(0))?,
-        None => vec![],
+        Some(name) => weights.view(name, &shape_of(0))?,
+        None => Cow::Borrowed(&[][..]),
     };
     for (part, name) in names.iter().enumerate().skip(1) {
-        stacked.extend(weights.read(name, &shape_of(part))?);
+        stacked.to_mut().extend_from_slice(&weights.view(name, &shape_of(part))?);
     }
     Ok(stacked)
 }

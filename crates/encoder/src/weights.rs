@@ -8,6 +8,7 @@ mod safetensors;
 mod torch_zip;
 mod zip;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use zerocopy::FromBytes;
 
 pub use pickle::{PickleError, PickleFault};
 pub use safetensors::HEADER_BYTES_MAX;
@@ -95,10 +97,15 @@ impl Weights {
         Ok(&self.info(name)?.shape)
     }
 
-    /// One tensor of the given shape as f32, row-major. F16 and BF16 are widened, which is exact.
-    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+    /// One tensor of the given shape as f32, row-major: F32 as it stands in the file, F16 and BF16 widened, which is exact.
+    pub fn view(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, WeightsError> {
         let info = self.checked_info(name, shape)?;
         self.widen(name, info, 0..info.bytes.len())
+    }
+
+    /// [`Weights::view`], to keep.
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        self.view(name, shape).map(Cow::into_owned)
     }
 
     /// Some rows of a tensor of the given shape, as [`Weights::read`] reads them all: what a device takes that keeps
@@ -116,7 +123,7 @@ impl Weights {
         assert!(rows.start <= rows.end && rows.end <= count, "rows {rows:?} of {count}");
         let info = self.checked_info(name, shape)?;
         let row_bytes = info.bytes.len().checked_div(count).unwrap_or(0);
-        self.widen(name, info, rows.start * row_bytes..rows.end * row_bytes)
+        self.widen(name, info, rows.start * row_bytes..rows.end * row_bytes).map(Cow::into_owned)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
@@ -139,12 +146,22 @@ impl Weights {
     }
 
     /// The numbers in `part` of a tensor's bytes.
-    fn widen(&self, name: &str, info: &TensorInfo, part: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+    fn widen(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        part: Range<usize>,
+    ) -> Result<Cow<'_, [f32]>, WeightsError> {
         let MappedFile { path, map } = &self.files[info.file];
         let bytes = &map[info.bytes.start + part.start..info.bytes.start + part.end];
         let two = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        let values: Vec<f32> = match info.dtype.as_str() {
-            "F32" => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        // Files keep numbers aligned, but nothing makes them.
+        let as_it_stands = || <[f32]>::ref_from_bytes(bytes).ok().filter(|_| cfg!(target_endian = "little"));
+        let values: Cow<'_, [f32]> = match info.dtype.as_str() {
+            "F32" => as_it_stands().map_or_else(
+                || bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+                Cow::Borrowed,
+            ),
             "F16" => bytes.chunks_exact(2).map(|b| half::f16::from_bits(two(b)).to_f32()).collect(),
             "BF16" => bytes.chunks_exact(2).map(|b| half::bf16::from_bits(two(b)).to_f32()).collect(),
             dtype => {

@@ -258,7 +258,8 @@ fn store(program: &Program, id: TensorId, weights: &Weights, dtype: Dtype) -> Re
 /// lexical weights) has no other outputs to average its error.
 const REDUCED_OUTPUTS_MIN: usize = 32;
 
-/// Packs all layers on the device's threads, each layer on one, which holds its numbers as f32 meanwhile.
+/// Packs all layers on the device's threads, each layer on one. Numbers that do not stand in the file as f32 are held so
+/// meanwhile.
 fn pack_all(
     device: &CpuDevice,
     linears: &[Linear],

@@ -29,7 +29,9 @@ impl Device for ReferenceDevice {
         let linears = program
             .linears
             .iter()
-            .map(|l| Ok(PlainLinear { weight: l.read_weight(weights)?, bias: l.read_bias(weights)? }))
+            .map(|l| {
+                Ok(PlainLinear { weight: l.read_weight(weights)?.into_owned(), bias: l.read_bias(weights)? })
+            })
             .collect::<Result<_, DeviceError>>()?;
         let tensors =
             program.tensors.iter().map(|t| weights.read(&t.name, &t.shape)).collect::<Result<_, _>>()?;

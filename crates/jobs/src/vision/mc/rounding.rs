@@ -14,12 +14,14 @@ use super::super::statistics::mean;
 use super::super::statistics::passes::Passes;
 use super::{McError, Parts, Run, Settings, done, passing};
 
-/// Images of the comparison: those with the smallest hashes.
-const IMAGES: usize = 8;
-/// Of the run's passes, as many as one in this number are compared, within these over each image.
+/// Of the run's passes, as many as one in this number are compared.
 const ONE_OF: usize = 32;
-const PASSES_MIN: usize = 2;
+/// Over each image of the comparison: fewer say little of how far they lie apart, and each image costs its prefix besides.
+const PASSES_MIN: usize = 4;
 const PASSES_MAX: usize = 8;
+/// Images of the comparison: those with the smallest hashes.
+const IMAGES_MIN: usize = 4;
+const IMAGES_MAX: usize = 8;
 
 /// How a dtype differs from f32.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +44,12 @@ pub struct Rounding {
     pub seconds: f64,
 }
 
+/// How much is compared: images at most, and passes over each.
+struct Compared {
+    images: usize,
+    passes: usize,
+}
+
 impl Run<'_> {
     pub(super) fn rounding(
         &self,
@@ -53,8 +61,8 @@ impl Run<'_> {
         let exact = (parts.load)(Dtype::F32, sites)?;
         let mut hashes: Vec<Hash> = self.distinct().iter().map(|image| image.hash).collect();
         hashes.sort_unstable();
-        hashes.truncate(IMAGES);
-        let passes = self.compared_passes();
+        let Compared { images, passes } = self.compared();
+        hashes.truncate(images);
         let (found, wanted) = (
             self.some_passes(encoder, &hashes, passes, parts)?,
             self.some_passes(&exact, &hashes, passes, parts)?,
@@ -94,21 +102,24 @@ impl Run<'_> {
     /// Of the first image: which others are compared follows from the rest of the run.
     fn rounding_key(&self) -> Option<haul_pipeline::journal::JournalKey> {
         let settings = self.settings;
+        let Compared { images, passes } = self.compared();
         let of = format!(
-            "{} {} {} {}{}",
+            "{} {} {} {images} {passes}{}",
             settings.perturbation,
             settings.seed,
             self.images.len(),
-            self.compared_passes(),
             self.shared()
         );
         Some(self.key("rounding", &self.images.first()?.hash, &of))
     }
 
-    /// Passes over each image: more in a run that is longer, so that the comparison does not outlast what it is of.
-    fn compared_passes(&self) -> usize {
-        let all = self.images.len() * self.settings.trials * self.settings.longest();
-        (all / ONE_OF / IMAGES).clamp(PASSES_MIN, PASSES_MAX).min(self.settings.longest())
+    /// More in a run that is longer, so that the comparison does not outlast what it is of.
+    fn compared(&self) -> Compared {
+        let all = self.images.len() * self.settings.trials * self.settings.longest() / ONE_OF;
+        Compared {
+            images: (all / PASSES_MIN).clamp(IMAGES_MIN, IMAGES_MAX),
+            passes: (all / IMAGES_MAX).clamp(PASSES_MIN, PASSES_MAX).min(self.settings.longest()),
+        }
     }
 
     /// Features of the first passes over images, image by image.
@@ -134,7 +145,7 @@ impl Run<'_> {
         };
         // No batch is larger here than in the run, whose memory is bounded by it; and like there, one prefix is ahead.
         let mut ahead = None;
-        for hashes in hashes.chunks(batch.min(IMAGES / 2)) {
+        for hashes in hashes.chunks(batch.min(IMAGES_MIN / 2)) {
             let mut images = vec![];
             for hash in hashes {
                 images.extend(passing::pixels(parts.cache, hash)?);
