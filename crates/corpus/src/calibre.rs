@@ -14,7 +14,10 @@ use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row};
+
+use crate::limits::METADATA_VALUE_BYTES_MAX;
 
 pub use language_codes::two_letters;
 
@@ -48,6 +51,8 @@ const TABLES: [&str; 16] = [
     "books_languages_link",
     "identifiers",
 ];
+/// What Calibre calls a book without a title.
+const NO_TITLE: &str = "Unknown";
 /// Calibre writes this year for a book without a date.
 const NO_DATE: &str = "0101-";
 
@@ -63,6 +68,7 @@ pub fn is_library(folder: &Path) -> bool {
 /// No database, not Calibre's, damaged, or changing faster than it can be copied.
 pub fn read(folder: &Path, scratch: &Path) -> Result<CalibreLibrary, CalibreError> {
     let database = folder.join(DATABASE);
+    state(&database).map_err(|source| CalibreError::Io { doing: "read", path: database.clone(), source })?;
     check_header(&database)?;
     let mut copies = 0;
     loop {
@@ -247,12 +253,14 @@ fn read_copy(folder: &Path, database: &Path, scratch: &Path) -> Result<Attempt, 
 /// Size and time of a file that is there.
 type FileState = Option<(u64, Option<SystemTime>)>;
 
-/// Size and time of the database and its journals: what a copy must find unchanged afterwards.
+/// Size and time of the database and its journals: what a copy must find unchanged afterwards. Each is a file: whoever
+/// opens a pipe waits for its other end.
 fn state(database: &Path) -> io::Result<Vec<FileState>> {
     [""].into_iter()
         .chain(JOURNALS)
         .map(|suffix| match fs::metadata(with_suffix(database, suffix)) {
-            Ok(facts) => Ok(Some((facts.len(), facts.modified().ok()))),
+            Ok(facts) if facts.is_file() => Ok(Some((facts.len(), facts.modified().ok()))),
+            Ok(_) => Err(io::Error::other(format!("{DATABASE}{suffix} is not a regular file"))),
             Err(error) if error.kind() == ErrorKind::NotFound && !suffix.is_empty() => Ok(None),
             Err(error) => Err(error),
         })
@@ -309,43 +317,50 @@ fn books(db: &Connection) -> rusqlite::Result<Vec<CalibreBook>> {
     let mut authors = linked(
         db,
         "SELECT l.book, a.name FROM books_authors_link l JOIN authors a ON a.id = l.author ORDER BY l.book, l.id",
+        text,
     )?;
     let mut tags = linked(
         db,
         "SELECT l.book, t.name FROM books_tags_link l JOIN tags t ON t.id = l.tag ORDER BY l.book, t.name, t.id",
+        text,
     )?;
     let mut series = linked(
         db,
         "SELECT l.book, s.name FROM books_series_link l JOIN series s ON s.id = l.series ORDER BY l.book, l.id",
+        text,
     )?;
     let mut publishers = linked(
         db,
         "SELECT l.book, p.name FROM books_publishers_link l JOIN publishers p ON p.id = l.publisher
         ORDER BY l.book, l.id",
+        text,
     )?;
-    let mut ratings = linked::<i64>(
+    let mut ratings = linked(
         db,
         "SELECT l.book, r.rating FROM books_ratings_link l JOIN ratings r ON r.id = l.rating
         WHERE r.rating > 0 ORDER BY l.book, l.id",
+        |row, at| row.get::<_, Option<i64>>(at),
     )?;
-    let mut languages = linked::<String>(
+    let mut languages = linked(
         db,
         "SELECT l.book, g.lang_code FROM books_languages_link l JOIN languages g ON g.id = l.lang_code
         ORDER BY l.book, l.item_order, l.id",
+        text,
     )?;
     let mut identifiers = identifiers(db)?;
     let mut names = file_names(db)?;
     db.prepare("SELECT id, uuid, title, path, series_index, pubdate FROM books ORDER BY id")?
         .query_map([], |row| {
             let id: i64 = row.get(0)?;
-            let folder: String = row.get(3)?;
-            let index: f64 = row.get(4)?;
+            let folder = text(row, 3)?.unwrap_or_default();
+            // Calibre's own default, for what is no number.
+            let index = row.get_ref(4)?.as_f64().unwrap_or(1.0);
             // A book without a link has none: an empty list is the answer, not a failure.
             let of = |links: &mut HashMap<i64, Vec<String>>| links.remove(&id).unwrap_or_default();
             Ok(CalibreBook {
                 id,
-                uuid: row.get(1)?,
-                title: row.get(2)?,
+                uuid: text(row, 1)?,
+                title: text(row, 2)?.unwrap_or_else(|| NO_TITLE.to_owned()),
                 // Calibre keeps a comma in a name as a bar.
                 authors: of(&mut authors).into_iter().map(|name| name.replace('|', ",")).collect(),
                 tags: of(&mut tags),
@@ -354,7 +369,7 @@ fn books(db: &Connection) -> rusqlite::Result<Vec<CalibreBook>> {
                 languages: of(&mut languages).iter().map(|code| two_letters(code)).collect(),
                 rating: ratings.remove(&id).and_then(|r| r.first().map(|points| *points as f64 / 2.0)),
                 identifiers: identifiers.remove(&id).unwrap_or_default(),
-                published: row.get::<_, Option<String>>(5)?.and_then(|date| iso_date(&date)),
+                published: text(row, 5)?.and_then(|date| iso_date(&date)),
                 files: files(&folder, names.remove(&id).unwrap_or_default()),
             })
         })?
@@ -362,14 +377,34 @@ fn books(db: &Connection) -> rusqlite::Result<Vec<CalibreBook>> {
 }
 
 /// Values of a link table by book, in the order of the query.
-fn linked<T: rusqlite::types::FromSql>(db: &Connection, sql: &str) -> rusqlite::Result<HashMap<i64, Vec<T>>> {
+fn linked<T>(
+    db: &Connection,
+    sql: &str,
+    value: impl Fn(&Row<'_>, usize) -> rusqlite::Result<Option<T>>,
+) -> rusqlite::Result<HashMap<i64, Vec<T>>> {
     let mut values: HashMap<i64, Vec<T>> = HashMap::new();
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        values.entry(row.get(0)?).or_default().push(row.get(1)?);
+        if let Some(value) = value(row, 1)? {
+            values.entry(row.get(0)?).or_default().push(value);
+        }
     }
     Ok(values)
+}
+
+/// A value as words, whatever SQLite holds there: it lets anything stand in any column, and one odd row of one book must
+/// not refuse all books. Cut at [`METADATA_VALUE_BYTES_MAX`].
+fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<String>> {
+    let text = match row.get_ref(at)? {
+        ValueRef::Null => return Ok(None),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            String::from_utf8_lossy(&bytes[..bytes.len().min(METADATA_VALUE_BYTES_MAX)]).into_owned()
+        }
+    };
+    Ok(Some(text))
 }
 
 type Pairs = HashMap<i64, Vec<(String, String)>>;
@@ -388,7 +423,9 @@ fn pairs(db: &Connection, sql: &str) -> rusqlite::Result<Pairs> {
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        pairs.entry(row.get(0)?).or_default().push((row.get(1)?, row.get(2)?));
+        if let (Some(key), Some(value)) = (text(row, 1)?, text(row, 2)?) {
+            pairs.entry(row.get(0)?).or_default().push((key, value));
+        }
     }
     Ok(pairs)
 }
@@ -397,7 +434,8 @@ fn pairs(db: &Connection, sql: &str) -> rusqlite::Result<Pairs> {
 fn files(folder: &str, names: Vec<(String, String)>) -> Vec<CalibreFile> {
     let file = |(format, name): (String, String)| {
         let relative = Path::new(folder).join(format!("{name}.{format}"));
-        let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
+        let inside =
+            relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         CalibreFile { format, relative: inside.then_some(relative) }
     };
     names.into_iter().map(file).collect()
@@ -422,6 +460,7 @@ mod tests {
     fn a_path_out_of_the_library_is_no_path() {
         let relative = |folder: &str| files(folder, vec![("epub".into(), "a".into())])[0].relative.clone();
         assert_eq!(relative("Author/Title (1)"), Some("Author/Title (1)/a.epub".into()));
+        assert_eq!(relative("./Author"), Some("./Author/a.epub".into()));
         for folder in ["../elsewhere", "/etc", "Author/../../x"] {
             assert_eq!(relative(folder), None, "{folder}");
         }

@@ -55,6 +55,12 @@ impl Limits {
         wall_seconds: 60,
     };
 
+    /// Whether a file of this format can be small enough to be read: a text is as large as its file.
+    #[must_use]
+    pub fn admit(&self, format: Format, size_bytes: u64) -> bool {
+        !matches!(format, Format::Text | Format::Markdown | Format::Html) || size_bytes <= self.text_bytes
+    }
+
     /// What a file of this format and size may cost. The work in a PDF grows with its size: it gets twice its bytes
     /// of memory, and 2 s of CPU time and 4 s of wall-clock time for each MiB, on top of what every file gets.
     #[must_use]
@@ -105,5 +111,14 @@ mod tests {
         assert_eq!(large.memory_bytes, (512 + 662) * MIB);
         assert_eq!((large.cpu_seconds, large.wall_seconds), (30 + 662, 60 + 1324));
         assert_eq!(Limits::DEFAULT.of_file(Format::Epub, 331 * MIB), Limits::DEFAULT);
+    }
+
+    #[test]
+    fn a_text_is_as_large_as_its_file() {
+        assert!(
+            Limits::DEFAULT.admit(Format::Text, 64 * MIB)
+                && !Limits::DEFAULT.admit(Format::Text, 64 * MIB + 1)
+        );
+        assert!(Limits::DEFAULT.admit(Format::JsonLines, GIB) && Limits::DEFAULT.admit(Format::Pdf, GIB));
     }
 }

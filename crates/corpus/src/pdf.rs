@@ -112,8 +112,8 @@ struct OutlineEntry {
     /// 0 is the outermost.
     depth: usize,
     title: String,
-    /// Number of the page.
-    page: u32,
+    /// Number of the page; none where it leads nowhere, and only names what is below it.
+    page: Option<u32>,
     /// Height on the page, in points from its bottom.
     top: Option<f32>,
 }

@@ -73,8 +73,12 @@ impl Output {
 }
 
 fn printable(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && c != '\n';
     if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
+}
+
+/// Whether a character moves what is shown: a control that is no line's end, or one that turns the direction of words.
+pub(crate) fn steers(c: char) -> bool {
+    (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A closed stderr is nobody's error, and there is nowhere left to say so.

@@ -26,8 +26,8 @@ pub struct Detected {
     pub sections: Vec<Section>,
     /// Sections of fewer than [`SHORT_WORDS`] words, and the words of the headings by which a text was cut.
     pub short: Dropped,
-    /// What stands below the first level of a PDF's outline.
-    pub lower: Dropped,
+    /// What stands outside the first level of a PDF's outline: below it, or before its first entry.
+    pub outside: Dropped,
 }
 
 /// What is not embedded.
@@ -134,7 +134,7 @@ fn chapters(document: &Document, is_section: impl Fn(&Chapter) -> bool) -> Detec
             let section = Section { name, start: chapter.start, end: chapter.end };
             detected.add(&document.text, section, SHORT_WORDS);
         } else {
-            detected.lower.add(words::count(&document.text[chapter.start..chapter.end]));
+            detected.outside.add(words::count(&document.text[chapter.start..chapter.end]));
         }
     }
     detected
@@ -239,7 +239,7 @@ mod tests {
             |detected: &Detected| detected.sections.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         let of_pdf = of_alexandria(&document, "pdf");
         assert_eq!(names(&of_pdf), ["Part", "Next"]);
-        assert_eq!((of_pdf.short, of_pdf.lower), (Dropped::default(), Dropped { sections: 1, words: 502 }));
+        assert_eq!((of_pdf.short, of_pdf.outside), (Dropped::default(), Dropped { sections: 1, words: 502 }));
         assert_eq!(names(&of_alexandria(&document, "epub")), ["Part", "Below", "Next"]);
     }
 

@@ -48,7 +48,7 @@ impl Likeness {
 /// Takes running lines out of those pages that `is_looked_at` and says how many they were.
 pub(super) fn remove(source: &mut Source, is_looked_at: impl Fn(&Page) -> bool) -> usize {
     let titles: HashSet<(u32, &str)> =
-        source.outline.iter().map(|entry| (entry.page, entry.title.as_str())).collect();
+        source.outline.iter().filter_map(|entry| Some((entry.page?, entry.title.as_str()))).collect();
     let heading_height = HEADING_HEIGHTS * text_height(&source.pages);
     let mut seen: HashMap<(Edge, Likeness), Vec<(u32, usize)>> = HashMap::new();
     for page in source.pages.iter().filter(|page| is_looked_at(page)) {

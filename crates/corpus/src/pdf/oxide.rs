@@ -85,10 +85,12 @@ fn outline(items: &[OutlineItem], depth: usize, entries: &mut Vec<OutlineEntry>)
         if entries.len() >= PACKAGE_ITEMS_MAX || depth > DEPTH_MAX {
             return;
         }
-        if let (Some(Destination::PageIndex(index)), Some(title)) = (&item.dest, value(&item.title))
-            && let Ok(index) = u32::try_from(*index)
-        {
-            entries.push(OutlineEntry { depth, title, page: index + 1, top: None });
+        if let Some(title) = value(&item.title) {
+            let page = match &item.dest {
+                Some(Destination::PageIndex(index)) => u32::try_from(index + 1).ok(),
+                _ => None,
+            };
+            entries.push(OutlineEntry { depth, title, page, top: None });
         }
         outline(&item.children, depth + 1, entries);
     }

@@ -30,7 +30,6 @@ pub(super) fn document(source: Source) -> Document {
     let titles = titles(&source.outline, &lines);
     let mut writer = Writer::new(&words);
     let mut chapters = Vec::new();
-    let mut breadcrumb: Vec<String> = Vec::new();
     let mut titles = titles.into_iter().peekable();
     let mut past_title = 0;
     for (index, line) in lines.iter().enumerate() {
@@ -38,11 +37,9 @@ pub(super) fn document(source: Source) -> Document {
         let in_title = index < past_title;
         let mut begins = index == past_title || !in_title && begins_paragraph(&lines, index);
         while let Some(title) = titles.next_if(|title| title.line == index) {
-            breadcrumb.truncate(title.depth);
-            breadcrumb.push(title.text);
             past_title = past_title.max(title.past);
             (begins, kind) = (true, title.kind);
-            chapters.push((breadcrumb.clone(), writer.text.len()));
+            chapters.push((title.breadcrumb, writer.text.len()));
         }
         let at = writer.write(line.text(), begins, kind);
         if let Some((_, start)) = chapters.last_mut().filter(|_| begins) {
@@ -188,8 +185,7 @@ struct Title {
     line: usize,
     /// The line after those that say the title; `line` itself where none do.
     past: usize,
-    depth: usize,
-    text: String,
+    breadcrumb: Vec<String>,
     kind: BlockKind,
 }
 
@@ -197,14 +193,23 @@ struct Title {
 /// that is not above the place it leads to, else with its page. Pages without text give their entry to the next
 /// one that has some.
 fn titles(outline: &[OutlineEntry], lines: &[PageLine<'_>]) -> Vec<Title> {
-    let mut titles: Vec<Title> = outline.iter().filter_map(|entry| title(entry, lines)).collect();
+    let mut titles: Vec<Title> = Vec::new();
+    // In the order of the outline: what an entry stands below may lead nowhere, or to a later page.
+    let mut above: Vec<&OutlineEntry> = Vec::new();
+    for entry in outline {
+        above.retain(|other| other.depth < entry.depth);
+        above.push(entry);
+        titles.extend(title(&above, entry, lines));
+    }
     titles.sort_by_key(|title| title.line);
     titles
 }
 
-fn title(entry: &OutlineEntry, lines: &[PageLine<'_>]) -> Option<Title> {
-    let first = lines.partition_point(|line| line.page < entry.page);
-    let past = lines.partition_point(|line| line.page <= entry.page);
+/// `path`: the entries from the outermost to this one.
+fn title(path: &[&OutlineEntry], entry: &OutlineEntry, lines: &[PageLine<'_>]) -> Option<Title> {
+    let page = entry.page?;
+    let first = lines.partition_point(|line| line.page < page);
+    let past = lines.partition_point(|line| line.page <= page);
     if first == lines.len() {
         return None;
     }
@@ -217,8 +222,9 @@ fn title(entry: &OutlineEntry, lines: &[PageLine<'_>]) -> Option<Title> {
         None => BlockKind::Paragraph,
     };
     let (line, said_lines) = said.or_else(|| Some((entry.top.and_then(below)?, 0))).unwrap_or((first, 0));
-    let text = entry.title[..entry.title.floor_char_boundary(TITLE_BYTES_MAX)].to_owned();
-    Some(Title { line, past: line + said_lines, depth: entry.depth, text, kind })
+    let bounded = |title: &str| title[..title.floor_char_boundary(TITLE_BYTES_MAX)].to_owned();
+    let breadcrumb = path.iter().map(|entry| bounded(&entry.title)).collect();
+    Some(Title { line, past: line + said_lines, breadcrumb, kind })
 }
 
 /// How many of these lines say the title, in letters and digits, if they begin with it.

@@ -113,7 +113,7 @@ fn metadata(document: &PdfDocument<'_>, source: &mut Source) {
     }
 }
 
-/// Entries in order, from the outside in. One that leads nowhere is left out, what is below it is not.
+/// Entries in order, from the outside in.
 fn outline(document: &PdfDocument<'_>) -> Vec<OutlineEntry> {
     let mut entries = Vec::new();
     // An outline may run in circles.
@@ -136,14 +136,15 @@ fn outline(document: &PdfDocument<'_>) -> Vec<OutlineEntry> {
 
 fn outline_entry(bookmark: &PdfBookmark<'_>, depth: usize) -> Option<OutlineEntry> {
     let title = value(&bookmark.title()?)?;
-    let destination = bookmark.destination()?;
-    let page = u32::try_from(destination.page_index().ok()?).ok()? + 1;
-    let top = match destination.view_settings() {
-        Ok(
+    let destination = bookmark.destination();
+    let page = destination.as_ref().and_then(|destination| destination.page_index().ok());
+    let page = page.and_then(|index| Some(u32::try_from(index).ok()? + 1));
+    let top = match destination.map(|destination| destination.view_settings()) {
+        Some(Ok(
             PdfDestinationViewSettings::SpecificCoordinatesAndZoom(_, top, _)
             | PdfDestinationViewSettings::FitPageHorizontallyToWindow(top)
             | PdfDestinationViewSettings::FitBoundsHorizontallyToWindow(top),
-        ) => top.map(|top| top.value),
+        )) => top.map(|top| top.value),
         _ => None,
     };
     Some(OutlineEntry { depth, title, page, top })

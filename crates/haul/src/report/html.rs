@@ -7,6 +7,7 @@ use haul_pipeline::stage::StageAccount;
 
 use super::charts;
 use super::{Largest, NotOk, Report, count};
+use crate::output::steers;
 use crate::summary::{duration, thousands};
 
 /// The look of all pages.
@@ -298,9 +299,6 @@ pub(super) fn table(names: &[&str], rows: &str) -> String {
 /// U+FFFD.
 pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     const MARKUP: [char; 5] = ['&', '<', '>', '"', '\''];
-    let steers = |c: char| {
-        (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if !text.contains(|c| MARKUP.contains(&c) || steers(c)) {
         return Cow::Borrowed(text);
     }

@@ -1,5 +1,6 @@
 //! The report as Markdown.
 
+use crate::output::steers;
 use crate::summary::{duration, thousands};
 
 use super::Report;
@@ -96,7 +97,7 @@ pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            c if c.is_control() => safe.push('\u{fffd}'),
+            c if steers(c) || c == '\n' => safe.push('\u{fffd}'),
             '<' => safe.push_str("&lt;"),
             '&' => safe.push_str("&amp;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '!' | '~' | '>' => safe.extend(['\\', c]),

@@ -22,7 +22,7 @@ use crate::pdfs::{Pdf, text};
 const MIB: usize = 1 << 20;
 /// All hostile files of the table together.
 const TIME_MAX: Duration = Duration::from_secs(180);
-/// Seconds of wall-clock time that the reading of one file may take, and what may come on top of them.
+/// Seconds of wall-clock time that one file may take its reader, and what may come on top of them.
 const FILE_S_MAX: f64 = 60.0 + 10.0;
 /// Stands in a file beside the corpus; entities of hostile books point there.
 const SECRET: &str = "xyzzysecretxyzzy";
@@ -193,7 +193,6 @@ fn archives() -> Vec<Case> {
         case("scans.epub", archive(&book("", "Scans", &["<img src='1.png'/>"])), "needs_ocr", "1 images"),
         case("blank.epub", archive(&book("", "Blank", &["<p>&nbsp;</p>"])), "empty", ""),
         case("no-pages.epub", archive(&book("", "None", &[])), "corrupt", ""),
-        case("escaping.epub", archive(&with(plain_book(), "../../../escaped.xhtml", PAGE)), "ok", ""),
     ]
 }
 
@@ -745,10 +744,12 @@ fn hostile_files_end_in_their_verdicts() {
     assert_eq!(home.run(&["ingest", "books", "--store", "lib.haul"]).code, 1, "the rerun goes the same way");
 }
 
-/// Seconds from the begin of the reading of a file to its verdict, of the slowest.
+/// Seconds from when a file was found to its verdict, of the slowest; its waiting for a reader is in it.
 fn slowest_s(home: &Home) -> f64 {
-    let library = Connection::open(home.path("lib.haul")).unwrap();
-    library.query_row("SELECT max(duration_total) FROM ingest_log", [], |row| row.get(0)).unwrap()
+    let journal = Connection::open(home.path("lib.haul.run/journal.sqlite")).unwrap();
+    let slowest_ms: f64 =
+        journal.query_row("SELECT CAST(max(ms) AS REAL) FROM entries", [], |row| row.get(0)).unwrap();
+    slowest_ms / 1000.0
 }
 
 /// What a case should have been and was, if they differ; `reader`: 0 haul's own, 1 pdfium.

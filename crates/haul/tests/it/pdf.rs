@@ -97,6 +97,39 @@ fn chapters_pages_hyphens_and_running_lines() {
     }
 }
 
+/// Many outlines have parts that are only names: their chapters stood below each other, and the last one in a part
+/// that was not its own.
+#[test]
+fn parts_that_lead_nowhere_name_their_chapters() {
+    for flags in readers("pdf::parts_that_lead_nowhere_name_their_chapters") {
+        let home = Home::new();
+        let mut pdf = Pdf::new();
+        let words = ["lamp", "rope", "salt", "honey"];
+        let page =
+            |word| pdf.page(&text(12.0, &[(72.0, 700.0, word), (72.0, 680.0, "stands in the north.")]));
+        let pages = words.map(page);
+        pdf.outline(&[
+            (0, "Part I", 0, 0.0),
+            (1, "lamp", pages[0], 720.0),
+            (1, "rope", pages[1], 720.0),
+            (0, "Part II", pages[2], 720.0),
+            (0, "Part III", 0, 0.0),
+            (1, "honey", pages[3], 720.0),
+        ]);
+        home.write("books/parts.pdf", pdf.finish());
+        let (receipt, code) = ingest(&home, &flags, &["--chunk-tokens", "16"]);
+        assert_eq!(code, 0, "{receipt:#}");
+        for (word, expected) in words.iter().zip([
+            &["Part I", "lamp"][..],
+            &["Part I", "rope"],
+            &["Part II"],
+            &["Part III", "honey"],
+        ]) {
+            assert_eq!(hit(&home, word)["breadcrumb"], json!(expected), "{flags:?} {word}");
+        }
+    }
+}
+
 /// Two columns, written one after the other and written row by row.
 #[test]
 fn two_columns_are_read_one_after_the_other() {

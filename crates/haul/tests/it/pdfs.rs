@@ -78,7 +78,7 @@ impl Pdf {
         self.page_with(&format!("/Contents {content} 0 R /Resources << /XObject << /Im1 {image} 0 R >> >>"))
     }
 
-    /// Adds an outline of (depth, title, page as an object, height on it).
+    /// Adds an outline of (depth, title, page as an object, height on it); what leads nowhere has page 0.
     pub(crate) fn outline(&mut self, entries: &[(usize, &str, usize, f32)]) {
         let root = self.object("");
         let first = root + 1;
@@ -94,8 +94,12 @@ impl Pdf {
             let child = (after < entries.len() && parent(after) == first + index).then_some(first + after);
             let link =
                 |name: &str, to: Option<usize>| to.map_or(String::new(), |to| format!("/{name} {to} 0 R "));
+            let dest = match page {
+                0 => String::new(),
+                page => format!("/Dest [{page} 0 R /XYZ 72 {top} 0] "),
+            };
             self.object(format!(
-                "<< /Title ({title}) /Parent {own} 0 R /Dest [{page} 0 R /XYZ 72 {top} 0] {}{}>>",
+                "<< /Title ({title}) /Parent {own} 0 R {dest}{}{}>>",
                 link("Next", next.map(|next| first + next)),
                 link("First", child),
             ));

@@ -158,8 +158,10 @@ impl Cutting<'_> {
             Losses::AsAlexandria if by_words => {
                 let found = sections::of_alexandria(document, format_name);
                 let short = format!("under {} words", sections::SHORT_WORDS);
-                let dropped =
-                    [(found.short, short.as_str()), (found.lower, "below the first level of the outline")];
+                let dropped = [
+                    (found.short, short.as_str()),
+                    (found.outside, "outside the first level of the outline"),
+                ];
                 let losses = dropped.into_iter().filter(|(dropped, _)| dropped.words > 0);
                 let losses = losses.map(|(dropped, which)| {
                     format!("{} sections {which} dropped, {} words", dropped.sections, dropped.words)

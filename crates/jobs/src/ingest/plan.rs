@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use haul_corpus::limits::Limits;
 use haul_corpus::readers::Readers;
 use haul_corpus::source::{Listing, SourceFile};
 use haul_encoder::device::SparseVector;
@@ -112,7 +113,7 @@ pub struct Files {
     pub to_read: u64,
     /// In the library already, or known to be unreadable.
     pub unchanged: u64,
-    /// Of a kind that nothing reads.
+    /// Of a kind that nothing reads, or a text larger than any is read.
     pub without_reader: u64,
 }
 
@@ -239,7 +240,7 @@ fn to_read(
     let mut files = Files { listed: listing.files.len() as u64, ..Files::default() };
     let mut to_read = Vec::new();
     for file in listing.files {
-        if file.format.is_none() {
+        if !file.format.is_some_and(|format| Limits::DEFAULT.admit(format, file.size_bytes)) {
             files.without_reader += 1;
             continue;
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use crossbeam_channel::Sender;
+use haul_corpus::calibre::DATABASE;
 use haul_corpus::document::Format;
 use haul_corpus::readers::Readers;
 use haul_corpus::source::{self, Listing, SourceError, SourceFile};
@@ -595,6 +596,10 @@ fn is_sqlite(path: &Path) -> bool {
 fn format_of(file: &NamedFile) -> Result<Format, ParseFailure> {
     file.file.format.ok_or_else(|| {
         let why = file.book.as_ref().and_then(|book| book.unreadable.clone()).unwrap_or_else(|| {
+            if file.file.path.file_name().is_some_and(|name| name == DATABASE) {
+                return "a Calibre library: name its folder itself, and what Calibre knows of its books is used"
+                    .to_owned();
+            }
             let extension = file.file.path.extension().and_then(|e| e.to_str()).unwrap_or("none");
             format!("no reader for this kind of file (extension: {extension})")
         });
