@@ -352,6 +352,7 @@ fn books(db: &Connection) -> rusqlite::Result<Vec<CalibreBook>> {
     db.prepare("SELECT id, uuid, title, path, series_index, pubdate FROM books ORDER BY id")?
         .query_map([], |row| {
             let id: i64 = row.get(0)?;
+            // Never null in a sound row. Of a damaged one no file is found, and that book fails under its id.
             let folder = text(row, 3)?.unwrap_or_default();
             // Calibre's own default, for what is no number.
             let index = row.get_ref(4)?.as_f64().unwrap_or(1.0);

@@ -82,7 +82,8 @@ const PDF_CPU_SECONDS_PER_MIB: u64 = 2;
 /// Twice the CPU time, for machines that are busy with other files.
 const PDF_WALL_SECONDS_PER_MIB: u64 = 4;
 
-/// Nesting of a table of contents; what is deeper counts as on this level. Every entry repeats the titles above it.
+/// Nesting of a table of contents; what is deeper stands under the title of this level, and is left out of a PDF's
+/// outline. Every entry repeats the titles above it.
 pub(crate) const DEPTH_MAX: usize = 64;
 /// Entries of a table of contents, and elements of a package file's metadata, manifest and spine.
 pub(crate) const PACKAGE_ITEMS_MAX: usize = 100_000;

@@ -195,18 +195,19 @@ struct Title {
 fn titles(outline: &[OutlineEntry], lines: &[PageLine<'_>]) -> Vec<Title> {
     let mut titles: Vec<Title> = Vec::new();
     // In the order of the outline: what an entry stands below may lead nowhere, or to a later page.
-    let mut above: Vec<&OutlineEntry> = Vec::new();
+    let mut path: Vec<&OutlineEntry> = Vec::new();
     for entry in outline {
-        above.retain(|other| other.depth < entry.depth);
-        above.push(entry);
-        titles.extend(title(&above, entry, lines));
+        path.retain(|above| above.depth < entry.depth);
+        path.push(entry);
+        titles.extend(title(&path, lines));
     }
     titles.sort_by_key(|title| title.line);
     titles
 }
 
-/// `path`: the entries from the outermost to this one.
-fn title(path: &[&OutlineEntry], entry: &OutlineEntry, lines: &[PageLine<'_>]) -> Option<Title> {
+/// Of the last entry of `path`, which begins with the outermost; none where it leads nowhere.
+fn title(path: &[&OutlineEntry], lines: &[PageLine<'_>]) -> Option<Title> {
+    let entry = path.last()?;
     let page = entry.page?;
     let first = lines.partition_point(|line| line.page < page);
     let past = lines.partition_point(|line| line.page <= page);

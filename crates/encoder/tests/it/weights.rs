@@ -1,5 +1,6 @@
 //! Safetensors files that somebody else wrote.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use haul_encoder::weights::{HEADER_BYTES_MAX, TENSORS_MAX, Weights, WeightsError};
@@ -27,6 +28,21 @@ fn entry(dtype: &str, shape: &str, begin: u64, end: u64) -> String {
 
 fn message(result: Result<Weights, WeightsError>) -> String {
     result.map(|_| ()).unwrap_err().to_string()
+}
+
+/// Nothing makes a file keep its numbers aligned: those that are not are copied, and are the same.
+#[test]
+fn f32_is_read_wherever_it_stands() {
+    let data = [1.5_f32, -0.0, f32::MIN_POSITIVE].map(f32::to_le_bytes).concat();
+    let mut as_it_stands = 0;
+    for padding in 0..4 {
+        let header = format!("{{\"a\":{}}}{}", entry("F32", "[3]", 0, 12), " ".repeat(padding));
+        let weights = open(&header, &data).unwrap();
+        let view = weights.view("a", &[3]).unwrap();
+        assert_eq!(*view, [1.5, -0.0, f32::MIN_POSITIVE]);
+        as_it_stands += usize::from(matches!(view, Cow::Borrowed(_)));
+    }
+    assert_eq!(as_it_stands, usize::from(cfg!(target_endian = "little")));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use haul_corpus::limits::Limits;
 use rusqlite::Connection;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ const MIB: usize = 1 << 20;
 /// All hostile files of the table together.
 const TIME_MAX: Duration = Duration::from_secs(180);
 /// Seconds of wall-clock time that one file may take its reader, and what may come on top of them.
-const FILE_S_MAX: f64 = 60.0 + 10.0;
+const FILE_S_MAX: f64 = Limits::DEFAULT.wall_seconds as f64 + 10.0;
 /// Stands in a file beside the corpus; entities of hostile books point there.
 const SECRET: &str = "xyzzysecretxyzzy";
 
@@ -337,9 +338,9 @@ fn twice_named() -> Vec<u8> {
 /// Attributes by the hundred thousand are quadratic to a tokenizer that compares each with all: a million are not done
 /// when the time of the file is over.
 fn costly_books() -> Vec<Case> {
-    let (spaces, of_spaces) = if full() { (1_000_000, "timeout") } else { (40_000, "ok") };
+    let (count, of_spaces) = if full() { (1_000_000, "timeout") } else { (40_000, "ok") };
     let attributes: String = (0..80_000).map(|no| format!(" a{no}=\"1\"")).collect();
-    let spaces: String = (0..spaces).map(|no| format!(" xmlns:n{no}=\"u\"")).collect();
+    let spaces: String = (0..count).map(|no| format!(" xmlns:n{no}=\"u\"")).collect();
     let mut package = plain_book();
     let text = String::from_utf8(package[2].1.clone()).unwrap();
     package[2].1 = text.replace("<metadata", &format!("<metadata{attributes}")).into();

@@ -143,7 +143,8 @@ impl Run<'_> {
             features.extend(passing::all_passes(encoder, &state, &all, perturbation, batch)?);
             Ok::<_, McError>(())
         };
-        // No batch is larger here than in the run, whose memory is bounded by it; and like there, one prefix is ahead.
+        // No batch is larger here than in the run, whose memory is bounded by it; and like there, one prefix is ahead:
+        // of few images there are two, or one thread would have nothing to do.
         let mut ahead = None;
         for hashes in hashes.chunks(batch.min(IMAGES_MIN / 2)) {
             let mut images = vec![];
