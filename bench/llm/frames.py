@@ -5,7 +5,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-PROTOCOL = 1
+PROTOCOL = 2
 FRAME_BYTES_MAX = 256 << 20
 GREEDY = {
     "temperature": 0.0,
@@ -35,6 +35,7 @@ class Worker:
             model=str(Path(model).absolute()),
             devices=[],
             gpu_layers=None,
+            lanes=1,
             n_ctx=n_ctx,
             n_batch=min(n_ctx, 2048),
             n_ubatch=512,

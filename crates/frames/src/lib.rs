@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both ends say it; another number is refused by name.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// A longer frame is a fault of the other end.
 pub const FRAME_BYTES_MAX: u32 = 256 << 20;
 /// Calls of one [`Group`]; a larger group is sent in several, which share what is resident of their prefix.
@@ -97,17 +97,20 @@ pub struct Load {
     pub devices: Vec<usize>,
     /// Layers on those devices; `None` is all.
     pub gpu_layers: Option<u32>,
-    /// Cells of the KV cache, shared by all sequences.
+    /// Contexts that answer calls side by side, each with a cache, sequences and threads of its own; a probe or a score
+    /// wants one.
+    pub lanes: u32,
+    /// Cells of a lane's KV cache, shared by all its sequences.
     pub n_ctx: u32,
     /// Most tokens of one decode call.
     pub n_batch: u32,
     /// Tokens that kernels see at once.
     pub n_ubatch: u32,
-    /// Sequences that live together, the resident prefixes among them; at most 256.
+    /// Sequences that live together in a lane, the resident prefix among them; at most 256.
     pub n_seq_max: u32,
     /// Whether the sequences share one pool of cells; without it each has `n_ctx / n_seq_max`.
     pub kv_unified: bool,
-    /// Threads of decode and of prefill.
+    /// Threads of decode and of prefill, in each lane.
     pub threads: u32,
     /// Type of the K cache: `f16`, `q8_0`, ...
     pub type_k: String,
@@ -209,7 +212,7 @@ pub struct Loaded {
     pub vocabulary: u32,
     /// Tokens that it was trained on at once.
     pub n_ctx_train: u32,
-    /// Cells that the context has.
+    /// Cells that each lane has.
     pub n_ctx: u32,
     /// Its chat template, where the file has one.
     pub chat_template: Option<String>,
@@ -286,6 +289,10 @@ pub struct Call {
     pub sampling: Sampling,
     /// What the answer must be, if anything.
     pub constraint: Option<Constraint>,
+    /// A text that the answer is likely to be near, such as the one that it corrects: where it goes on as this does, several
+    /// of its tokens are computed at once. It changes no choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<String>,
     /// Alternatives whose log-probabilities are given for each token; 0 gives the chosen token's alone, `None` nothing.
     pub logprobs: Option<u32>,
 }

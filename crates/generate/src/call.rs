@@ -16,6 +16,10 @@ pub struct Call {
     pub sampling: Sampling,
     /// What the answer must be, if anything.
     pub constraint: Option<Constraint>,
+    /// A text that the answer is likely to be near: engines of ours go faster where it is, and answer the same. It is no
+    /// part of what a call is known by.
+    #[serde(skip)]
+    pub draft: Option<String>,
     /// Alternatives whose log-probabilities are given for each token; `None` gives none, not even the token's own.
     pub logprobs: Option<u32>,
 }
@@ -154,6 +158,7 @@ impl Call {
             stop: vec![],
             sampling: Sampling::GREEDY,
             constraint: None,
+            draft: None,
             logprobs: None,
         }
     }

@@ -38,8 +38,10 @@ pub struct LocalSettings {
     pub backends: Vec<PathBuf>,
     /// Where the layers go; decided before anything is loaded.
     pub device: DeviceRequest,
-    /// The model and its context. Its devices are filled in from `device`.
+    /// The model and one context for it. Its devices are filled in from `device`.
     pub load: Load,
+    /// Into how many contexts a processor divides that one; 1 is right for everything but very small models.
+    pub lanes: u32,
     /// A chat template in place of the file's own.
     pub template: Option<String>,
     /// Hash of the file, for journals.
@@ -79,6 +81,9 @@ impl Local {
     pub fn open_until(stop: Arc<AtomicBool>, mut settings: LocalSettings) -> Result<Self, GenerateError> {
         let mut worker = Worker::start(&settings.worker, &settings.backends, settings.patience, &stop)?;
         settings.load.devices = devices::select(settings.device, worker.hello())?;
+        if settings.load.devices.is_empty() {
+            settings.load = divided(settings.load, settings.lanes);
+        }
         let loaded = load(&mut worker, &settings.load)?;
         // A model without a usable template still completes texts; it is a chat that needs one.
         let template = match (&settings.template, &loaded.chat_template) {
@@ -315,6 +320,19 @@ pub fn quantize(worker: &Path, backends: &[PathBuf], asked: Quantize) -> Result<
     }
 }
 
+/// A load whose cells, sequences and threads are dealt out to contexts side by side.
+fn divided(load: Load, lanes: u32) -> Load {
+    let lanes = lanes.clamp(1, load.threads.max(1));
+    Load {
+        lanes,
+        n_ctx: load.n_ctx.div_ceil(lanes),
+        // Each has a beginning of its own.
+        n_seq_max: (load.n_seq_max.saturating_sub(1)).div_ceil(lanes) + 1,
+        threads: load.threads / lanes,
+        ..load
+    }
+}
+
 fn load(worker: &mut Worker, load: &Load) -> Result<Loaded, GenerateError> {
     worker.ask(Request::Load(load.clone()));
     match worker.wait()? {
@@ -349,6 +367,7 @@ impl Run<'_, '_> {
                     stop: call.stop.clone(),
                     sampling: call.sampling.clone(),
                     constraint: call.constraint.clone(),
+                    draft: call.draft.clone(),
                     logprobs: call.logprobs,
                 }
             })
@@ -430,6 +449,7 @@ pub(crate) mod tests {
             model: PathBuf::from("m.gguf"),
             devices: vec![],
             gpu_layers: None,
+            lanes: 1,
             n_ctx: 512,
             n_batch: 512,
             n_ubatch: 512,
@@ -491,6 +511,15 @@ pub(crate) mod tests {
             checked(answer(8, "a", Finish::Stop), &call).unwrap_err(),
             CallError::Truncated { sent: 9, consumed: 8 }
         );
+    }
+
+    #[test]
+    fn lanes_share_out_what_one_context_had() {
+        let whole = Load { n_ctx: 16_384, n_seq_max: 17, threads: 2, ..load() };
+        let two = divided(whole.clone(), 2);
+        assert_eq!((two.lanes, two.n_ctx, two.n_seq_max, two.threads), (2, 8192, 9, 1));
+        assert_eq!(divided(whole.clone(), 1), whole);
+        assert_eq!(divided(whole, 9).lanes, 2, "no lane without a thread");
     }
 
     #[test]

@@ -274,6 +274,7 @@ fn request(line: &str) -> Result<Request, String> {
             seed: body.seed.unwrap_or(0),
         },
         constraint: body.response_format.as_ref().map(constraint).transpose()?.flatten(),
+        draft: None,
         logprobs,
     };
     Ok(Request { custom_id: line.custom_id, model: body.model, call })

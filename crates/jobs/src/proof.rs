@@ -146,6 +146,7 @@ pub(crate) mod tests {
             model: "a.gguf".into(),
             devices: devices.to_vec(),
             gpu_layers: None,
+            lanes: 1,
             n_ctx: 2048,
             n_batch: 512,
             n_ubatch: 512,

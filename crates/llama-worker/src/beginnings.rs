@@ -3,7 +3,7 @@
 //! Questions go through the windows of a document in rounds: when a window's turn comes again, its cells have long been
 //! given to others. To put a copy back costs a hundredth of computing it.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::answers::common;
 use crate::llama::{State, Token};
@@ -22,20 +22,20 @@ pub(crate) struct Beginnings {
 
 struct Beginning {
     tokens: Vec<Token>,
-    state: Rc<State>,
+    state: Arc<State>,
 }
 
 impl Beginnings {
-    /// For a cache of so many cells: all copies together have no more.
+    /// For caches of so many cells: all copies together have no more.
     pub(crate) fn new(cells: u32) -> Self {
         Self { kept: Vec::new(), tokens_max: cells as usize, given_up: 0 }
     }
 
     /// The copy that has most in common with `tokens`, and how much, if that is more than `have`.
-    pub(crate) fn longer(&self, tokens: &[Token], have: usize) -> Option<(usize, Rc<State>)> {
+    pub(crate) fn longer(&self, tokens: &[Token], have: usize) -> Option<(usize, Arc<State>)> {
         let by_common = self.kept.iter().map(|kept| (common(&kept.tokens, tokens), kept));
         let (most, kept) = by_common.max_by_key(|(common, _)| *common)?;
-        (most > have && most >= BEGINNING_TOKENS_MIN).then(|| (most, Rc::clone(&kept.state)))
+        (most > have && most >= BEGINNING_TOKENS_MIN).then(|| (most, Arc::clone(&kept.state)))
     }
 
     /// Whether a beginning is worth a copy, and has none.
@@ -53,7 +53,7 @@ impl Beginnings {
             let lot = self.given_up.wrapping_mul(2_654_435_761) >> 7;
             self.kept.swap_remove(lot % self.kept.len());
         }
-        self.kept.push(Beginning { tokens, state: Rc::new(state) });
+        self.kept.push(Beginning { tokens, state: Arc::new(state) });
     }
 
     pub(crate) fn forget(&mut self) {

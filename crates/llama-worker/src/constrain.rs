@@ -17,8 +17,15 @@ const GRAMMARS_MAX: usize = 256;
 /// Compiles grammars for one model.
 pub(crate) struct Grammars {
     factory: ParserFactory,
-    /// By constraint; a copy begins where the grammar does.
-    compiled: HashMap<String, Matcher>,
+    /// By constraint.
+    compiled: HashMap<Arc<str>, Compiled>,
+}
+
+struct Compiled {
+    /// A copy begins where the grammar does.
+    matcher: Matcher,
+    /// The last answer of this form. The next one has its marks and names, and other values.
+    last: Vec<Token>,
 }
 
 impl Grammars {
@@ -34,8 +41,8 @@ impl Grammars {
     /// A constraint at its beginning.
     pub(crate) fn of(&mut self, constraint: &Constraint) -> Result<Form, String> {
         let key = serde_json::to_string(constraint).map_err(|error| error.to_string())?;
-        if let Some(matcher) = self.compiled.get(&key) {
-            return Ok(Form { matcher: matcher.deep_clone() });
+        if let Some((key, compiled)) = self.compiled.get_key_value(key.as_str()) {
+            return Ok(Form { matcher: compiled.matcher.deep_clone(), key: Arc::clone(key) });
         }
         let grammar = match constraint {
             Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(compact(schema)),
@@ -49,9 +56,22 @@ impl Grammars {
         if self.compiled.len() == GRAMMARS_MAX {
             self.compiled.clear();
         }
-        let form = Form { matcher: matcher.deep_clone() };
-        self.compiled.insert(key, matcher);
+        let key: Arc<str> = key.into();
+        let form = Form { matcher: matcher.deep_clone(), key: Arc::clone(&key) };
+        self.compiled.insert(key, Compiled { matcher, last: vec![] });
         Ok(form)
+    }
+
+    /// The last answer of a form; none where there was none.
+    pub(crate) fn last(&self, form: &Form) -> &[Token] {
+        self.compiled.get(&form.key).map_or(&[], |compiled| &compiled.last)
+    }
+
+    /// Keeps an answer of a form.
+    pub(crate) fn keep(&mut self, form: &Form, answer: &[Token]) {
+        if let Some(compiled) = self.compiled.get_mut(&form.key) {
+            compiled.last = answer.to_vec();
+        }
     }
 }
 
@@ -93,6 +113,8 @@ fn one_line(text: &str) -> String {
 /// Where in its grammar an answer is.
 pub(crate) struct Form {
     matcher: Matcher,
+    /// Its constraint.
+    key: Arc<str>,
 }
 
 impl Form {

@@ -1,4 +1,4 @@
-//! The loaded model and its context: one of each in the life of the process.
+//! The loaded model and its contexts: one model in the life of the process, and a context for each lane.
 
 use std::time::Instant;
 
@@ -11,8 +11,13 @@ use crate::{backends, log, process_unix};
 /// Scores of a batch may take so much memory where they are computed without flash attention.
 const SCORES_BYTES_MAX: u64 = 256 << 20;
 
-/// What the cells of other calls may cost a token, beside its products with the model.
+/// What the cells of other calls may cost a token, beside its products with the model: less where a lane is one core, whose
+/// batches need not be large.
 const OTHERS_SHARE: f64 = 0.16;
+const OTHERS_SHARE_OF_LANES: f64 = 0.05;
+
+/// A lane is a thread at least.
+const LANES_MAX: u32 = 256;
 
 /// Sequences that llama.cpp can keep apart.
 pub(crate) const SEQUENCES_MAX: u32 = 256;
@@ -31,8 +36,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Loads a model as asked.
-    pub(crate) fn load(load: &Load) -> Result<(Self, Loaded), String> {
+    /// Loads a model as asked: an engine for each lane.
+    pub(crate) fn load(load: &Load) -> Result<(Vec<Self>, Loaded), String> {
+        if load.lanes == 0 || load.lanes > LANES_MAX {
+            return Err(format!("{} lanes, of 1 to {LANES_MAX}", load.lanes));
+        }
         if !(1..=SEQUENCES_MAX).contains(&load.n_seq_max) {
             return Err(format!("{} sequences, of 1 to {SEQUENCES_MAX}", load.n_seq_max));
         }
@@ -48,8 +56,11 @@ impl Engine {
             context_params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
         }
         let start = Instant::now();
-        let context =
-            Context::new(model, context_params).ok_or_else(|| with_log("the context cannot be made"))?;
+        let contexts = (0..load.lanes)
+            .map(|_| {
+                Context::new(model, context_params).ok_or_else(|| with_log("the context cannot be made"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         let (context_ms, ready) = (start.elapsed().as_millis() as u64, backends::devices());
         lines.extend(log::take());
 
@@ -67,7 +78,7 @@ impl Engine {
             embedding: model.embedding(),
             vocabulary: model.vocabulary() as u32,
             n_ctx_train: model.context_train(),
-            n_ctx: context.n_ctx(),
+            n_ctx: contexts[0].n_ctx(),
             chat_template: model.chat_template(),
             can_share_prefix: load.kv_unified,
             adds_bos: model.adds_bos(),
@@ -81,7 +92,7 @@ impl Engine {
             warnings: log::warnings(&lines),
             rss_bytes: process_unix::resident_bytes(),
         };
-        let engine = Self {
+        let engine = |context| Self {
             unified: load.kv_unified,
             recurrent: model.is_recurrent(),
             n_seq_max: load.n_seq_max,
@@ -89,7 +100,7 @@ impl Engine {
             model,
             context,
         };
-        Ok((engine, facts))
+        Ok((contexts.into_iter().map(engine).collect(), facts))
     }
 
     pub(crate) fn model(&self) -> Model {
@@ -257,14 +268,16 @@ fn plain_attention_suits(load: &Load, model: Model) -> bool {
 
 /// A processor multiplies each token with the cells of all sequences, and masks them afterwards; a card skips what is
 /// masked, and wants as many calls as there is room for. A cell costs 4 x layers x embedding operations and a token 2 x
-/// parameters. Of 192 to 1,024 cells, 256 to 384 were fastest with the tiny model, where 318 are the share.
+/// parameters. Measured with the tiny model, of 60 to 1,024 cells: in one lane 256 to 384 were fastest, where 318 are the
+/// share; of two lanes each was fastest with about 100.
 fn cells_of_others(load: &Load, model: Model) -> usize {
     if !load.devices.is_empty() {
         return usize::MAX;
     }
+    let share = if load.lanes > 1 { OTHERS_SHARE_OF_LANES } else { OTHERS_SHARE };
     let token = 2.0 * model.parameters() as f64;
     let cell = 4.0 * f64::from(model.layers()) * f64::from(model.embedding());
-    (OTHERS_SHARE * token / cell.max(1.0)) as usize
+    (share * token / cell.max(1.0)) as usize
 }
 
 fn kv_type(name: &str) -> Result<sys::ggml_type, String> {

@@ -1,5 +1,5 @@
 //! llama.cpp's C interface as a model and a context that cannot be misused: the one file that calls into the engine for
-//! inference. Both live as long as the process, and one thread uses them.
+//! inference. Both live as long as the process; threads share a model, and one at a time uses a context.
 
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
@@ -18,6 +18,11 @@ pub(crate) struct Model {
     vocabulary: NonNull<sys::llama_vocab>,
 }
 
+// SAFETY: a model is not changed once it is loaded; the engine lets several contexts of several threads read it.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
 /// A context of a model, and a batch for it. They are never freed.
 pub(crate) struct Context {
     context: NonNull<sys::llama_context>,
@@ -27,6 +32,9 @@ pub(crate) struct Context {
     room: usize,
     vocabulary_size: usize,
 }
+
+// SAFETY: a context and its batch belong to no thread, and what changes them takes `&mut self`.
+unsafe impl Send for Context {}
 
 /// The state of a sequence, as the engine wrote it.
 #[derive(Default)]

@@ -11,6 +11,7 @@ mod answers;
 mod backends;
 mod beginnings;
 mod constrain;
+mod draft;
 mod engine;
 mod llama;
 mod log;
@@ -24,15 +25,16 @@ use std::fs::File;
 use std::io::{BufReader, Write, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use answers::Desk;
+use answers::{Desk, Lane, Totals};
 use engine::Engine;
 use haul_frames::{BEAT_MS, Beat, Event, FrameError, Request, read, write};
+use llama::Model;
 
 /// Requests that were read and not begun.
 const REQUESTS_WAITING_MAX: usize = 64;
@@ -97,40 +99,24 @@ fn listen(send: &SyncSender<Request>) {
 }
 
 /// Does what is asked until nobody can ask any more.
-fn serve(requests: &Receiver<Request>, pipe: &Pipe) {
-    let mut loaded: Option<(Engine, Desk)> = None;
-    loop {
-        let request = match &loaded {
-            Some((_, desk)) if desk.is_busy() => match requests.try_recv() {
-                Ok(request) => Some(request),
-                Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => return,
-            },
-            _ => match requests.recv() {
-                Ok(request) => Some(request),
-                Err(_) => return,
-            },
-        };
-        if let Some(request) = request {
-            if let Err(why) = begin(request, &mut loaded, pipe) {
-                pipe.say(&Event::Refused { id: None, why });
-            }
-            continue;
+fn serve(requests: &Receiver<Request>, pipe: &Arc<Pipe>) {
+    let mut hall = None;
+    while let Ok(request) = requests.recv() {
+        if let Err(why) = begin(request, &mut hall, pipe) {
+            pipe.say(&Event::Refused { id: None, why });
         }
-        if let Some((engine, desk)) = &mut loaded {
-            desk.step(engine, &mut |event| pipe.say(&event));
-            pipe.count(desk);
-        }
+    }
+    if let Some(hall) = hall {
+        hall.close();
     }
 }
 
-fn begin(request: Request, loaded: &mut Option<(Engine, Desk)>, pipe: &Pipe) -> Result<(), String> {
+fn begin(request: Request, hall: &mut Option<Hall>, pipe: &Arc<Pipe>) -> Result<(), String> {
     match request {
-        Request::Load(_) if loaded.is_some() => return Err("a model is loaded already".to_owned()),
+        Request::Load(_) if hall.is_some() => return Err("a model is loaded already".to_owned()),
         Request::Load(load) => {
-            let (engine, facts) = Engine::load(&load)?;
-            let desk = Desk::new(&engine);
-            *loaded = Some((engine, desk));
+            let (engines, facts) = Engine::load(&load)?;
+            *hall = Some(Hall::open(engines, load.lanes, pipe));
             pipe.say(&Event::Loaded(Box::new(facts)));
             return Ok(());
         }
@@ -141,28 +127,25 @@ fn begin(request: Request, loaded: &mut Option<(Engine, Desk)>, pipe: &Pipe) -> 
         }
         _ => {}
     }
-    let Some((engine, desk)) = loaded else { return Err("no model is loaded".to_owned()) };
+    let Some(hall) = hall else { return Err("no model is loaded".to_owned()) };
     match request {
         Request::Tokenize { texts } => {
             let ids = texts
                 .iter()
-                .map(|text| Ok(engine.model().tokenize(text)?.into_iter().map(|token| token.0).collect()));
+                .map(|text| Ok(hall.model.tokenize(text)?.into_iter().map(|token| token.0).collect()));
             pipe.say(&Event::Tokens { ids: ids.collect::<Result<_, String>>()? });
         }
-        Request::Group(group) => desk.add(engine, group, &mut |event| pipe.say(&event)),
-        Request::Score(_) | Request::Probe(_) if desk.is_busy() => {
-            return Err("calls are being answered, and a measurement takes the whole cache".to_owned());
-        }
+        Request::Group(group) => hall.desk.add(group, &|event| pipe.say(&event)),
         Request::Score(score) => {
-            desk.uproot(engine);
-            let scored = measure::score(engine, &score);
-            desk.uproot(engine);
+            let mut lane = hall.lane_alone()?;
+            let scored = measure::score(lane.uprooted(), &score);
+            lane.uprooted();
             pipe.say(&Event::Scored(scored?));
         }
         Request::Probe(probe) => {
-            desk.uproot(engine);
-            let probed = measure::probe(engine, &probe);
-            desk.uproot(engine);
+            let mut lane = hall.lane_alone()?;
+            let probed = measure::probe(lane.uprooted(), &probe);
+            lane.uprooted();
             pipe.say(&Event::Probed(probed?));
         }
         Request::Load(_) | Request::Quantize(_) => {}
@@ -170,27 +153,80 @@ fn begin(request: Request, loaded: &mut Option<(Engine, Desk)>, pipe: &Pipe) -> 
     Ok(())
 }
 
+/// A loaded model: the desk that takes calls, and the lanes that answer them, each a thread.
+struct Hall {
+    model: Model,
+    desk: Arc<Desk>,
+    lanes: Vec<Arc<Mutex<Lane>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Hall {
+    fn open(engines: Vec<Engine>, lanes: u32, pipe: &Arc<Pipe>) -> Self {
+        let model = engines[0].model();
+        let desk = Arc::new(Desk::new(&engines[0], lanes, Arc::clone(&pipe.totals)));
+        let lanes: Vec<_> =
+            engines.into_iter().map(|engine| Arc::new(Mutex::new(Lane::new(engine)))).collect();
+        let threads = lanes.iter().map(|lane| {
+            let (lane, desk, pipe) = (Arc::clone(lane), Arc::clone(&desk), Arc::clone(pipe));
+            thread::spawn(move || {
+                let _end = EndOnPanic;
+                while Lane::wait(&lane, &desk) {
+                    locked(&lane).step(&desk, &|event| pipe.say(&event));
+                }
+            })
+        });
+        let threads = threads.collect();
+        Self { model, desk, lanes, threads }
+    }
+
+    /// The one lane, which answers no calls now.
+    fn lane_alone(&self) -> Result<MutexGuard<'_, Lane>, String> {
+        if self.desk.is_busy() {
+            return Err("calls are being answered, and a measurement takes the whole cache".to_owned());
+        }
+        match self.lanes.as_slice() {
+            [lane] => Ok(locked(lane)),
+            lanes => Err(format!("a measurement in one of {} lanes says nothing of the others", lanes.len())),
+        }
+    }
+
+    /// Ends the lanes, which may be within a step: the process must not take the engine from under them.
+    fn close(self) {
+        self.desk.close();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                to_stderr("a lane ended by a fault");
+            }
+        }
+    }
+}
+
+/// A lane that panics takes the process with it: its calls would wait for ever, and a dead worker is started again.
+struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+fn locked(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Where events go: what stdout was at the start. Whatever else writes to stdout after that writes to stderr, so that
 /// no stray line stands between frames.
 struct Pipe {
     file: Mutex<File>,
-    steps: AtomicU64,
-    live: AtomicU32,
-    prefill_tokens: AtomicU64,
-    decode_tokens: AtomicU64,
-    reused_tokens: AtomicU64,
+    totals: Arc<Totals>,
 }
 
 impl Pipe {
     fn take() -> std::io::Result<Self> {
-        Ok(Self {
-            file: Mutex::new(process_unix::take_stdout()?),
-            steps: AtomicU64::new(0),
-            live: AtomicU32::new(0),
-            prefill_tokens: AtomicU64::new(0),
-            decode_tokens: AtomicU64::new(0),
-            reused_tokens: AtomicU64::new(0),
-        })
+        Ok(Self { file: Mutex::new(process_unix::take_stdout()?), totals: Arc::default() })
     }
 
     /// A frame. When nobody reads any more, stdin ends too, and with it the process.
@@ -208,25 +244,18 @@ impl Pipe {
         Ok(())
     }
 
-    fn count(&self, desk: &Desk) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        self.live.store(desk.live(), Ordering::Relaxed);
-        self.prefill_tokens.store(desk.totals.prefill_tokens, Ordering::Relaxed);
-        self.decode_tokens.store(desk.totals.decode_tokens, Ordering::Relaxed);
-        self.reused_tokens.store(desk.totals.reused_tokens, Ordering::Relaxed);
-    }
-
     fn beat(&self) {
         loop {
             thread::sleep(Duration::from_millis(BEAT_MS));
+            let Totals { steps, live, prefill_tokens, decode_tokens, reused_tokens } = &*self.totals;
             let totals = BTreeMap::from([
-                ("prefill_tokens".to_owned(), self.prefill_tokens.load(Ordering::Relaxed)),
-                ("decode_tokens".to_owned(), self.decode_tokens.load(Ordering::Relaxed)),
-                ("reused_tokens".to_owned(), self.reused_tokens.load(Ordering::Relaxed)),
+                ("prefill_tokens".to_owned(), prefill_tokens.load(Relaxed)),
+                ("decode_tokens".to_owned(), decode_tokens.load(Relaxed)),
+                ("reused_tokens".to_owned(), reused_tokens.load(Relaxed)),
             ]);
             self.say(&Event::Beat(Beat {
-                steps: self.steps.load(Ordering::Relaxed),
-                live: self.live.load(Ordering::Relaxed),
+                steps: steps.load(Relaxed),
+                live: live.load(Relaxed),
                 rss_bytes: process_unix::resident_bytes(),
                 totals,
             }));

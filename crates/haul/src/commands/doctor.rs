@@ -90,7 +90,8 @@ fn model(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<Exit
 fn diagnose(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<Diagnosis, Failure> {
     let request = settings.device(&args.engine.device)?;
     let file = generator::find(generator::model_name(&args.engine)?, settings, output)?;
-    let asked = generator::local_settings(&file, &args.engine, settings)?;
+    // A probe is of one context.
+    let asked = LocalSettings { lanes: 1, ..generator::local_settings(&file, &args.engine, settings)? };
     let roofs = roof::load_or_measure(&settings.profiles(), &settings.cpu())?;
     let mut local = Local::open(asked.clone())?;
     let speed = measure(&mut local)?;

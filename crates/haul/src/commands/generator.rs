@@ -38,6 +38,9 @@ const CELLS_STEP: u32 = 256;
 const N_BATCH: u32 = 2048;
 const N_UBATCH: u32 = 512;
 const F16: &str = "f16";
+/// Models of at most so many bytes are read by each core for itself: a step of theirs is shorter than what it takes cores to
+/// wait for each other between its operations, and they stay in the cache that cores share.
+const LANES_TENSOR_BYTES_MAX: u64 = 32 << 20;
 
 /// An open model, and where it is.
 pub(crate) struct Opened {
@@ -188,11 +191,13 @@ pub(crate) fn local_settings(
         Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
     };
     let (worker, backends) = settings.worker()?;
+    let load = load(file, device, args, settings)?;
     Ok(LocalSettings {
         worker,
         backends,
         device,
-        load: load(file, device, args, settings)?,
+        lanes: lanes(&file.gguf, &load),
+        load,
         template,
         identity: file.sha256.clone(),
         name: file.name.clone(),
@@ -228,6 +233,7 @@ fn load(
         model: file.path.clone(),
         devices: vec![],
         gpu_layers: None,
+        lanes: 1,
         n_ctx,
         n_batch: tuned.as_ref().map_or(N_BATCH, |tuned| tuned.n_batch),
         n_ubatch: tuned.as_ref().map_or(N_UBATCH, |tuned| tuned.n_ubatch),
@@ -239,6 +245,15 @@ fn load(
         flash_attention: tuned.as_ref().map_or(FlashAttention::Auto, |tuned| tuned.flash_attention),
         mmap: true,
     })
+}
+
+/// As many lanes as there are threads, calls and cells for, of a model that is small enough.
+fn lanes(gguf: &Gguf, load: &Load) -> u32 {
+    if gguf.tensor_bytes > LANES_TENSOR_BYTES_MAX {
+        return 1;
+    }
+    let of_calls = load.n_seq_max.saturating_sub(1);
+    load.threads.min(of_calls).min(load.n_ctx / call_cells(gguf)).max(1)
 }
 
 /// What `haul tune` found for a file on a device, if it was tuned.
@@ -259,9 +274,14 @@ pub(crate) fn parallel(calls: u32) -> Result<u32, Failure> {
     Ok(calls)
 }
 
+/// Cells that one call may use.
+fn call_cells(gguf: &Gguf) -> u32 {
+    gguf.context_train.clamp(CELLS_STEP, CALL_TOKENS_MAX)
+}
+
 /// Cells for all calls together: as many as they can use, and as the memory that is free allows.
 fn cells(gguf: &Gguf, parallel: u32, type_k: &str, type_v: &str, available: u64) -> Result<u32, Failure> {
-    let call = gguf.context_train.clamp(CELLS_STEP, CALL_TOKENS_MAX);
+    let call = call_cells(gguf);
     let step_bytes = gguf.kv_bytes(CELLS_STEP, type_k, type_v)?.max(1);
     let steps = u32::try_from(available / KV_SHARE / step_bytes).unwrap_or(u32::MAX / CELLS_STEP);
     Ok(steps

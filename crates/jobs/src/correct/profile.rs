@@ -118,6 +118,7 @@ impl Profile {
                 repeat_last: self.repeat_last,
                 seed: 0,
             },
+            draft: Some(text.to_owned()),
             ..Call::greedy(prompt, Self::answer_tokens(tokens))
         }
     }

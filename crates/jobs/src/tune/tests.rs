@@ -257,6 +257,7 @@ fn a_model_that_does_not_open_cannot_be_tuned_and_says_why() {
             backends: vec![],
             device: DeviceRequest::Cpu,
             load: crate::proof::tests::load(&[]),
+            lanes: 1,
             template: None,
             identity: String::new(),
             name: "a".to_owned(),

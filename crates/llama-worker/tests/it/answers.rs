@@ -54,6 +54,90 @@ fn answers_are_those_of_each_call_alone() {
     }
 }
 
+/// What a call is asked with changes how fast it is answered and not what: in lanes, with drafts that the answer agrees
+/// with, goes away from, or has nothing to do with.
+#[test]
+fn lanes_and_drafts_change_no_answer() {
+    let (mut plain, _) = Worker::loaded(load());
+    let expected: Vec<_> =
+        plain.answers(vec![group(0, &TEXTS)]).into_iter().map(|answer| answer.text).collect();
+    let drafts: [fn(&str) -> String; 4] = [
+        |text| text.to_owned(),
+        |text| text.split_once(' ').unwrap().1.to_owned(),
+        |_| "nothing of the kind".repeat(20),
+        |_| String::new(),
+    ];
+    let (mut lanes, loaded) = Worker::loaded(Load { lanes: 3, n_seq_max: 4, ..load() });
+    assert_eq!(loaded.n_ctx, load().n_ctx, "each lane has so many");
+    for draft in drafts {
+        let mut asked = group(0, &TEXTS);
+        for (call, text) in asked.calls.iter_mut().zip(TEXTS) {
+            call.draft = Some(draft(text));
+        }
+        let answers = lanes.answers(vec![asked]);
+        for (answer, expected) in answers.iter().zip(&expected) {
+            assert_eq!((&answer.text, answer.finish), (expected, Finish::Stop));
+            assert_eq!(answer.consumed_tokens, answer.prompt_tokens);
+        }
+    }
+    // A drafted answer ends where it must: at its most tokens, and at a text that stops it.
+    let mut cut = call(9, &correction(TEXTS[0]).1, 3);
+    cut.draft = Some(FIRST.to_owned());
+    let mut stopped = haul_frames::Call { stop: vec!["better".to_owned()], ..call(10, &cut.suffix, 64) };
+    stopped.draft = Some(FIRST.to_owned());
+    let answers = lanes.answers(vec![Group { prefix: correction("").0, calls: vec![cut, stopped] }]);
+    assert_eq!((answers[0].answer_tokens, answers[0].finish), (3, Finish::Length));
+    assert_eq!((answers[1].text.as_str(), answers[1].finish), ("The results were ", Finish::Stop));
+}
+
+/// An answer is drafted from the last one of its schema: its names, and never its values.
+#[test]
+fn the_last_answer_of_a_schema_says_nothing_of_the_next() {
+    let (mut worker, _) = Worker::loaded(load());
+    let value = json!({
+        "type": "object",
+        "properties": {"value": {"type": "string"}, "at": {"type": "integer"}, "confidence": {"enum": ["HIGH", "LOW"]}},
+        "required": ["value", "at", "confidence"],
+        "additionalProperties": false,
+    });
+    let schema = json!({"type": "object", "properties": {"margin": value}, "additionalProperties": false});
+    let documents = [
+        ("[1] 2. Term Loan A\n[2] The facility bears interest at a margin of 2.75% per annum.", "2.75%", 2),
+        ("[3] Term Loan A\n[4] The lenders may be changed.\n[5] The margin is 3.10% per annum.", "3.10%", 5),
+    ];
+    for (id, (document, value, at)) in (0..).zip(documents.iter().cycle().take(4)) {
+        let prefix = format!("<|im_start|>user\n{document}\n\n");
+        let suffix = "TASK fields\nFACILITY Term Loan A\nFIELDS margin<|im_end|>\n<|im_start|>assistant\n";
+        let call = haul_frames::Call {
+            constraint: Some(Constraint::JsonSchema(schema.clone())),
+            ..call(id, suffix, 64)
+        };
+        let answer = worker.answers(vec![Group { prefix, calls: vec![call] }]).remove(0);
+        let said: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+        assert_eq!(
+            (&said["margin"]["value"], &said["margin"]["at"]),
+            (&json!(value), &json!(at)),
+            "{answer:?}"
+        );
+    }
+}
+
+/// The groups of a run are dealt out to lanes, and the last one is shared: all calls have one answer each.
+#[test]
+fn lanes_answer_every_call_of_many_groups_once() {
+    let (mut worker, _) = Worker::loaded(Load { lanes: 3, n_seq_max: 3, n_ctx: 512, ..load() });
+    let groups: Vec<_> =
+        (0..12).map(|number| group(number * 100, &TEXTS[..1 + number as usize % 6])).collect();
+    let asked: Vec<u64> = groups.iter().flat_map(|group| group.calls.iter().map(|call| call.id)).collect();
+    let answered: Vec<u64> = worker.answers(groups).into_iter().map(|answer| answer.id).collect();
+    assert_eq!(answered, asked);
+    let score = Request::Score(haul_frames::Score { ids: vec![1, 2], top_k: 0, wanted: vec![] });
+    match worker.ask(&score) {
+        Event::Refused { id: None, why } => assert!(why.contains("3 lanes"), "{why}"),
+        other => panic!("a measurement in one lane of three: {other:?}"),
+    }
+}
+
 #[test]
 fn more_calls_than_sequences_and_groups_of_many_kinds_are_all_answered() {
     let (mut worker, _) = Worker::loaded(Load { n_seq_max: 3, n_ctx: 512, ..load() });

@@ -21,6 +21,7 @@ fn settings() -> LocalSettings {
         backends: vec![executable.with_file_name("backends")],
         device: DeviceRequest::Cpu,
         load: load(),
+        lanes: 1,
         template: None,
         identity: "tiny".to_owned(),
         name: "tiny".to_owned(),

@@ -25,6 +25,7 @@ pub(crate) fn load() -> Load {
         model: tiny(),
         devices: vec![],
         gpu_layers: None,
+        lanes: 1,
         n_ctx: 4096,
         n_batch: 512,
         n_ubatch: 512,
@@ -47,6 +48,7 @@ pub(crate) fn call(id: u64, suffix: &str, max_tokens: u32) -> Call {
         stop: vec![],
         sampling: Sampling::GREEDY,
         constraint: None,
+        draft: None,
         logprobs: None,
     }
 }
