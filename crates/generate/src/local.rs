@@ -322,7 +322,9 @@ pub fn quantize(worker: &Path, backends: &[PathBuf], asked: Quantize) -> Result<
 
 /// A load whose cells, sequences and threads are dealt out to contexts side by side.
 fn divided(load: Load, lanes: u32) -> Load {
-    let lanes = lanes.clamp(1, load.threads.max(1));
+    // No thread is left over.
+    let lanes =
+        (1..=lanes.clamp(1, load.threads.max(1))).rev().find(|lanes| load.threads % lanes == 0).unwrap_or(1);
     Load {
         lanes,
         n_ctx: load.n_ctx.div_ceil(lanes),
@@ -519,7 +521,9 @@ pub(crate) mod tests {
         let two = divided(whole.clone(), 2);
         assert_eq!((two.lanes, two.n_ctx, two.n_seq_max, two.threads), (2, 8192, 9, 1));
         assert_eq!(divided(whole.clone(), 1), whole);
-        assert_eq!(divided(whole, 9).lanes, 2, "no lane without a thread");
+        assert_eq!(divided(whole.clone(), 9).lanes, 2, "no lane without a thread");
+        let of_nine = divided(Load { threads: 9, ..whole }, 4);
+        assert_eq!((of_nine.lanes, of_nine.threads), (3, 3), "and no thread without a lane");
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::sample::{Sampler, likeliest, log_sum_exp, top};
 
 const TRUNK: i32 = 0;
 
+/// Logits behind the tokens ahead of all answers in one batch, beside those that answers need anyway: 64 MiB.
+const LOGITS_AHEAD_MAX: usize = 16 << 20;
+
 /// What lanes share: calls that nobody has begun, and what was computed for those before.
 pub(crate) struct Desk {
     model: Model,
@@ -81,6 +84,7 @@ pub(crate) struct Lane {
 /// Sums since the start of the process, over all lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
+    /// Batches that were begun.
     pub(crate) steps: AtomicU64,
     /// Calls in a cache now.
     pub(crate) live: AtomicU32,
@@ -209,6 +213,15 @@ impl Desk {
         self.waiting().next()
     }
 
+    /// Puts a group that was taken and not begun before the others.
+    fn hand_back(&self, group: Arc<Group>) {
+        let mut waiting = self.waiting();
+        waiting.begun.retain(|begun| !Arc::ptr_eq(begun, &group));
+        waiting.groups.push_front(group);
+        drop(waiting);
+        self.bell.notify_all();
+    }
+
     /// Waits until there is something to do; false at the end.
     fn wait(&self) -> bool {
         let is_idle = |waiting: &mut Waiting| !waiting.is_over && !waiting.has_next();
@@ -279,11 +292,12 @@ impl Waiting {
     }
 
     fn next(&mut self) -> Option<Arc<Group>> {
+        self.begun.retain(|group| group.is_worth_joining());
         if let Some(group) = self.groups.pop_front() {
             self.begun.push(Arc::clone(&group));
             return Some(group);
         }
-        self.has_next().then(|| Arc::clone(&self.begun[0]))
+        self.begun.first().map(Arc::clone)
     }
 }
 
@@ -365,13 +379,15 @@ impl Lane {
 
     /// What cannot go on takes all calls in the cache with it; those that have not begun stay.
     fn give_up(&mut self, desk: &Desk, why: &str, say: &impl Fn(Event)) {
+        let is_of_the_trunk = self.live.is_empty();
         while !self.live.is_empty() {
             let live = self.end(0, desk);
             desk.close_call(Event::Refused { id: Some(live.call.id), why: why.to_owned() }, say);
         }
         // Without any live call it is the trunk that fails, and with it every call of its group.
-        if let Some(group) = self.group.take() {
-            for (call, _) in std::mem::take(&mut *group.calls()) {
+        if let Some(group) = self.group.take().filter(|_| is_of_the_trunk) {
+            let calls = std::mem::take(&mut *group.calls());
+            for (call, _) in calls {
                 desk.close_call(Event::Refused { id: Some(call.id), why: why.to_owned() }, say);
             }
         }
@@ -394,6 +410,9 @@ impl Lane {
             self.group = Some(Arc::clone(&group));
             if !self.is_planted {
                 if !self.live.is_empty() && !self.has_room_beside() {
+                    // A lane that is idle may have it meanwhile.
+                    self.group = None;
+                    desk.hand_back(group);
                     return Ok(());
                 }
                 self.plant(desk);
@@ -417,7 +436,8 @@ impl Lane {
     fn shared_with(&self, group: &Group) -> Vec<Token> {
         let calls = group.calls();
         match calls.front() {
-            Some((_, prompt)) if calls.len() == 1 && self.engine.unified => {
+            // A copy of a state needs room of its own, which was seen to for what the group shares.
+            Some((_, prompt)) if calls.len() == 1 && self.engine.unified && !self.engine.recurrent => {
                 let as_trunk = common(prompt, &self.trunk.tokens).min(prompt.len() - 1);
                 prompt[..as_trunk.max(group.shared.len())].to_vec()
             }
@@ -568,17 +588,13 @@ impl Lane {
                 return Ok(());
             }
         };
-        let Some(sequence) = self.free.pop() else { return Err("no sequence is free".to_owned()) };
-        if shared > 0 && self.engine.recurrent {
-            let state = match self.trunk.snapshot.take() {
-                Some(state) => state,
-                None => self.engine.snapshot(TRUNK)?,
-            };
-            self.engine.restore(&state, sequence)?;
-            self.trunk.snapshot = Some(state);
-        } else if shared > 0 {
-            self.engine.share(TRUNK, sequence, shared)?;
-        }
+        let sequence = match self.sequence_with(shared) {
+            Ok(sequence) => sequence,
+            Err(why) => {
+                desk.close_call(Event::Refused { id: Some(call.id), why }, say);
+                return Ok(());
+            }
+        };
         let reused = shared - std::mem::take(&mut self.trunk.uncharged).min(shared);
         desk.totals.reused_tokens.fetch_add(reused as u64, Relaxed);
         desk.totals.live.fetch_add(1, Relaxed);
@@ -605,10 +621,28 @@ impl Lane {
         Ok(())
     }
 
+    /// A sequence that begins with so many tokens of the trunk.
+    fn sequence_with(&mut self, shared: usize) -> Result<i32, String> {
+        let sequence = *self.free.last().ok_or("no sequence is free")?;
+        if shared > 0 && self.engine.recurrent {
+            let state = match self.trunk.snapshot.take() {
+                Some(state) => state,
+                None => self.engine.snapshot(TRUNK)?,
+            };
+            self.engine.restore(&state, sequence)?;
+            self.trunk.snapshot = Some(state);
+        } else if shared > 0 {
+            self.engine.share(TRUNK, sequence, shared)?;
+        }
+        self.free.pop();
+        Ok(sequence)
+    }
+
     /// Fills a batch: tokens of answers first, so that no long prompt holds them up.
     fn fill(&mut self, totals: &Totals) -> Result<(), String> {
         let (engine, trunk) = (&mut self.engine, &mut self.trunk);
         let mut writing = self.live.iter().filter(|live| live.fed == live.prompt.len()).count();
+        let mut ahead_left = LOGITS_AHEAD_MAX / engine.model().vocabulary().max(1);
         for live in &mut self.live {
             live.row = None;
             live.ahead.clear();
@@ -616,7 +650,8 @@ impl Lane {
                 continue;
             }
             writing -= 1;
-            live.row = Some(live.feed(engine, engine.room() - writing)?);
+            live.row = Some(live.feed(engine, ahead_left.min(engine.room() - writing - 1))?);
+            ahead_left -= live.ahead.len();
             totals.decode_tokens.fetch_add(1, Relaxed);
         }
         let mut prefilled = 0;
@@ -636,7 +671,8 @@ impl Lane {
                 prefilled += 1;
             }
             if live.fed + 1 == live.prompt.len() && engine.room() > 0 {
-                live.row = Some(live.feed(engine, engine.room())?);
+                live.row = Some(live.feed(engine, ahead_left.min(engine.room() - 1))?);
+                ahead_left -= live.ahead.len();
                 live.fed += 1;
                 prefilled += 1;
             }
@@ -659,11 +695,10 @@ impl Lane {
 }
 
 impl Live {
-    /// Adds the last token and what the answer is likely to go on with to the batch, at most `room` tokens; the row of the
-    /// first.
-    fn feed(&mut self, engine: &mut Engine, room: usize) -> Result<i32, String> {
+    /// Adds the last token to the batch, and of what the answer is likely to go on with at most so many; the row of the first.
+    fn feed(&mut self, engine: &mut Engine, ahead_max: usize) -> Result<i32, String> {
         let answer_tokens_left = (self.call.max_tokens - self.answer_tokens) as usize;
-        self.ahead.extend_from_slice(self.draft.ahead((room - 1).min(answer_tokens_left - 1)));
+        self.ahead.extend_from_slice(self.draft.ahead(ahead_max.min(answer_tokens_left - 1)));
         let first = self.said.len() - 1;
         let mut row = None;
         for (token, position) in self.said[first..].iter().chain(&self.ahead).zip(first as i32..) {

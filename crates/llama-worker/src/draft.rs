@@ -1,8 +1,9 @@
 //! What an answer is likely to go on with, where it stays near a text that is known beforehand.
 //!
-//! A corrected text is most of the text, and a JSON document most of the last one of its schema. Tokens of that are put into the batch behind the answer's last one; where the model
-//! chooses the same, one step gives several tokens, and what it chooses is what it would have chosen one by one (Leviathan,
-//! Kalman, Matias 2023; the draft is the text, as in prompt lookup).
+//! A corrected text is most of the text, and a JSON document most of the last one of its schema. Tokens of that are put
+//! into the batch behind the answer's last one; where the model chooses the same, one step gives several tokens, and what
+//! it chooses is what it would have chosen one by one (Leviathan, Kalman, Matias 2023; the draft is a text, as in prompt
+//! lookup).
 
 use haul_frames::Call;
 
@@ -31,7 +32,14 @@ impl Draft {
     pub(crate) fn new(engine: &Engine, call: &Call, last: Vec<Token>) -> Result<Self, String> {
         match &call.draft {
             _ if engine.recurrent => Ok(Self::of(vec![])),
-            Some(text) => engine.model().tokenize(text).map(Self::of),
+            Some(text) => {
+                let mut tokens = engine.model().tokenize(text)?;
+                // A text begins with it, and an answer does not.
+                if tokens.first() == Some(&engine.model().bos()) {
+                    tokens.remove(0);
+                }
+                Ok(Self::of(tokens))
+            }
             None => Ok(Self::of(last)),
         }
     }

@@ -342,7 +342,7 @@ impl Context {
 
     /// Puts a state in the place of a sequence.
     pub(crate) fn restore(&mut self, state: &State, sequence: i32) -> Result<(), String> {
-        // SAFETY: the bytes are what this context wrote itself.
+        // SAFETY: the bytes are what a context of this model, made with the same parameters, wrote.
         let read = unsafe {
             let bytes = &state.0;
             sys::llama_state_seq_set_data(self.context.as_ptr(), bytes.as_ptr(), bytes.len(), sequence)
