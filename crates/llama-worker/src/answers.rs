@@ -84,6 +84,8 @@ pub(crate) struct Lane {
 /// Sums since the start of the process, over all lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
+    /// Groups that were read and are not on the desk yet.
+    pub(crate) arriving: AtomicUsize,
     /// Batches that were begun.
     pub(crate) steps: AtomicU64,
     /// Calls in a cache now.

@@ -60,7 +60,10 @@ fn run() -> Result<(), String> {
         move || pipe.beat()
     });
     let (send, requests) = sync_channel(REQUESTS_WAITING_MAX);
-    thread::spawn(move || listen(&send));
+    thread::spawn({
+        let totals = Arc::clone(&pipe.totals);
+        move || listen(&send, &totals)
+    });
     serve(&requests, &pipe);
     Ok(())
 }
@@ -83,11 +86,14 @@ fn to_stderr(line: &str) {
 }
 
 /// Hands requests on until stdin ends.
-fn listen(send: &SyncSender<Request>) {
+fn listen(send: &SyncSender<Request>, totals: &Totals) {
     let mut pipe = BufReader::new(stdin());
     loop {
         match read(&mut pipe) {
             Ok(Some(request)) => {
+                if matches!(request, Request::Group(_)) {
+                    totals.arriving.fetch_add(1, Relaxed);
+                }
                 if send.send(request).is_err() {
                     return;
                 }
@@ -102,8 +108,12 @@ fn listen(send: &SyncSender<Request>) {
 fn serve(requests: &Receiver<Request>, pipe: &Arc<Pipe>) {
     let mut hall = None;
     while let Ok(request) = requests.recv() {
+        let is_group = matches!(request, Request::Group(_));
         if let Err(why) = begin(request, &mut hall, pipe) {
             pipe.say(&Event::Refused { id: None, why });
+        }
+        if is_group {
+            pipe.totals.arriving.fetch_sub(1, Relaxed);
         }
     }
     if let Some(hall) = hall {
@@ -172,6 +182,11 @@ impl Hall {
             thread::spawn(move || {
                 let _end = EndOnPanic;
                 while Lane::wait(&lane, &desk) {
+                    // Calls that came together are answered together, and so alike in every run: tokens of an answer may
+                    // be others in another batch.
+                    while desk.totals.arriving.load(Relaxed) > 0 {
+                        thread::yield_now();
+                    }
                     locked(&lane).step(&desk, &|event| pipe.say(&event));
                 }
             })
@@ -247,7 +262,7 @@ impl Pipe {
     fn beat(&self) {
         loop {
             thread::sleep(Duration::from_millis(BEAT_MS));
-            let Totals { steps, live, prefill_tokens, decode_tokens, reused_tokens } = &*self.totals;
+            let Totals { steps, live, prefill_tokens, decode_tokens, reused_tokens, .. } = &*self.totals;
             let totals = BTreeMap::from([
                 ("prefill_tokens".to_owned(), prefill_tokens.load(Relaxed)),
                 ("decode_tokens".to_owned(), decode_tokens.load(Relaxed)),
