@@ -81,7 +81,7 @@ pub(crate) struct Lane {
     held: Vec<Held>,
 }
 
-/// Sums since the start of the process, over all lanes.
+/// What all lanes did since the start of the process, and are at now.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     /// Groups that were read and are not on the desk yet.
@@ -295,6 +295,8 @@ impl Waiting {
 
     fn next(&mut self) -> Option<Arc<Group>> {
         self.begun.retain(|group| group.is_worth_joining());
+        // One that was handed back may have been answered by another lane meanwhile.
+        self.groups.retain(|group| !group.calls().is_empty());
         if let Some(group) = self.groups.pop_front() {
             self.begun.push(Arc::clone(&group));
             return Some(group);
@@ -484,9 +486,8 @@ impl Lane {
     /// be multiplied with for nothing.
     fn has_room_beside(&self) -> bool {
         let given_up = self.cells_given_up();
-        let (tokens, common) = (self.trunk.tokens.len(), common(&self.trunk.tokens, &self.shared));
-        let trunk =
-            if common == self.shared.len() && self.keeps(common) { tokens } else { self.shared.len() };
+        let tokens = self.trunk.tokens.len();
+        let trunk = if self.stays() { tokens } else { self.shared.len() };
         let used = self.cells_used() - tokens + trunk + given_up;
         let is_free =
             given_up == 0 || self.cells_of_others() + given_up <= self.engine.cells_of_others_max(0);
@@ -495,10 +496,17 @@ impl Lane {
 
     /// Cells of the trunk that calls go on reading when it begins with what is shared next.
     fn cells_given_up(&self) -> usize {
-        let common = common(&self.trunk.tokens, &self.shared);
-        let stays = common == self.shared.len() && self.keeps(common);
         // Calls of a model with a state have copies.
-        if stays || self.engine.recurrent { 0 } else { self.trunk.done.saturating_sub(common) }
+        if self.stays() || self.engine.recurrent {
+            return 0;
+        }
+        self.trunk.done.saturating_sub(common(&self.trunk.tokens, &self.shared))
+    }
+
+    /// Whether the trunk begins with what is shared next, and can stay as it is.
+    fn stays(&self) -> bool {
+        let common = common(&self.trunk.tokens, &self.shared);
+        common == self.shared.len() && self.keeps(common)
     }
 
     /// Whether the trunk's first `common` tokens can stay where the next ones are others: a state goes back to nothing.
@@ -508,12 +516,11 @@ impl Lane {
 
     /// Makes the trunk begin with what is shared. A longer trunk that begins with it stays, for groups to come.
     fn plant(&mut self, desk: &Desk) {
-        let common = common(&self.trunk.tokens, &self.shared);
-        let keeps = self.keeps(common);
-        if common == self.shared.len() && keeps {
+        if self.stays() {
             return;
         }
-        self.cut(if keeps { common } else { 0 });
+        let common = common(&self.trunk.tokens, &self.shared);
+        self.cut(if self.keeps(common) { common } else { 0 });
         if !self.engine.recurrent {
             self.put_back(desk);
         }
