@@ -323,8 +323,10 @@ pub fn quantize(worker: &Path, backends: &[PathBuf], asked: Quantize) -> Result<
 /// A load whose cells, sequences and threads are dealt out to contexts side by side.
 fn divided(load: Load, lanes: u32) -> Load {
     // No thread is left over.
-    let lanes =
-        (1..=lanes.clamp(1, load.threads.max(1))).rev().find(|lanes| load.threads % lanes == 0).unwrap_or(1);
+    let lanes = (1..=lanes.clamp(1, load.threads.max(1)))
+        .rev()
+        .find(|lanes| load.threads.is_multiple_of(*lanes))
+        .unwrap_or(1);
     Load {
         lanes,
         n_ctx: load.n_ctx.div_ceil(lanes),
