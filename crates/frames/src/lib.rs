@@ -29,6 +29,8 @@ pub const PROTOCOL: u32 = 2;
 pub const FRAME_BYTES_MAX: u32 = 256 << 20;
 /// Calls of one [`Group`]; a larger group is sent in several, which share what is resident of their prefix.
 pub const GROUP_CALLS_MAX: usize = 256;
+/// Beginnings that the worker keeps copies of take so much, or as much as the cache where that is more.
+pub const COPIES_BYTES_FREE: usize = 256 << 20;
 /// The worker says that it lives this often.
 pub const BEAT_MS: u64 = 500;
 

@@ -92,7 +92,7 @@ pub enum GgufError {
     /// Weights and cache together are more than is free.
     #[error(
         "{} for weights + {} for a KV cache of {cells} cells ({types}) + {} for computing = {}, and {} are free",
-        gib(*weights_bytes), gib(*kv_bytes), gib(OVERHEAD_BYTES + *kv_bytes), gib(*needed_bytes), gib(*available_bytes)
+        gib(*weights_bytes), gib(*kv_bytes), gib(computing_bytes(*kv_bytes)), gib(*needed_bytes), gib(*available_bytes)
     )]
     NoRoom {
         /// All tensors.
@@ -325,8 +325,7 @@ impl Gguf {
         type_v: &str,
     ) -> Result<(), GgufError> {
         let kv_bytes = self.kv_bytes(cells, type_k, type_v)?;
-        // Copies of beginnings, which `haul-llama` keeps, take as much as the cache, at most.
-        let computing_bytes = OVERHEAD_BYTES + kv_bytes;
+        let computing_bytes = computing_bytes(kv_bytes);
         let needed_bytes = self.tensor_bytes.saturating_add(kv_bytes).saturating_add(computing_bytes);
         if needed_bytes <= available_bytes {
             return Ok(());
@@ -360,6 +359,11 @@ impl Gguf {
         table.check(data, length, alignment)?;
         metadata.model(&table)
     }
+}
+
+/// Memory beside weights and cache: buffers, and copies of beginnings.
+fn computing_bytes(kv_bytes: u64) -> u64 {
+    OVERHEAD_BYTES + kv_bytes.max(haul_frames::COPIES_BYTES_FREE as u64)
 }
 
 /// Faults of the file and of reading it, told apart at the end.

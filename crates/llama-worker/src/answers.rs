@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use haul_frames::{self as frames, Event, Finish, GROUP_CALLS_MAX, TokenLogprob};
+use haul_frames::{self as frames, COPIES_BYTES_FREE, Event, Finish, GROUP_CALLS_MAX, TokenLogprob};
 
 use crate::beginnings::Beginnings;
 use crate::constrain::{Form, Grammars};
-use crate::draft::Draft;
+use crate::draft::{Draft, Known};
 use crate::engine::{Engine, Fed, Output};
 use crate::llama::{Marks, Model, State, Token};
 use crate::sample::{Sampler, likeliest, log_sum_exp, top};
@@ -152,7 +152,7 @@ impl Desk {
             waiting: Mutex::default(),
             bell: Condvar::new(),
             open: AtomicUsize::new(0),
-            beginnings: Mutex::new(Beginnings::new(engine.n_ctx().saturating_mul(lanes))),
+            beginnings: Mutex::new(Beginnings::new(engine.n_ctx().saturating_mul(lanes), COPIES_BYTES_FREE)),
             grammars: Mutex::default(),
             totals,
         }
@@ -262,17 +262,17 @@ impl Desk {
         if calls.iter().all(fits) { first[..shared].to_vec() } else { vec![] }
     }
 
-    /// The form of a call's answer, if it has one, and the last answer of that form.
-    fn form_of(&self, call: &frames::Call) -> Result<(Option<Form>, Vec<Token>), String> {
-        let Some(constraint) = &call.constraint else { return Ok((None, vec![])) };
+    /// The form of a call's answer, if it has one, and the last answers of such calls.
+    fn form_of(&self, call: &frames::Call) -> Result<(Option<Form>, Option<Known>), String> {
+        let Some(constraint) = &call.constraint else { return Ok((None, None)) };
         let mut grammars = self.grammars();
         let grammars = match &mut *grammars {
             Some(grammars) => grammars,
             none => none.insert(Grammars::new(self.model)?),
         };
         let form = grammars.of(constraint)?;
-        let last = grammars.last(&form).to_vec();
-        Ok((Some(form), last))
+        let known = Known { last: grammars.last(&form).to_vec(), earlier: grammars.earlier().to_vec() };
+        Ok((Some(form), Some(known)))
     }
 
     fn grammars(&self) -> MutexGuard<'_, Option<Grammars>> {
@@ -282,7 +282,7 @@ impl Desk {
     /// Keeps an answer for the next one of its form.
     fn keep_answer(&self, live: &Live) {
         if let (Some(form), Some(grammars)) = (&live.form, &mut *self.grammars()) {
-            grammars.keep(form, &live.said[live.prompt.len()..]);
+            grammars.keep(form, &live.said, live.prompt.len());
         }
     }
 }
@@ -586,8 +586,8 @@ impl Lane {
         say: &impl Fn(Event),
     ) -> Result<(), String> {
         let shared = self.shared.len();
-        let of_form = desk.form_of(&call).and_then(|(form, last)| {
-            let draft = Draft::new(&self.engine, &call, last)?;
+        let of_form = desk.form_of(&call).and_then(|(form, known)| {
+            let draft = Draft::new(&self.engine, &call, known)?;
             Ok((form, draft))
         });
         let (form, draft) = match of_form {
@@ -707,7 +707,7 @@ impl Live {
     /// Adds the last token to the batch, and of what the answer is likely to go on with at most so many; the row of the first.
     fn feed(&mut self, engine: &mut Engine, ahead_max: usize) -> Result<i32, String> {
         let answer_tokens_left = (self.call.max_tokens - self.answer_tokens) as usize;
-        self.ahead.extend_from_slice(self.draft.ahead(ahead_max.min(answer_tokens_left - 1)));
+        self.ahead.extend_from_slice(self.draft.ahead(&self.said, ahead_max.min(answer_tokens_left - 1)));
         let first = self.said.len() - 1;
         let mut row = None;
         for (token, position) in self.said[first..].iter().chain(&self.ahead).zip(first as i32..) {

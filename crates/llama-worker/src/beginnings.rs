@@ -16,6 +16,7 @@ const BEGINNING_TOKENS_MIN: usize = 64;
 pub(crate) struct Beginnings {
     kept: Vec<Beginning>,
     tokens_max: usize,
+    bytes_free: usize,
     /// Copies that were given up, which draws the next one.
     given_up: usize,
 }
@@ -26,9 +27,9 @@ struct Beginning {
 }
 
 impl Beginnings {
-    /// For caches of so many cells: all copies together have no more.
-    pub(crate) fn new(cells: u32) -> Self {
-        Self { kept: Vec::new(), tokens_max: cells as usize, given_up: 0 }
+    /// For caches of so many cells: all copies together have no more, or else take no more than so many bytes.
+    pub(crate) fn new(cells: u32, bytes_free: usize) -> Self {
+        Self { kept: Vec::new(), tokens_max: cells as usize, bytes_free, given_up: 0 }
     }
 
     /// The copy that has most in common with `tokens`, and how much, if that is more than `have`.
@@ -47,7 +48,11 @@ impl Beginnings {
     /// Keeps a copy. What has to go for it is drawn by lot: in rounds, the oldest is the one that is needed next.
     pub(crate) fn keep(&mut self, tokens: Vec<Token>, state: State) {
         self.kept.retain(|kept| !tokens.starts_with(&kept.tokens));
-        while !self.kept.is_empty() && self.tokens() + tokens.len() > self.tokens_max {
+        let is_full = |kept: &Self| {
+            let bytes: usize = kept.kept.iter().map(|kept| kept.state.0.len()).sum();
+            kept.tokens() + tokens.len() > kept.tokens_max && bytes + state.0.len() > kept.bytes_free
+        };
+        while !self.kept.is_empty() && is_full(self) {
             self.given_up += 1;
             // A multiplier of Knuth's spreads consecutive numbers.
             let lot = self.given_up.wrapping_mul(2_654_435_761) >> 7;
@@ -73,9 +78,13 @@ mod tests {
         (first..).take(count).map(Token).collect()
     }
 
+    fn copy() -> State {
+        State(vec![0; 10])
+    }
+
     #[test]
     fn a_round_over_more_than_there_is_room_for_finds_some() {
-        let mut beginnings = Beginnings::new(1000);
+        let mut beginnings = Beginnings::new(1000, 0);
         let mut found = 0;
         for round in 0..10 {
             for window in 0..15 {
@@ -83,7 +92,7 @@ mod tests {
                 if beginnings.longer(&window, 0).is_some() {
                     found += 1;
                 } else if beginnings.wants(&window) {
-                    beginnings.keep(window, State::default());
+                    beginnings.keep(window, copy());
                 }
                 assert!(beginnings.tokens() <= 1000, "round {round}");
             }
@@ -93,9 +102,18 @@ mod tests {
     }
 
     #[test]
+    fn small_copies_are_kept_beyond_the_cells() {
+        let mut beginnings = Beginnings::new(100, 30);
+        for window in 0..4 {
+            beginnings.keep(tokens(window * 1000, 100), copy());
+        }
+        assert_eq!(beginnings.kept.len(), 3, "30 bytes are 3 copies, and 100 cells are 1");
+    }
+
+    #[test]
     fn the_longest_common_beginning_is_found_and_a_longer_copy_takes_its_place() {
-        let mut beginnings = Beginnings::new(500);
-        beginnings.keep(tokens(0, 100), State::default());
+        let mut beginnings = Beginnings::new(500, 0);
+        beginnings.keep(tokens(0, 100), copy());
         let mut other = tokens(0, 80);
         other.extend(tokens(5000, 80));
         assert_eq!(beginnings.longer(&other, 0).unwrap().0, 80);
@@ -104,7 +122,7 @@ mod tests {
         assert!(!beginnings.wants(&tokens(0, 63)), "too short");
         assert!(!beginnings.wants(&tokens(0, 163)), "the same window with other last words");
         assert!(beginnings.wants(&tokens(0, 164)));
-        beginnings.keep(tokens(0, 164), State::default());
+        beginnings.keep(tokens(0, 164), copy());
         assert_eq!(beginnings.kept.len(), 1);
         assert_eq!(beginnings.longer(&tokens(0, 200), 0).unwrap().0, 164);
     }

@@ -9,16 +9,22 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 
+use crate::draft::PLACE_TOKENS_MAX;
 use crate::llama::{Marks, Model, Token};
 
 /// Compiled grammars that are kept; extraction has one for each group of fields.
 const GRAMMARS_MAX: usize = 256;
+
+/// Tokens of answers that are kept to look places up in.
+const EARLIER_TOKENS_MAX: usize = 1024;
 
 /// Compiles grammars for one model.
 pub(crate) struct Grammars {
     factory: ParserFactory,
     /// By constraint.
     compiled: HashMap<Arc<str>, Compiled>,
+    /// The last answers, each behind the last tokens of its prompt.
+    earlier: Vec<Token>,
 }
 
 struct Compiled {
@@ -35,7 +41,7 @@ impl Grammars {
         let mut factory =
             ParserFactory::new_simple(&vocabulary).map_err(|error| one_line(&error.to_string()))?;
         factory.quiet();
-        Ok(Self { factory, compiled: HashMap::new() })
+        Ok(Self { factory, compiled: HashMap::new(), earlier: vec![] })
     }
 
     /// A constraint at its beginning.
@@ -67,11 +73,19 @@ impl Grammars {
         self.compiled.get(&form.key).map_or(&[], |compiled| &compiled.last)
     }
 
-    /// Keeps an answer of a form.
-    pub(crate) fn keep(&mut self, form: &Form, answer: &[Token]) {
+    /// The last answers of any form, each behind the last tokens of its prompt.
+    pub(crate) fn earlier(&self) -> &[Token] {
+        &self.earlier
+    }
+
+    /// Keeps an answer of a form: the tokens behind the prompt's.
+    pub(crate) fn keep(&mut self, form: &Form, said: &[Token], prompt_tokens: usize) {
         if let Some(compiled) = self.compiled.get_mut(&form.key) {
-            compiled.last = answer.to_vec();
+            compiled.last = said[prompt_tokens..].to_vec();
         }
+        self.earlier.extend_from_slice(&said[prompt_tokens.saturating_sub(PLACE_TOKENS_MAX)..]);
+        let over = self.earlier.len().saturating_sub(EARLIER_TOKENS_MAX);
+        self.earlier.drain(..over);
     }
 }
 

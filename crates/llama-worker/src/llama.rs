@@ -37,8 +37,7 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 /// The state of a sequence, as the engine wrote it.
-#[derive(Default)]
-pub(crate) struct State(Vec<u8>);
+pub(crate) struct State(pub(crate) Vec<u8>);
 
 /// Text of a pointer of the engine's.
 ///
