@@ -50,14 +50,21 @@ impl Archive {
     /// Opens an archive, by scanning for its entries where its directory is broken.
     pub(crate) fn open(mut file: File, limits: &Limits) -> Result<Archive, ParseFailure> {
         let file_bytes = file.metadata().map_err(unreadable)?.len();
-        refuse_too_many(u64::from(declared_entries(&mut file, file_bytes)?), limits)?;
+        let declared = declared_entries(&mut file, file_bytes)?;
+        refuse_too_many(u64::from(declared), limits)?;
         file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
         let copy = file.try_clone().map_err(unreadable)?;
         let (names, entries) = match ZipArchive::new(BufReader::new(file)) {
             Ok(archive) => (listed_names(&archive, limits)?, Entries::Listed(Box::new(archive))),
             Err(error) => scan(copy, file_bytes, limits)?.ok_or_else(|| damaged("the archive", &error))?,
         };
-        Ok(Archive::of_entries(names, entries, file_bytes, limits))
+        let listed = names.len();
+        let mut archive = Archive::of_entries(names, entries, file_bytes, limits);
+        if matches!(archive.entries, Entries::Listed(_)) && declared < u16::MAX {
+            // Of entries with one name the directory's reader keeps the last.
+            archive.files += usize::from(declared).saturating_sub(listed);
+        }
+        Ok(archive)
     }
 
     /// Opens an archive that is to be written again, of which every entry must be listed once.

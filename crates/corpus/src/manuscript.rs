@@ -219,7 +219,16 @@ pub struct Manuscript {
     format: ManuscriptFormat,
     parts: Vec<Part>,
     passages: Vec<Passage>,
-    left_alone: Vec<String>,
+    left_alone: Vec<LeftAlone>,
+}
+
+/// A part of a package that has no passages, and is written as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Its name in the package.
+    pub part: String,
+    /// Why it could not be read.
+    pub why: String,
 }
 
 impl Manuscript {
@@ -262,7 +271,9 @@ impl Manuscript {
             match Source::decode(&document.bytes, document.kind, &document.name) {
                 Ok(source) => manuscript.append(Some(document.name), document.kind, source, limits)?,
                 // The other chapters of the book can be corrected all the same.
-                Err(error) => manuscript.left_alone.push(error.to_string()),
+                Err(error) => {
+                    manuscript.left_alone.push(LeftAlone { part: document.name, why: error.to_string() });
+                }
             }
         }
         Ok(manuscript)
@@ -294,9 +305,9 @@ impl Manuscript {
         &self.passages
     }
 
-    /// Parts of a package that have no passages because their bytes are not valid text, with the reason.
+    /// Parts of a package that have no passages because their bytes are not valid text.
     #[must_use]
-    pub fn left_alone(&self) -> &[String] {
+    pub fn left_alone(&self) -> &[LeftAlone] {
         &self.left_alone
     }
 

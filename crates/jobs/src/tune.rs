@@ -546,6 +546,12 @@ impl Report {
     pub fn placement_verdict(&self) -> Option<Placement> {
         self.placement.as_ref().map(|verdict| verdict.verdict)
     }
+
+    /// Whether anything was measured beside the control.
+    #[must_use]
+    pub fn is_swept(&self) -> bool {
+        self.rows.iter().any(|row| row.axis != CONTROL && row.axis != FOUND && row.measured.is_some())
+    }
 }
 
 #[cfg(test)]

@@ -193,7 +193,7 @@ pub struct Calls {
     pub decode_tokens: u64,
     /// Tokens that were in a shared prefix and not read again.
     pub reused_prefix_tokens: u64,
-    /// Calls whose answers an earlier run had, and that were not asked again.
+    /// Calls whose answers an earlier run had, or another call of this run that is the same, and that were not asked again.
     pub journalled: u64,
     /// Requests that were sent again.
     pub retries: u64,

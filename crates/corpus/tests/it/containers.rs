@@ -183,6 +183,21 @@ fn a_name_that_comes_twice_is_said() {
     assert_eq!(came.result.unwrap_err().why, "of 2 files in the archive only 1 have names of their own");
 }
 
+/// A reader of the directory keeps the last of two entries with the very same name, and nobody was told of the first.
+#[test]
+fn an_entry_that_the_directory_has_twice_is_said() {
+    let mut bytes = zip(&[("a/b.txt", b"one"), ("a/c.txt", b"two")]);
+    let name = b"a/c.txt";
+    for at in 0..bytes.len() - name.len() {
+        if &bytes[at..at + name.len()] == name {
+            bytes[at..at + name.len()].copy_from_slice(b"a/b.txt");
+        }
+    }
+    let came = unpack(&bytes, Container::Zip, &LIMITS, ALL);
+    assert_eq!(names(&came).len(), 1);
+    assert_eq!(came.result.unwrap_err().why, "of 2 files in the archive only 1 have names of their own");
+}
+
 /// Files are sent a piece at a time; one of many pieces comes whole.
 #[test]
 fn large_files_come_whole() {

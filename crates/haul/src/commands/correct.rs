@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use haul_corpus::manuscript::{Manuscript, ManuscriptFormat, RefusedEdit};
 use haul_jobs::correct::finish::{Finish, Spelling};
-use haul_jobs::correct::profile::Profile;
+use haul_jobs::correct::profile::{Profile, ProfileError};
 use haul_jobs::correct::spelling::Speller;
 use haul_jobs::correct::{self, Corrected, Kept, OnFailure, Outcome, Parts, Status, diff};
 use haul_pipeline::journal::Journal;
@@ -22,6 +22,8 @@ use crate::settings::Settings;
 use crate::{Exit, live, report, signals_unix, summary};
 
 const JOB: &str = "correct";
+/// The verdict on a part of a book that is no text.
+const UNREADABLE: &str = "unreadable";
 /// Where systems keep Hunspell's dictionaries.
 const DICTIONARIES: [&str; 2] = ["/usr/share/hunspell", "/usr/share/myspell/dicts"];
 /// A longer manuscript is split by its author.
@@ -66,12 +68,15 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
     if outcome.asked.interrupted {
         output.note(calls::INTERRUPTED);
         let run = calls::Run { seconds: clock.elapsed().as_secs_f64(), ..run };
-        write_receipt(args, &run.receipt(&opened, items(&outcome), failures(&outcome)))?;
+        write_receipt(
+            args,
+            &run.receipt(&opened, items(&manuscript, &outcome), failures(&manuscript, &outcome)),
+        )?;
         return Ok(Exit::Interrupted);
     }
     let written = write(&manuscript, &mut outcome, &target)?;
     let run = calls::Run { seconds: clock.elapsed().as_secs_f64(), ..run };
-    let receipt = run.receipt(&opened, items(&outcome), failures(&outcome));
+    let receipt = run.receipt(&opened, items(&manuscript, &outcome), failures(&manuscript, &outcome));
     write_reports(args, &outcome, &receipt)?;
     let difference = expected.and_then(|expected| first_difference(&expected, &written));
     say(args, &receipt, &target, difference.as_deref(), output)?;
@@ -121,7 +126,16 @@ fn profile(args: &CorrectArgs, model: &str, output: &Output) -> Result<Profile, 
         Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
         None => None,
     };
-    let profile = Profile::choose(args.profile.as_deref(), file.as_deref(), model)?;
+    let profile =
+        Profile::choose(args.profile.as_deref(), file.as_deref(), model).map_err(|error| {
+            match (&error, &args.profiles) {
+                (ProfileError::Toml(error), Some(path)) => {
+                    Failure::new(format!("{}: no profiles: {}", path.display(), error.message()))
+                        .hint("profiles are TOML, a [[profile]] for each")
+                }
+                _ => error.into(),
+            }
+        })?;
     if args.profile.is_none() {
         output.note(&format!("profile: {} (by the model's name; --profile takes another)", profile.name));
     }
@@ -167,9 +181,13 @@ fn name(passage: &Corrected) -> &'static str {
 }
 
 /// A passage that keeps words because the answer was not to be believed is not ok: somebody has to look at it. Nor is one
-/// that a stop came before.
-fn items(outcome: &Outcome) -> Items {
-    let mut items = Items { total: outcome.passages.len() as u64, ..Items::default() };
+/// that a stop came before, nor a chapter that has no passages because it could not be read.
+fn items(manuscript: &Manuscript, outcome: &Outcome) -> Items {
+    let left_alone = manuscript.left_alone().len() as u64;
+    let mut items = Items { total: outcome.passages.len() as u64 + left_alone, ..Items::default() };
+    if left_alone > 0 {
+        items.by_verdict.insert(UNREADABLE.to_owned(), left_alone);
+    }
     for passage in &outcome.passages {
         *items.by_verdict.entry(name(passage).to_owned()).or_default() += 1;
         items.ok += u64::from(kept(passage).is_empty() && passage.status != Status::NotAsked);
@@ -177,7 +195,12 @@ fn items(outcome: &Outcome) -> Items {
     items
 }
 
-fn failures(outcome: &Outcome) -> Vec<Failed> {
+fn failures(manuscript: &Manuscript, outcome: &Outcome) -> Vec<Failed> {
+    let unreadable = manuscript.left_alone().iter().map(|left| Failed {
+        item: left.part.clone(),
+        verdict: UNREADABLE.to_owned(),
+        why: format!("it keeps its bytes: {}", left.why),
+    });
     let failed = outcome.passages.iter().flat_map(|passage| {
         kept(passage).iter().map(|kept| Failed {
             item: passage.place.clone(),
@@ -185,7 +208,7 @@ fn failures(outcome: &Outcome) -> Vec<Failed> {
             why: format!("{} ({:?})", kept.why, kept.text),
         })
     });
-    failed.collect()
+    unreadable.chain(failed).collect()
 }
 
 fn write_reports(args: &CorrectArgs, outcome: &Outcome, receipt: &Receipt) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use haul_corpus::verdict::Verdict;
 use haul_corpus::worker::Worker;
 use haul_jobs::calls::Asked;
 use haul_jobs::extract::ExtractError;
-use haul_jobs::extract::ask::Parts;
+use haul_jobs::extract::ask::{Parts, Stage};
 use haul_jobs::extract::caps::Caps;
 use haul_jobs::extract::documents::Company;
 use haul_jobs::extract::input::{self, Desk, Found, Read, Unread};
@@ -153,15 +153,27 @@ fn forecast(
 ) -> Result<Exit, Failure> {
     let mut read = Vec::with_capacity(found.len());
     let all = found.iter().flat_map(|found| input::read_companies(desk, found.clone()));
-    for Read { company, sources, .. } in all {
-        read.push(Company::new(&company, sources, companies.schema.numbering.unit));
+    let mut windows = Vec::with_capacity(found.len());
+    for one in all {
+        for unread in one.unread.iter().map(not_read) {
+            output.note(&format!("{}: {unread}", one.company));
+        }
+        let company = Company::new(&one.company, one.sources, companies.schema.numbering.unit);
+        if company.sentences.is_empty() {
+            output.note(&format!("{}: no text, and not in the forecast", company.name));
+            continue;
+        }
+        match Reading::new(companies.schema, company.clone(), companies.window_tokens, parts.generator) {
+            Ok(reading) => windows.push(reading.windows.len()),
+            Err(error) => {
+                output.note(&format!("{}: not in the forecast: {error}", company.name));
+                continue;
+            }
+        }
+        read.push(company);
     }
-    read.retain(|company| !company.sentences.is_empty());
-    let mut windows = Vec::with_capacity(read.len());
-    for company in &read {
-        let tokens = companies.window_tokens;
-        let reading = Reading::new(companies.schema, company.clone(), tokens, parts.generator)?;
-        windows.push(reading.windows.len());
+    if read.is_empty() {
+        return Err(Failure::new("nothing to forecast: no company has text to ask about"));
     }
     let (started, mut sampled) = (Instant::now(), Vec::new());
     // From the middle outwards by size, so that the first one is as large as most.
@@ -376,7 +388,7 @@ impl Results {
         });
     }
 
-    fn take(&mut self, company: &str, outcome: Outcome, unread: &[String]) {
+    fn take(&mut self, company: &str, outcome: Outcome, lacks: &[String]) {
         let Outcome { records, coverage, tally, worth: _ } = outcome;
         let asked = tally.asked;
         self.asked.totals.merge(&asked.totals);
@@ -388,8 +400,12 @@ impl Results {
             return;
         }
         let failed: usize = coverage.cells.iter().map(|cells| cells.failed.len()).sum();
-        if !unread.is_empty() {
-            self.verdict(company, "partly_read", &unread.join("; "));
+        let deep = tally.stages.get(&Stage::Deep).map_or(0, |deep| deep.failed);
+        let unread = deep + tally.unread as u64;
+        if !lacks.is_empty() {
+            self.verdict(company, "partly_read", &lacks.join("; "));
+        } else if failed == 0 && unread > 0 {
+            self.verdict(company, "partly_answered", &format!("{unread} questions have no answer"));
         } else if failed > 0 {
             let why = format!("{failed} pairs of a window and a group have no answer");
             self.verdict(company, "partly_answered", &why);

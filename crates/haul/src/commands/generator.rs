@@ -224,6 +224,10 @@ fn load(
         Some(cells) => cells,
         None => cells(&file.gguf, parallel, &type_k, &type_v, available)?,
     };
+    if n_ctx <= parallel {
+        return Err(Failure::new(format!("--ctx {n_ctx}: {parallel} calls at a time have no cell each"))
+            .hint("a context of some hundred cells at least, or a smaller --parallel"));
+    }
     file.gguf.fits(available, n_ctx, &type_k, &type_v)?;
     let threads = match &tuned {
         Some(tuned) if !settings.names_threads(args.threads) => tuned.threads,

@@ -75,7 +75,11 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
     };
     let live = args.out.join("progress.json");
     let found = live::keep(JOB, &progress, &live, output, &stop, || tune::run(&job, &parts))?;
-    let kept = if found.interrupted { None } else { Some(keep(&found, &file, &opener, settings)?) };
+    let is_swept = found.is_swept();
+    let kept = match found.interrupted || !is_swept {
+        true => None,
+        false => Some(keep(&found, &file, &opener, settings)?),
+    };
     let made = clock::rfc3339_utc(started);
     let page = report::tune::sheet(&found, &name, kept.as_deref(), &made);
     let shown = json!({ "model": args.model, "sha256": file.sha256, "budget_s": args.budget.as_secs_f64(),
@@ -83,6 +87,10 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
     let document = document(&found, &shown, &made, kept.as_deref())?;
     write(args, &document, &page, &receipt(&found, started, shown, opener.device))?;
     let line = match &found.withdrawn {
+        _ if !is_swept && !found.interrupted => {
+            "nothing was measured beside the defaults, and nothing is kept; --budget gives it more time"
+                .to_owned()
+        }
         None => format!("{:.2}x the default with {}", found.gain, found.best.line()),
         Some(_) if found.interrupted => "stopped; nothing is kept".to_owned(),
         Some(withdrawn) => format!(

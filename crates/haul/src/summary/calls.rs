@@ -19,7 +19,7 @@ pub(crate) fn calls(receipt: &Receipt, results: &str) -> String {
     );
     line!(
         text,
-        "{} calls answered, {} more by an earlier run, {} asked again",
+        "{} calls answered, {} more had an answer in the journal, {} asked again",
         thousands(calls.n),
         thousands(calls.journalled),
         thousands(calls.retries)

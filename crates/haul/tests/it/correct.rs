@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::fixtures::{Home, Needs, Ran, assert_ran, repository};
 use crate::generate::{killed_when_kept, tiny_llm};
+use crate::hostile::{archive, book};
 
 fn correct(home: &Home, file: &Path, flags: &[&str]) -> Ran {
     let model = tiny_llm();
@@ -140,6 +141,26 @@ fn a_killed_run_asks_nothing_twice() {
     let result = |home: &Home| fs::read_to_string(home.path("out/long_corrected.md")).unwrap();
     assert_eq!(result(&home), result(&whole));
     assert!(result(&home).contains("Undrawn amounts of the facility attract a fee of 0.85%."));
+}
+
+/// A chapter whose bytes are no text was left as it was, and neither the exit code nor a report said so.
+#[test]
+fn a_chapter_that_is_no_text_is_named() {
+    if !Needs("correct").worker() {
+        return;
+    }
+    let home = Home::empty();
+    let mut entries = book("", "A book", &["<p>The report are complete.</p>", ""]);
+    entries.last_mut().unwrap().1 = b"\xef\xbb\xbf<p>A caf\xe9 is open.</p>".to_vec();
+    let file = home.write("book.epub", archive(&entries));
+    let ran = correct(&home, &file, &["--json"]);
+    assert_eq!(ran.code, 1, "{ran:#?}");
+    let receipt = ran.json();
+    assert_eq!(receipt["items"]["by_verdict"]["unreadable"], 1, "{receipt:#}");
+    assert_eq!(receipt["items"]["total"], 2);
+    let failure = &receipt["failures"][0];
+    assert_eq!((&failure["item"], &failure["verdict"]), (&json!("p1.xhtml"), &json!("unreadable")));
+    assert!(failure["why"].as_str().unwrap().starts_with("it keeps its bytes: "), "{failure}");
 }
 
 #[test]

@@ -66,9 +66,9 @@ impl Bait {
     }
 }
 
-type Entries = Vec<(String, Vec<u8>)>;
+pub(crate) type Entries = Vec<(String, Vec<u8>)>;
 
-fn archive(entries: &Entries) -> Vec<u8> {
+pub(crate) fn archive(entries: &Entries) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in entries {
         writer.start_file(name, SimpleFileOptions::default()).unwrap();
@@ -78,7 +78,7 @@ fn archive(entries: &Entries) -> Vec<u8> {
 }
 
 /// A book of these pages; `doctype` and `title` go into its package file.
-fn book(doctype: &str, title: &str, pages: &[&str]) -> Entries {
+pub(crate) fn book(doctype: &str, title: &str, pages: &[&str]) -> Entries {
     let item =
         |no: usize| format!(r#"<item id="p{no}" href="p{no}.xhtml" media-type="application/xhtml+xml"/>"#);
     let items: String = (0..pages.len()).map(item).collect();

@@ -62,6 +62,33 @@ fn shares_are_told_by_column_and_rows_by_name() {
     ");
 }
 
+/// Records of nothing beside a full table ended as if the command were wrong, columns about the record counted as values,
+/// and of two columns for one field the last one won.
+#[test]
+fn empty_records_miss_everything_and_columns_are_fields_once() {
+    let home = home();
+    home.write("none.json", "[]");
+    let none =
+        home.json(&["records", "compare", "none.json", "--golden", "golden.csv", "--columns", "map.toml"]);
+    assert_eq!((&none["counts"]["golden"], &none["counts"]["missing"]), (&8.into(), &8.into()), "{none:#}");
+    assert_eq!(none["rows"]["missing"].as_array().unwrap().len(), 3);
+    let own = home.json(&["records", "compare", "records.csv", "--golden", "records.csv"]);
+    let mut columns: Vec<&str> =
+        own["columns"].as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap()).collect();
+    columns.sort_unstable();
+    assert_eq!(columns, ["agent", "margin", "maturity_date"], "{own:#}");
+    assert_eq!(own["accuracy"]["strict"], 1.0);
+    home.write("twice.toml", "\"Spread\" = \"margin\"\n\"Rating\" = \"margin\"\n");
+    let ran =
+        home.run(&["records", "compare", "records.csv", "--golden", "golden.csv", "--columns", "twice.toml"]);
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    assert!(
+        ran.stderr.contains("the columns \"Spread\" and \"Rating\" of the golden table are both \"margin\""),
+        "{}",
+        ran.stderr
+    );
+}
+
 #[test]
 fn json_has_every_difference() {
     let document = home().json(&ARGS);

@@ -26,6 +26,8 @@ const COMPANY_HEADS: [&str; 4] = ["company", "client folder", "client", "company
 const FACILITY_HEADS: [&str; 3] = ["facility", "facility name", "entity"];
 /// A column of our own tables that names the entity among other things.
 const COMMENTS: &str = "comments";
+/// Columns of the written table that are about the record and say nothing of a field, by their keys.
+const OF_THE_RECORD: [&str; 3] = [COMMENTS, "sourcefiles", "confidencescore"];
 
 /// Which column of the golden table is which of the records: names of golden columns with names of fields, their labels or
 /// heads, `company` or `facility`.
@@ -73,6 +75,16 @@ pub enum CompareError {
         /// Which table.
         table: &'static str,
     },
+    /// Two columns of the golden table stand for the same one of the records.
+    #[error("the columns {first:?} and {second:?} of the golden table are both {column:?}")]
+    Twice {
+        /// The one before.
+        first: String,
+        /// The one behind.
+        second: String,
+        /// The column of the records.
+        column: String,
+    },
     /// The two have no column in common.
     #[error("no column of the golden table is a column of the records")]
     NothingInCommon,
@@ -84,6 +96,9 @@ impl CompareError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             CompareError::NoGoldenColumn { .. } | CompareError::NoRecordColumn { .. } => None,
+            CompareError::Twice { .. } => {
+                Some("leave one of them out of the table, or map it to another with --columns")
+            }
             CompareError::NoCompany { .. } => {
                 Some("say it with --columns MAP.toml, a line such as \"Client\" = \"company\"")
             }
@@ -230,7 +245,12 @@ impl Sheet {
     /// # Errors
     /// No column says which company a row is of.
     pub fn of_table(table: &Table, schema: Option<&Schema>) -> Result<Sheet, CompareError> {
-        let names = table.head.iter().map(|head| Some(canonical(head, schema))).collect::<Vec<_>>();
+        let name = |head: &String| {
+            let name = canonical(head, schema);
+            let is_field = schema.is_some_and(|schema| schema.field(&name).is_some());
+            (is_field || !OF_THE_RECORD.contains(&key(head).as_str())).then_some(name)
+        };
+        let names: Vec<_> = table.head.iter().map(name).collect();
         sheet(table, &names, "records")
     }
 
@@ -259,6 +279,15 @@ impl Sheet {
             if name.is_none() && !head.is_empty() {
                 not_compared.push(head.clone());
             }
+            if let Some(at) =
+                names.iter().position(|known: &Option<String>| known.is_some() && *known == name)
+            {
+                return Err(CompareError::Twice {
+                    first: table.head[at].clone(),
+                    second: head.clone(),
+                    column: name.unwrap_or_default(),
+                });
+            }
             names.push(name);
         }
         Ok((sheet(table, &names, "golden table")?, not_compared))
@@ -269,6 +298,10 @@ impl Sheet {
         let wanted = canonical(name, schema);
         let key = key(&wanted);
         if wanted == COMPANY || wanted == FACILITY {
+            return Ok(wanted);
+        }
+        if self.rows.is_empty() && schema.is_none_or(|schema| schema.field(&wanted).is_some()) {
+            // Nothing was found, so that all of the golden table is missing.
             return Ok(wanted);
         }
         let found = self.columns.iter().find(|column| self::key(column) == key);

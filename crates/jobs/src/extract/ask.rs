@@ -118,6 +118,8 @@ pub struct Tally {
     pub stages: BTreeMap<Stage, StageUse>,
     /// All calls.
     pub asked: Asked,
+    /// Questions for entities and for the truth of values to which there is no answer that can be read.
+    pub unread: usize,
 }
 
 /// What came of a question.

@@ -80,9 +80,11 @@ pub fn company(
     let mut of_entities: Vec<Merged> =
         (0..found.subjects.len()).map(|entity| merge(&passes, &reading, entity)).collect();
     if caps.verify {
-        let unasked = verify(&passes, &reading, &found.subjects, &mut of_entities, until, &mut tally, parts)?;
-        if unasked > 0 {
-            cuts.push(format!("{unasked} values were not asked again: {OUT_OF_TIME}"));
+        let unverified =
+            verify(&passes, &reading, &found.subjects, &mut of_entities, until, &mut tally, parts)?;
+        for (why, times) in unverified {
+            tally.unread += if why == OUT_OF_TIME { 0 } else { times };
+            cuts.push(format!("{times} values were not verified: {why}"));
         }
     }
     let worth = worth(&passes, &of_entities);
@@ -160,6 +162,7 @@ fn found(
         }
     }
     for (why, times) in failed {
+        tally.unread += if why == OUT_OF_TIME { 0 } else { times };
         cuts.push(format!("{times} windows were not read for {}: {why}", schema.entity.plural));
     }
     let found = entities::found(schema, &reading.company, &answers, caps.facilities);
@@ -222,7 +225,8 @@ fn deep(
     passes.deep(&targets, until, tally, parts)
 }
 
-/// Asks of every value whether it is right, in the window that it was found in; gives how many there was no time for.
+/// Asks of every value whether it is right, in the window that it was found in; gives for how many there is no answer, by
+/// cause.
 fn verify(
     passes: &Passes<'_>,
     reading: &Reading<'_>,
@@ -231,7 +235,7 @@ fn verify(
     until: Option<Instant>,
     tally: &mut Tally,
     parts: &mut Parts<'_>,
-) -> Result<usize, ExtractError> {
+) -> Result<BTreeMap<String, usize>, ExtractError> {
     let fields: Vec<&Field> = reading.schema.fields().collect();
     let mut places = Vec::new();
     for (entity, merged) in of_entities.iter().enumerate() {
@@ -249,10 +253,22 @@ fn verify(
         .collect();
     tally.stage = Stage::Verify;
     let replies = ask(reading, &questions, until, tally, parts)?;
-    let unasked = replies.iter().filter(|reply| matches!(reply, Reply::NotAsked)).count();
+    let mut unverified: BTreeMap<String, usize> = BTreeMap::new();
     for ((entity, number, window, _), reply) in places.iter().zip(replies) {
-        let Reply::Answer(answer) = reply else { continue };
-        let Ok(checked) = passes.reader_of(*window).checked(&answer) else { continue };
+        let checked = match reply {
+            Reply::Answer(answer) => {
+                passes.reader_of(*window).checked(&answer).map_err(|error| error.to_string())
+            }
+            Reply::Failed(why) => Err(why),
+            Reply::NotAsked => Err(OUT_OF_TIME.to_owned()),
+        };
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(why) => {
+                *unverified.entry(why).or_default() += 1;
+                continue;
+            }
+        };
         if checked.correct {
             continue;
         }
@@ -260,7 +276,7 @@ fn verify(
         let instead = checked.instead.and_then(|stated| passes.instead(*window, *entity, field, &stated));
         correct(field, record, instead, passes.names_entities(), reading);
     }
-    Ok(unasked)
+    Ok(unverified)
 }
 
 /// What the second question says is taken where it stands in the document. Where it says no more than no, a value whose

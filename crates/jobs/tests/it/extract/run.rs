@@ -260,6 +260,24 @@ fn a_cut_answer_is_asked_for_again_in_halves() {
     assert!(term.cuts.iter().any(|cut| cut.contains("the answer was cut at")), "{:?}", term.cuts);
 }
 
+/// Questions for entities and for the truth of values that failed, or had an answer that nobody can read, left no line.
+#[test]
+fn a_question_without_an_answer_is_said_whatever_it_asks() {
+    for (task, says_instead) in [("TASK verify", "maybe"), ("TASK verify", ""), ("TASK facilities", "none")] {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Fake::by(move |prompt| match prompt.contains(task) {
+            true => says(says_instead),
+            false => says(&answer(prompt)),
+        });
+        let (outcome, _) = extracted(fake, folder.path(), &Caps::USUAL);
+        assert!(outcome.tally.unread > 0, "{task}: {says_instead:?}");
+        let cuts = outcome.records[0].cuts.join("\n");
+        let said =
+            if task == "TASK verify" { "values were not verified: " } else { "windows were not read for " };
+        assert!(cuts.contains(said), "{task}: {cuts}");
+    }
+}
+
 /// Sections about other things, with the loans behind them.
 fn long_company(sections: usize) -> Company {
     let mut paragraphs: Vec<String> = Vec::new();
