@@ -279,14 +279,10 @@ impl Sheet {
             if name.is_none() && !head.is_empty() {
                 not_compared.push(head.clone());
             }
-            if let Some(at) =
-                names.iter().position(|known: &Option<String>| known.is_some() && *known == name)
-            {
-                return Err(CompareError::Twice {
-                    first: table.head[at].clone(),
-                    second: head.clone(),
-                    column: name.unwrap_or_default(),
-                });
+            let before = names.iter().position(|known: &Option<String>| *known == name);
+            if let (Some(column), Some(at)) = (&name, before) {
+                let (first, second) = (table.head[at].clone(), head.clone());
+                return Err(CompareError::Twice { first, second, column: column.clone() });
             }
             names.push(name);
         }
