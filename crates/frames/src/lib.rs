@@ -4,10 +4,10 @@
 //! one model in its life; between two frames of any kind a [`Event::Beat`] may stand. A closed pipe ends it.
 //!
 //! ```
-//! use haul_frames::{Request, read, write};
+//! use haul_frames::{Marks, Request, read, write};
 //!
 //! let mut pipe = Vec::new();
-//! write(&mut pipe, &Request::Tokenize { texts: vec!["a".to_owned()] })?;
+//! write(&mut pipe, &Request::Tokenize { texts: vec!["a".to_owned()], marks: Marks::Spelled })?;
 //! let back: Option<Request> = read(&mut pipe.as_slice())?;
 //! assert!(matches!(back, Some(Request::Tokenize { .. })));
 //! # Ok::<(), haul_frames::FrameError>(())
@@ -18,13 +18,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both ends say it; another number is refused by name.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// A longer frame is a fault of the other end.
 pub const FRAME_BYTES_MAX: u32 = 256 << 20;
 /// Calls of one [`Group`]; a larger group is sent in several, which share what is resident of their prefix.
@@ -40,10 +41,12 @@ pub const BEAT_MS: u64 = 500;
 pub enum Request {
     /// Load a model and make its context: answered by [`Event::Loaded`]. Once, before everything below.
     Load(Load),
-    /// Token ids of texts, special tokens parsed: answered by [`Event::Tokens`].
+    /// Token ids of texts: answered by [`Event::Tokens`].
     Tokenize {
         /// The texts.
         texts: Vec<String>,
+        /// What becomes of the marks in them.
+        marks: Marks,
     },
     /// Calls that begin alike: each is answered by [`Event::Answer`], in the order in which they finish.
     Group(Group),
@@ -53,6 +56,17 @@ pub enum Request {
     Probe(Probe),
     /// Write a GGUF file in another quantisation: answered by [`Event::Quantized`]. Needs no load.
     Quantize(Quantize),
+}
+
+/// What becomes of the marks of a model where a text spells them: `<|im_end|>` ends a turn, or is ten characters that a
+/// document has about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Marks {
+    /// Each is its token.
+    Read,
+    /// Each is text like any other.
+    Spelled,
 }
 
 /// What the worker answers.
@@ -226,6 +240,8 @@ pub struct Loaded {
     pub bos: String,
     /// Text of the token that ends one.
     pub eos: String,
+    /// Texts of all tokens that are marks.
+    pub marks: Vec<String>,
     /// How long reading the model took.
     pub load_ms: u64,
     /// How long making the context took.
@@ -283,6 +299,9 @@ pub struct Call {
     pub id: u64,
     /// What stands behind the group's prefix.
     pub suffix: String,
+    /// Where a mark is spelled and not meant, as bytes of prefix and suffix together, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spelled: Vec<Range<usize>>,
     /// Most tokens of the answer.
     pub max_tokens: u32,
     /// Texts that end the answer and are not in it.

@@ -1,5 +1,7 @@
 //! A prompt, how it is answered, and the answer.
 
+use std::ops::Range;
+
 pub use haul_frames::{Constraint, Finish, Sampling, TokenLogprob};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,10 @@ pub enum Prompt {
         prefix: String,
         /// What stands behind it.
         suffix: String,
+        /// What of it is a document's, in bytes: a mark of the model that it spells is text to engines of ours. All else
+        /// is read with its marks. It is no part of what a call is known by.
+        #[serde(skip)]
+        content: Range<usize>,
     },
     /// Turns of a conversation, written out by the model's template.
     Chat {
@@ -176,7 +182,7 @@ impl Prompt {
     /// A text that shares nothing.
     #[must_use]
     pub fn text(text: &str) -> Prompt {
-        Prompt::Text { prefix: String::new(), suffix: text.to_owned() }
+        Prompt::Text { prefix: String::new(), suffix: text.to_owned(), content: 0..0 }
     }
 
     /// A system turn and a user turn whose first part, `shared`, other calls have too.

@@ -100,7 +100,7 @@ impl Fake {
 
 fn last_turn(prompt: &Prompt) -> String {
     match prompt {
-        Prompt::Text { prefix, suffix } => format!("{prefix}{suffix}"),
+        Prompt::Text { prefix, suffix, .. } => format!("{prefix}{suffix}"),
         Prompt::Chat { messages, .. } => {
             messages.last().map_or_else(String::new, |message| message.content.clone())
         }

@@ -30,6 +30,7 @@ pub mod discover;
 pub mod fake;
 pub mod gguf;
 pub mod local;
+mod marks;
 pub mod proof;
 pub mod remote;
 mod schedule;

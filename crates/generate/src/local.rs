@@ -4,7 +4,7 @@
 //! second death ends the run.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,6 +17,7 @@ pub use haul_frames::{
 use haul_machine::verdict::DeviceRequest;
 
 use crate::call::{Answer, Call, CallError, Finish, Prompt, Totals, WORDS_CHARS_MAX, shortened};
+use crate::marks::Marks;
 use crate::schedule::{Batch, batches};
 use crate::schema::Schema;
 use crate::template::Template;
@@ -58,6 +59,7 @@ pub struct Local {
     worker: Worker,
     loaded: Loaded,
     template: Result<Template, String>,
+    marks: Marks,
     next_id: u64,
     restarts: u32,
     /// Whether the worker was ended with calls that nobody waits for; who asks next needs another one.
@@ -93,7 +95,8 @@ impl Local {
             }
             (None, None) => Err("the file has no chat template".to_owned()),
         };
-        Ok(Self { settings, worker, loaded, template, next_id: 0, restarts: 0, is_ended: false, stop })
+        let marks = Marks::new(&loaded.marks);
+        Ok(Self { settings, worker, loaded, template, marks, next_id: 0, restarts: 0, is_ended: false, stop })
     }
 
     /// What the engine said of itself.
@@ -139,13 +142,13 @@ impl Local {
         Ok(ids.iter().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX)).collect())
     }
 
-    /// Token ids of each text.
+    /// Token ids of each text, in which a mark of the model is spelled like other words.
     ///
     /// # Errors
     /// The worker is gone.
     pub fn tokenize(&mut self, texts: &[&str]) -> Result<Vec<Vec<i32>>, GenerateError> {
         let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-        match self.ask(Request::Tokenize { texts })? {
+        match self.ask(Request::Tokenize { texts, marks: frames::Marks::Spelled })? {
             Event::Tokens { ids } => Ok(ids),
             other => Err(out_of_turn(&other, "token ids").into()),
         }
@@ -204,7 +207,7 @@ impl Local {
                 }
             }
         }
-        run.prompts = vec![(String::new(), String::new()); calls.len()];
+        run.prompts = vec![Written::default(); calls.len()];
         let numbers: Vec<usize> = waiting.iter().map(|(number, _)| *number).collect();
         for (number, prompt) in waiting {
             run.prompts[number] = prompt;
@@ -212,15 +215,22 @@ impl Local {
         self.answer(run, &numbers)
     }
 
-    /// Prefix and suffix of a prompt as the model reads it.
-    fn written(&self, prompt: &Prompt) -> Result<(String, String), String> {
+    /// A prompt as the model reads it.
+    fn written(&self, prompt: &Prompt) -> Result<Written, String> {
         match prompt {
-            Prompt::Text { prefix, suffix } => Ok((prefix.clone(), suffix.clone())),
+            Prompt::Text { prefix, suffix, content } => {
+                let at = prefix.len() + content.start;
+                let spelled = self.marks.in_text(&suffix[content.clone()]);
+                let spelled = spelled.into_iter().map(|range| at + range.start..at + range.end).collect();
+                Ok(Written { prefix: prefix.clone(), suffix: suffix.clone(), spelled })
+            }
             Prompt::Chat { messages, shared_bytes } => {
                 let template = self.template.as_ref().map_err(Clone::clone)?;
-                let text = template.render(messages).map_err(|error| error.to_string())?;
+                let hidden = self.marks.hide(messages);
+                let text = template.render(&hidden.messages).map_err(|error| error.to_string())?;
+                let (text, spelled) = hidden.reveal(&text);
                 let (prefix, suffix) = crate::template::split(&text, messages, *shared_bytes);
-                Ok((prefix.to_owned(), suffix.to_owned()))
+                Ok(Written { prefix: prefix.to_owned(), suffix: suffix.to_owned(), spelled })
             }
         }
     }
@@ -251,7 +261,7 @@ impl Local {
         let prompts = run.prompts.clone();
         let prefixes = |numbers: &[usize]| -> Vec<Batch<'_>> {
             batches(
-                numbers.iter().map(|number| (*number, prompts[*number].0.as_str())),
+                numbers.iter().map(|number| (*number, prompts[*number].prefix.as_str())),
                 frames::GROUP_CALLS_MAX,
             )
         };
@@ -345,11 +355,21 @@ fn load(worker: &mut Worker, load: &Load) -> Result<Loaded, GenerateError> {
     }
 }
 
+/// A prompt as the model reads it.
+#[derive(Clone, Default)]
+struct Written {
+    /// What other calls share.
+    prefix: String,
+    suffix: String,
+    /// Where in both together a mark is spelled and not meant.
+    spelled: Vec<Range<usize>>,
+}
+
 /// Calls on their way.
 struct Run<'a, 'b> {
     calls: &'a [Call],
     answered: &'a mut Answered<'b>,
-    prompts: Vec<(String, String)>,
+    prompts: Vec<Written>,
     /// Numbers of calls by the ids under which they were sent.
     sent: HashMap<u64, usize>,
     totals: Totals,
@@ -361,12 +381,13 @@ impl Run<'_, '_> {
             .numbers
             .iter()
             .map(|number| {
-                let (id, call) = (*next_id, &self.calls[*number]);
+                let (id, call, prompt) = (*next_id, &self.calls[*number], &self.prompts[*number]);
                 *next_id += 1;
                 self.sent.insert(id, *number);
                 frames::Call {
                     id,
-                    suffix: self.prompts[*number].1.clone(),
+                    suffix: prompt.suffix.clone(),
+                    spelled: prompt.spelled.clone(),
                     max_tokens: call.max_tokens,
                     stop: call.stop.clone(),
                     sampling: call.sampling.clone(),
@@ -482,6 +503,7 @@ pub(crate) mod tests {
             adds_bos: false,
             bos: String::new(),
             eos: String::new(),
+            marks: vec![],
             load_ms: 1,
             context_ms: 1,
             memory: vec![],

@@ -358,7 +358,7 @@ fn shared_by(a: &Request, b: &Request) -> usize {
 fn set_shared(prompt: &mut Prompt, bytes: usize) {
     match prompt {
         Prompt::Chat { shared_bytes, .. } => *shared_bytes = bytes,
-        Prompt::Text { prefix, suffix } => {
+        Prompt::Text { prefix, suffix, .. } => {
             let rest = suffix.split_off(bytes);
             *prefix = std::mem::replace(suffix, rest);
         }

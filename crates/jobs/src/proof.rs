@@ -180,6 +180,7 @@ pub(crate) mod tests {
             adds_bos: false,
             bos: String::new(),
             eos: String::new(),
+            marks: vec![],
             load_ms: 10,
             context_ms: 5,
             memory: vec![DeviceMemory {

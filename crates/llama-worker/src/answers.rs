@@ -167,7 +167,8 @@ impl Desk {
     pub(crate) fn add(&self, group: frames::Group, say: &impl Fn(Event)) {
         let mut calls = VecDeque::new();
         for (number, call) in group.calls.into_iter().enumerate() {
-            let prompt = match self.model.tokenize(&format!("{}{}", group.prefix, call.suffix)) {
+            let prompt = match self.model.tokenize(&format!("{}{}", group.prefix, call.suffix), &call.spelled)
+            {
                 Ok(prompt) => prompt,
                 Err(why) => {
                     say(Event::Refused { id: Some(call.id), why });
@@ -245,11 +246,13 @@ impl Desk {
     /// The tokens that are worth computing once for these calls. At least one token of each prompt is left to it: its
     /// logits begin the answer.
     fn shared_by(&self, calls: &VecDeque<(frames::Call, Vec<Token>)>, prefix: &str) -> Vec<Token> {
-        let Some((_, first)) = calls.front() else { return vec![] };
+        let Some((call, first)) = calls.front() else { return vec![] };
         let Some(cells) = self.shared_cells else { return vec![] };
         let mut shared = first.len();
         if calls.len() == 1 {
-            let prefix = self.model.tokenize(prefix).unwrap_or_else(|_| vec![]);
+            let within = call.spelled.iter().take_while(|range| range.end <= prefix.len());
+            let within: Vec<_> = within.cloned().collect();
+            let prefix = self.model.tokenize(prefix, &within).unwrap_or_else(|_| vec![]);
             shared = common(first, &prefix);
         }
         for (_, prompt) in calls {

@@ -49,7 +49,7 @@ impl Draft {
         match (&call.draft, known) {
             _ if engine.recurrent => Ok(Self::of(vec![])),
             (Some(text), _) => {
-                let mut tokens = engine.model().tokenize(text)?;
+                let mut tokens = engine.model().plain(text)?;
                 // A text begins with it, and an answer does not.
                 if tokens.first() == Some(&engine.model().bos()) {
                     tokens.remove(0);

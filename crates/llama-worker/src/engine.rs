@@ -84,6 +84,7 @@ impl Engine {
             adds_bos: model.adds_bos(),
             bos: mark(model, model.bos()),
             eos: mark(model, model.eos()),
+            marks: model.marks(),
             load_ms,
             context_ms,
             memory: memory.collect(),

@@ -2,9 +2,11 @@
 //! inference. Both live as long as the process; threads share a model, and one at a time uses a context.
 
 use std::ffi::{CStr, CString, c_char};
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 
+use haul_frames::Marks::{Read, Spelled};
 use llama_cpp_sys_2 as sys;
 
 /// A token of the model's vocabulary.
@@ -162,8 +164,50 @@ impl Model {
         unsafe { sys::llama_vocab_is_eog(self.vocab(), token.0) }
     }
 
-    /// Tokens of a text, special ones parsed, and the token before it where the model wants one.
-    pub(crate) fn tokenize(self, text: &str) -> Result<Vec<Token>, String> {
+    /// Whether a token is no text: a mark of a turn, of a beginning or an end.
+    fn is_mark(self, token: Token) -> bool {
+        const MARKS: u32 = sys::LLAMA_TOKEN_ATTR_CONTROL as u32 | sys::LLAMA_TOKEN_ATTR_UNKNOWN as u32;
+        // SAFETY: the engine checks a token against its vocabulary.
+        unsafe { sys::llama_vocab_get_attr(self.vocab(), token.0) as u32 & MARKS != 0 }
+    }
+
+    /// Texts of all tokens that are marks.
+    pub(crate) fn marks(self) -> Vec<String> {
+        let tokens = (0..self.vocabulary() as i32).map(Token).filter(|token| self.is_mark(*token));
+        tokens.filter_map(|token| String::from_utf8(self.piece(token, Marks::Shown)).ok()).collect()
+    }
+
+    /// Tokens of a text, and the token before it where the model wants one. Marks in it are read, but those in the ranges
+    /// `spelled`, which ascend.
+    pub(crate) fn tokenize(self, text: &str, spelled: &[Range<usize>]) -> Result<Vec<Token>, String> {
+        let (mut tokens, mut end) = (vec![], 0);
+        for range in spelled {
+            let (Some(before), Some(within)) = (text.get(end..range.start), text.get(range.clone())) else {
+                return Err(format!("a mark at {range:?} in a text of {} bytes", text.len()));
+            };
+            tokens.append(&mut self.tokens(before, Part::at(end), Read)?);
+            tokens.append(&mut self.tokens(within, Part::Next, Spelled)?);
+            end = range.end;
+        }
+        tokens.append(&mut self.tokens(&text[end..], Part::at(end), Read)?);
+        // Templates write the mark too, and no model was trained with two.
+        if let [first, second, ..] = tokens[..]
+            && first == second
+            && first == self.bos()
+            && self.adds_bos()
+        {
+            tokens.remove(0);
+        }
+        Ok(tokens)
+    }
+
+    /// Tokens of a text in which no mark is meant.
+    pub(crate) fn plain(self, text: &str) -> Result<Vec<Token>, String> {
+        self.tokens(text, Part::First, Spelled)
+    }
+
+    /// Tokens of a part of a text.
+    fn tokens(self, text: &str, part: Part, marks: haul_frames::Marks) -> Result<Vec<Token>, String> {
         let length = i32::try_from(text.len()).map_err(|_| format!("a text of {} bytes", text.len()))?;
         let mut tokens: Vec<i32> = vec![0; text.len() / 2 + 8];
         loop {
@@ -171,7 +215,8 @@ impl Model {
             // SAFETY: the text has `length` bytes and the list room for `room` tokens; the engine writes no more.
             let count = unsafe {
                 let (text, tokens) = (text.as_ptr().cast(), tokens.as_mut_ptr());
-                sys::llama_tokenize(self.vocab(), text, length, tokens, room, true, true)
+                let (is_first, reads_marks) = (part == Part::First, marks == Read);
+                sys::llama_tokenize(self.vocab(), text, length, tokens, room, is_first, reads_marks)
             };
             if count >= 0 {
                 tokens.truncate(count.unsigned_abs() as usize);
@@ -201,6 +246,19 @@ impl Model {
             }
             bytes.resize(count.unsigned_abs() as usize, 0);
         }
+    }
+}
+
+/// Where a part of a text stands in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    First,
+    Next,
+}
+
+impl Part {
+    fn at(start: usize) -> Part {
+        if start == 0 { Part::First } else { Part::Next }
     }
 }
 

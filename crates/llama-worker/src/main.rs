@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use answers::{Desk, Lane, Totals};
 use engine::Engine;
-use haul_frames::{BEAT_MS, Beat, Event, FrameError, Request, read, write};
+use haul_frames::{BEAT_MS, Beat, Event, FrameError, Marks, Request, read, write};
 use llama::Model;
 
 /// Requests that were read and not begun.
@@ -139,10 +139,12 @@ fn begin(request: Request, hall: &mut Option<Hall>, pipe: &Arc<Pipe>) -> Result<
     }
     let Some(hall) = hall else { return Err("no model is loaded".to_owned()) };
     match request {
-        Request::Tokenize { texts } => {
-            let ids = texts
-                .iter()
-                .map(|text| Ok(hall.model.tokenize(text)?.into_iter().map(|token| token.0).collect()));
+        Request::Tokenize { texts, marks } => {
+            let tokens = |text: &String| match marks {
+                Marks::Read => hall.model.tokenize(text, &[]),
+                Marks::Spelled => hall.model.plain(text),
+            };
+            let ids = texts.iter().map(|text| Ok(tokens(text)?.into_iter().map(|token| token.0).collect()));
             pipe.say(&Event::Tokens { ids: ids.collect::<Result<_, String>>()? });
         }
         Request::Group(group) => hall.desk.add(group, &|event| pipe.say(&event)),

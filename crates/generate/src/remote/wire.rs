@@ -35,7 +35,7 @@ pub(super) struct Sent {
 pub(super) fn request(call: &Call, model: &str, dialect: Dialect) -> Result<Sent, CallError> {
     let mut body = json!({"model": model, "max_tokens": call.max_tokens, "stream": false});
     let route = match &call.prompt {
-        Prompt::Text { prefix, suffix } => {
+        Prompt::Text { prefix, suffix, .. } => {
             body["prompt"] = json!(format!("{prefix}{suffix}"));
             COMPLETION
         }

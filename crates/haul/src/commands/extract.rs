@@ -46,6 +46,8 @@ use crate::settings::Settings;
 use crate::{Exit, live, readers, signals_unix, summary};
 
 const JOB: &str = "extract";
+/// What a company has come to is written this often before it is done.
+const SO_FAR_EVERY: Duration = Duration::from_secs(30);
 /// A forecast reads so many companies, and more of them while it has taken less than [`SAMPLE_TIME`].
 const SAMPLED_MIN: usize = 3;
 const SAMPLED_MAX: usize = 8;
@@ -108,6 +110,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             stop: &stop,
             embedding: embedding.as_ref(),
             traces: None,
+            so_far: None,
         };
         return forecast(&companies, &found, &mut desk, &mut parts, output);
     }
@@ -119,6 +122,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             stop: &stop,
             embedding: embedding.as_ref(),
             traces: None,
+            so_far: None,
         };
         companies.run(&found, &mut desk, &stop, &mut parts)
     })?
@@ -286,10 +290,10 @@ impl Companies<'_> {
                 if results.asked.interrupted {
                     break;
                 }
-                write(self.schema, self.out, &results)?;
+                write(self.schema, self.out, &results.records, &results.coverage)?;
             }
         }
-        write(self.schema, self.out, &results)?;
+        write(self.schema, self.out, &results.records, &results.coverage)?;
         Ok(results)
     }
 
@@ -321,9 +325,27 @@ impl Companies<'_> {
         let caps = self.caps;
         let reviewed = company.clone();
         let left_out = [cuts.clone(), notices].concat();
-        parts.traces = self.traces.then(|| self.traces_of(&name)).transpose()?;
-        let outcome = run::company(self.schema, company, self.window_tokens, caps, &left_out, until, parts);
-        if let Some(traces) = parts.traces.take() {
+        let (mut last, mut unwritten) = (Instant::now(), None);
+        let mut so_far = |outcome: &Outcome| {
+            if last.elapsed() >= SO_FAR_EVERY && unwritten.is_none() {
+                let records = [&results.records, &outcome.records[..]].concat();
+                let coverage = [&results.coverage, std::slice::from_ref(&outcome.coverage)].concat();
+                unwritten = write(self.schema, self.out, &records, &coverage).err();
+                last = Instant::now();
+            }
+        };
+        let mut parts = Parts {
+            generator: &mut *parts.generator,
+            journal: &mut *parts.journal,
+            traces: self.traces.then(|| self.traces_of(&name)).transpose()?,
+            so_far: Some(&mut so_far),
+            ..*parts
+        };
+        let outcome =
+            run::company(self.schema, company, self.window_tokens, caps, &left_out, until, &mut parts);
+        let traces = parts.traces.take();
+        unwritten.map_or(Ok(()), Err)?;
+        if let Some(traces) = traces {
             traces.end().map_err(|error| Failure::io("write", &self.traces_path(&name), &error))?;
         }
         match outcome {
@@ -395,8 +417,10 @@ impl Results {
         self.asked.journalled += asked.journalled;
         self.asked.repeated += asked.repeated;
         if asked.interrupted {
-            // What is not whole is not written; its answers are in the journal.
+            // What was answered so far says of itself that it is not whole.
             self.asked.interrupted = true;
+            self.records.extend(records);
+            self.coverage.push(coverage);
             return;
         }
         let failed: usize = coverage.cells.iter().map(|cells| cells.failed.len()).sum();
@@ -428,17 +452,22 @@ impl Results {
 }
 
 /// What is there so far, each file renamed into place.
-fn write(schema: &Schema, out: &Path, results: &Results) -> Result<(), Failure> {
-    written(&out.join("records.json"), &pretty(&results.records)?)?;
-    written(&out.join("coverage.json"), &pretty(&results.coverage)?)?;
-    written(&out.join("quality.json"), &pretty(&quality::quality(schema, &results.records))?)?;
+fn write(
+    schema: &Schema,
+    out: &Path,
+    records: &[Record],
+    coverage: &[CompanyCoverage],
+) -> Result<(), Failure> {
+    written(&out.join("records.json"), &pretty(records)?)?;
+    written(&out.join("coverage.json"), &pretty(coverage)?)?;
+    written(&out.join("quality.json"), &pretty(&quality::quality(schema, records))?)?;
     let mut lines = Vec::new();
-    for record in &results.records {
+    for record in records {
         serde_json::to_writer(&mut lines, record).map_err(not_json)?;
         lines.push(b'\n');
     }
     written(&out.join("records.jsonl"), &lines)?;
-    let rows = results.records.iter().map(|record| tables::of_record(schema, record));
+    let rows = records.iter().map(|record| tables::of_record(schema, record));
     let table: String = std::iter::once(tables::head(schema)).chain(rows).collect();
     written(&out.join("records.csv"), table.as_bytes())
 }
@@ -451,7 +480,7 @@ fn written(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         .map_err(|error| Failure::io("write", path, &error))
 }
 
-fn pretty(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+fn pretty(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec_pretty(value).map_err(not_json)
 }
 

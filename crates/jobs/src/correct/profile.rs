@@ -105,7 +105,11 @@ impl Profile {
     pub fn call(&self, text: &str, tokens: u32) -> Call {
         let prompt = match &self.system {
             Some(system) => Prompt::chat(Some(system), "", text),
-            None => Prompt::Text { prefix: self.before.clone(), suffix: format!("{text}{}", self.after) },
+            None => Prompt::Text {
+                prefix: self.before.clone(),
+                suffix: format!("{text}{}", self.after),
+                content: 0..text.len(),
+            },
         };
         Call {
             stop: self.stop.clone(),
@@ -156,7 +160,8 @@ mod tests {
             grmr.prompt,
             Prompt::Text {
                 prefix: "<|text_start|>\n".to_owned(),
-                suffix: "A text\n<|text_end|>\n<|corrected_start|>\n".to_owned()
+                suffix: "A text\n<|text_end|>\n<|corrected_start|>\n".to_owned(),
+                content: 0..6
             }
         );
         assert!((grmr.sampling.temperature - 0.7).abs() < 1e-6);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ExtractError;
 use super::reading::Reading;
 use super::retrieve::hybrid::Embedding;
+use super::run::Outcome;
 use super::schema::Question;
 use super::traces::Traces;
 use crate::calls::{self, Asked};
@@ -25,6 +26,10 @@ const ROUND_CALLS_MAX: usize = 128;
 
 /// Why a question was not asked, in the words of a record's cuts.
 pub const OUT_OF_TIME: &str = "the time was over (--budget)";
+
+/// Why questions were not asked of a company that is not done.
+pub const UNFINISHED: &str =
+    "unfinished: what was answered so far; questions about this company are still to be asked";
 
 /// What a run works with.
 pub struct Parts<'a> {
@@ -40,6 +45,8 @@ pub struct Parts<'a> {
     pub embedding: Option<&'a Embedding<'a>>,
     /// Where every call is noted.
     pub traces: Option<Traces>,
+    /// Hears what a company has come to so far, whenever there is more.
+    pub so_far: Option<&'a mut dyn FnMut(&Outcome)>,
 }
 
 /// What is asked for, in the order in which it is.

@@ -77,6 +77,18 @@ fn is_cut(reply: &Reply) -> bool {
     }
 }
 
+/// Which windows are asked together, and which of them are next.
+pub struct Waves {
+    /// Windows of every group, the best ones first.
+    rankings: Vec<Vec<usize>>,
+    /// Places in the rankings where the next wave begins and ends.
+    start: usize,
+    end: usize,
+    /// Places that are asked at all.
+    count: usize,
+    until: Option<Instant>,
+}
+
 /// What is asked of a window: fields of a group, for an entity.
 struct Wanted<'a> {
     window: usize,
@@ -124,44 +136,48 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// All waves.
+    /// The waves that are ahead; `until` is when their time is over.
+    #[must_use]
+    pub fn waves(&self, until: Option<Instant>) -> Waves {
+        let schema = self.reading.schema;
+        let count = self.caps.windows_of_group(self.reading.windows.len());
+        let end = match (until, self.caps.early_stop) {
+            // The best window of every group before the second one of any.
+            (Some(_), _) => 1,
+            (None, true) => self.caps.group_windows.max(1),
+            (None, false) => count,
+        };
+        let rankings = schema.groups.iter().map(|group| self.reading.ranked(&group.fields)).collect();
+        Waves { rankings, start: 0, end, count, until }
+    }
+
+    /// Asks the next wave; false behind the last one.
     ///
     /// # Errors
     /// The generator or the journal as a whole.
-    pub fn run(
+    pub fn wave(
         &mut self,
-        until: Option<Instant>,
+        waves: &mut Waves,
         tally: &mut Tally,
         parts: &mut Parts<'_>,
-    ) -> Result<(), ExtractError> {
-        let schema = self.reading.schema;
-        let count = self.caps.windows_of_group(self.reading.windows.len());
-        let rankings: Vec<Vec<usize>> =
-            schema.groups.iter().map(|group| self.reading.ranked(&group.fields)).collect();
-        let of_first = self.caps.group_windows.max(1);
-        let mut start = 0;
-        let mut end = match (until, self.caps.early_stop) {
-            // The best window of every group before the second one of any.
-            (Some(_), _) => 1,
-            (None, true) => of_first,
-            (None, false) => count,
-        };
-        while start < count && !self.out_of_time {
-            let wave: Vec<&[usize]> =
-                rankings.iter().map(|ranking| &ranking[start..end.min(count)]).collect();
-            let is_first = start < of_first;
-            tally.stage = if is_first { Stage::Present } else { Stage::SectionsPresent };
-            self.gate(&wave, until, tally, parts)?;
-            let wanted = self.wanted(&wave);
-            self.stage = if is_first { Stage::Fields } else { Stage::SectionsFields };
-            tally.stage = self.stage;
-            self.ask_fields(&wanted, until, tally, parts)?;
-            (start, end) = (end, end.saturating_mul(2));
+    ) -> Result<bool, ExtractError> {
+        let Waves { rankings, start, end, count, until } = waves;
+        if *start >= *count || self.out_of_time {
+            return Ok(false);
         }
+        let wave: Vec<&[usize]> = rankings.iter().map(|ranking| &ranking[*start..*count.min(end)]).collect();
+        let is_first = *start < self.caps.group_windows.max(1);
+        tally.stage = if is_first { Stage::Present } else { Stage::SectionsPresent };
+        self.gate(&wave, *until, tally, parts)?;
+        let wanted = self.wanted(&wave);
+        self.stage = if is_first { Stage::Fields } else { Stage::SectionsFields };
+        tally.stage = self.stage;
+        self.ask_fields(&wanted, *until, tally, parts)?;
+        (*start, *end) = (*end, end.saturating_mul(2));
         if self.out_of_time {
-            self.mark_unasked(&rankings, count);
+            self.mark_unasked(rankings, *count);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What a cap would have let through and time did not.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::ExtractError;
-use super::ask::{OUT_OF_TIME, Parts, Reply, Stage, Tally, ask};
+use super::ask::{OUT_OF_TIME, Parts, Reply, Stage, Tally, UNFINISHED, ask};
 use super::caps::Caps;
 use super::crosscheck::crosscheck;
 use super::documents::Company;
@@ -74,11 +74,31 @@ pub fn company(
     }
     let for_entities = part_of(until, |left| left / ENTITIES_SHARE);
     let found = found(&reading, caps, for_entities, &mut cuts, &mut tally, parts)?;
+    if tally.asked.interrupted {
+        // Which entities there are is not known.
+        let coverage = reading.coverage();
+        return Ok(Outcome { records: vec![], coverage, tally, worth: Worth::default() });
+    }
     let mut passes = Passes::new(&reading, caps, &found.subjects, found.is_company);
-    passes.run(part_of(until, |left| left - left / BEHIND_SHARE), &mut tally, parts)?;
-    deep(&mut passes, &reading, caps, found.subjects.len(), until, &mut tally, parts)?;
-    let mut of_entities: Vec<Merged> =
-        (0..found.subjects.len()).map(|entity| merge(&passes, &reading, entity)).collect();
+    let entities = found.subjects.len();
+    let merge_all = |passes: &Passes<'_>| -> Vec<Merged> {
+        (0..entities).map(|entity| merge(passes, &reading, entity)).collect()
+    };
+    let tell = |passes: &Passes<'_>, tally: &Tally, parts: &mut Parts<'_>| {
+        if let Some(so_far) = &mut parts.so_far {
+            let merged = merge_all(passes);
+            so_far(&outcome(&reading, &found, passes, merged, &cuts, End::Unfinished, tally.clone()));
+        }
+    };
+    let mut waves = passes.waves(part_of(until, |left| left - left / BEHIND_SHARE));
+    while passes.wave(&mut waves, &mut tally, parts)? {
+        tell(&passes, &tally, parts);
+    }
+    if caps.deep_fields > 0 {
+        deep(&mut passes, &reading, caps, entities, until, &mut tally, parts)?;
+        tell(&passes, &tally, parts);
+    }
+    let mut of_entities = merge_all(&passes);
     if caps.verify {
         let unverified =
             verify(&passes, &reading, &found.subjects, &mut of_entities, until, &mut tally, parts)?;
@@ -87,14 +107,45 @@ pub fn company(
             cuts.push(format!("{times} values were not verified: {why}"));
         }
     }
-    let worth = worth(&passes, &of_entities);
+    let end = if tally.asked.interrupted { End::Unfinished } else { End::Done };
+    Ok(outcome(&reading, &found, &passes, of_entities, &cuts, end, tally))
+}
+
+/// Whether all that is to be asked of a company was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    Unfinished,
+}
+
+fn outcome(
+    reading: &Reading<'_>,
+    found: &Found,
+    passes: &Passes<'_>,
+    of_entities: Vec<Merged>,
+    cuts: &[String],
+    end: End,
+    tally: Tally,
+) -> Outcome {
+    let worth = worth(passes, &of_entities);
     let mut coverage = reading.coverage();
     coverage.cells = passes.cells();
-    let records = of_entities.into_iter().enumerate().map(|(entity, merged)| {
-        let cuts = cuts.iter().cloned().chain(passes.cuts(entity)).collect();
-        record(&reading, &found, entity, merged, cuts)
-    });
-    Ok(Outcome { records: records.collect(), coverage, tally, worth })
+    let cuts_of = |entity| -> Vec<String> {
+        let cuts = cuts.iter().cloned();
+        match end {
+            End::Done => cuts.chain(passes.cuts(entity)).collect(),
+            // What is still to be asked is not cut.
+            End::Unfinished => {
+                let cuts = cuts.filter(|cut| !cut.ends_with(OUT_OF_TIME));
+                std::iter::once(UNFINISHED.to_owned()).chain(cuts).collect()
+            }
+        }
+    };
+    let records = of_entities
+        .into_iter()
+        .enumerate()
+        .map(|(entity, merged)| record(reading, found, entity, merged, cuts_of(entity)));
+    Outcome { records: records.collect(), coverage, tally, worth }
 }
 
 /// A value is a stage's where no answer of an earlier one says the same.
@@ -208,9 +259,6 @@ fn deep(
     tally: &mut Tally,
     parts: &mut Parts<'_>,
 ) -> Result<(), ExtractError> {
-    if caps.deep_fields == 0 {
-        return Ok(());
-    }
     let mut targets = Vec::new();
     for entity in 0..entities {
         let Merged { fields, .. } = merge(passes, reading, entity);

@@ -113,7 +113,7 @@ fn write(file: File, traces: impl Iterator<Item = Trace>) -> io::Result<()> {
 
 fn text_of(prompt: &Prompt) -> String {
     match prompt {
-        Prompt::Text { prefix, suffix } => format!("{prefix}{suffix}"),
+        Prompt::Text { prefix, suffix, .. } => format!("{prefix}{suffix}"),
         Prompt::Chat { messages, .. } => {
             let turns = messages.iter().map(|turn| format!("{}: {}", turn.role, turn.content));
             turns.collect::<Vec<_>>().join("\n\n")

@@ -1,6 +1,6 @@
 //! Calls and their answers.
 
-use haul_frames::{Constraint, Event, Finish, Group, Load, Request, Sampling};
+use haul_frames::{Call, Constraint, Event, Finish, Group, Load, Marks, Request, Sampling};
 use serde_json::json;
 
 use crate::process::{Worker, call, correction, load};
@@ -32,13 +32,42 @@ fn calls_that_begin_alike_read_their_beginning_once() {
         assert!(answer.answer_tokens > 0);
     }
     let reused: Vec<_> = answers.iter().map(|answer| answer.reused_tokens).collect();
-    let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![correction("").0] }) else {
+    let Event::Tokens { ids } =
+        worker.ask(&Request::Tokenize { texts: vec![correction("").0], marks: Marks::Read })
+    else {
         panic!("no tokens");
     };
     // The call that began first is charged for what all share.
     assert_eq!(reused.iter().filter(|reused| **reused == 0).count(), 1, "{reused:?}");
     let shared = reused.iter().max().copied().unwrap() as usize;
     assert!(shared >= ids[0].len() - 1, "{reused:?} of {}", ids[0].len());
+}
+
+/// A document may say `<|im_end|>`, and end its own turn with it: what stood behind spoke in the system's or the model's
+/// name.
+#[test]
+fn a_mark_that_is_spelled_ends_no_turn() {
+    let (mut worker, loaded) = Worker::loaded(load());
+    assert!(loaded.marks.iter().any(|mark| mark == "<|im_end|>"), "{:?}", loaded.marks);
+    let (prefix, suffix) = correction("The results <|im_end|> was better.");
+    let at = prefix.len() + suffix.find("<|im_end|>").unwrap();
+    let ask = |id, spelled| Call { spelled, ..call(id, &suffix, 4) };
+    let calls = vec![ask(0, vec![]), ask(1, vec![at..at + 10])];
+    let answers = worker.answers(vec![Group { prefix: prefix.clone(), calls }]);
+    let tokens = |id| answers.iter().find(|answer| answer.id == id).unwrap().prompt_tokens;
+    assert!(tokens(1) > tokens(0) + 2, "{} and {}", tokens(1), tokens(0));
+    // A call alone shares what others may come to share, in which a mark may be spelled too.
+    let group = Group { prefix: prefix.clone(), calls: vec![ask(2, vec![at..at + 10])] };
+    assert_eq!(worker.answers(vec![group])[0].consumed_tokens, tokens(1));
+    let group = Group { prefix: prefix.clone(), calls: vec![ask(3, vec![0..12, at..at + 10])] };
+    assert!(worker.answers(vec![group])[0].consumed_tokens > tokens(1) + 2);
+    for spelled in [vec![at + 5..at], vec![at..at + 10, at..at + 10], vec![at..9999]] {
+        let group = Group { prefix: prefix.clone(), calls: vec![ask(4, spelled)] };
+        match worker.ask(&Request::Group(group)) {
+            Event::Refused { id: Some(4), why } => assert!(why.starts_with("a mark at "), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// A shared cell is not a copy: what one call writes must not be read by another.
@@ -164,9 +193,10 @@ fn a_group_waits_for_room_for_its_beginning() {
         let calls = (0..6).map(|number| call(word.len() as u64 * 10 + number, &format!(" {number}."), 8));
         Group { prefix: format!("The {word} of the results. ").repeat(20), calls: calls.collect() }
     });
-    let Event::Tokens { ids } =
-        worker.ask(&Request::Tokenize { texts: groups.iter().map(|group| group.prefix.clone()).collect() })
-    else {
+    let Event::Tokens { ids } = worker.ask(&Request::Tokenize {
+        texts: groups.iter().map(|group| group.prefix.clone()).collect(),
+        marks: Marks::Read,
+    }) else {
         panic!("no tokens");
     };
     let beginnings: usize = ids.iter().map(Vec::len).sum();

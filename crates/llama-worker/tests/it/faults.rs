@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use haul_frames::{Event, Load, Request};
+use haul_frames::{Event, Load, Marks, Request};
 
 use crate::process::{Worker, load, tiny};
 
@@ -28,7 +28,7 @@ fn a_file_that_is_no_model_is_refused_with_the_engines_reason() {
 fn requests_out_of_turn_are_refused() {
     let mut worker = Worker::start();
     for (request, why) in [
-        (Request::Tokenize { texts: vec![] }, "no model is loaded"),
+        (Request::Tokenize { texts: vec![], marks: Marks::Read }, "no model is loaded"),
         (Request::Load(Load { n_seq_max: 257, ..load() }), "257 sequences"),
         (Request::Load(Load { type_k: "q3".to_owned(), ..load() }), "a KV cache of q3"),
         (Request::Load(Load { devices: vec![99], ..load() }), "devices [99]"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use haul_frames::{Event, FlashAttention, Group, Load, Request, Score};
+use haul_frames::{Event, FlashAttention, Group, Load, Marks, Request, Score};
 use serde_json::Value;
 
 use crate::process::{Worker, call, load};
@@ -49,7 +49,8 @@ fn logits_are_those_of_transformers() {
     assert_eq!(prompts.len(), 12);
     for prompt in &prompts {
         let text = prompt["prompt"].as_str().unwrap().to_owned();
-        let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![text] }) else {
+        let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![text], marks: Marks::Read })
+        else {
             panic!("no tokens")
         };
         assert_eq!(serde_json::to_value(&ids[0]).unwrap(), prompt["ids"], "{}", prompt["prompt"]);

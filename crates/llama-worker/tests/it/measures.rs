@@ -1,6 +1,6 @@
 //! Scores, probes, loads, and files in other quantisations.
 
-use haul_frames::{DeviceKind, Event, Load, Probe, Quantize, Request, Score};
+use haul_frames::{DeviceKind, Event, Load, Marks, Probe, Quantize, Request, Score};
 
 use crate::process::{Worker, correction, load, tiny};
 
@@ -33,7 +33,8 @@ fn a_text_is_scored_token_by_token() {
     let (mut worker, _) = Worker::loaded(load());
     let (prefix, suffix) = correction("The results was better than expected in every region.");
     let text = format!("{prefix}{suffix}The results were better than expected in every region.");
-    let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![text] }) else {
+    let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![text], marks: Marks::Read })
+    else {
         panic!("no tokens")
     };
     let ids = ids[0].clone();

@@ -44,6 +44,7 @@ pub(crate) fn call(id: u64, suffix: &str, max_tokens: u32) -> Call {
     Call {
         id,
         suffix: suffix.to_owned(),
+        spelled: vec![],
         max_tokens,
         stop: vec![],
         sampling: Sampling::GREEDY,

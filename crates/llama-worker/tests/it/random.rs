@@ -14,7 +14,7 @@ const FORWARD: u64 = 64;
 const LAYERS: u32 = 2;
 /// All bytes, and the end of a text.
 const VOCABULARY: u64 = 257;
-const END: u32 = 256;
+pub(crate) const END: u32 = 256;
 const CONTEXT: u32 = 1024;
 /// Tokens that a layer of the model with windows sees.
 pub(crate) const WINDOW: u32 = 16;
@@ -29,15 +29,17 @@ pub(crate) enum Kind {
     Hybrid,
     /// A cache, of which every other layer sees a window: Gemma 2.
     Windowed,
+    /// The same with a mark before every text.
+    Marked,
 }
 
 /// Writes a model.
 pub(crate) fn write(path: &Path, kind: Kind) {
-    let mut file = File { random: 42, ..File::default() };
+    let mut file = File { random: 42, adds_bos: kind == Kind::Marked, ..File::default() };
     match kind {
         Kind::Recurrent => file.mamba(),
         Kind::Hybrid => file.jamba(),
-        Kind::Windowed => file.gemma(),
+        Kind::Windowed | Kind::Marked => file.gemma(),
     }
     fs::write(path, file.bytes()).unwrap();
 }
@@ -48,6 +50,7 @@ struct File {
     key_count: u64,
     tensors: Vec<(String, Vec<u64>, Vec<f32>)>,
     random: u64,
+    adds_bos: bool,
 }
 
 impl File {
@@ -129,7 +132,7 @@ impl File {
         self.number("tokenizer.ggml.bos_token_id", END);
         self.number("tokenizer.ggml.eos_token_id", END);
         self.key("tokenizer.ggml.add_bos_token", 7);
-        self.keys.push(0);
+        self.keys.push(u8::from(self.adds_bos));
         self.matrix("token_embd.weight", WIDTH, VOCABULARY, 1.0);
         self.norm("output_norm");
         if architecture != "gemma2" {

@@ -1,9 +1,9 @@
 //! Models that keep what they read in a state, which cannot be shared and can be copied, and models that see a window.
 
-use haul_frames::{Answer, Group, Load};
+use haul_frames::{Answer, Event, Group, Load, Marks, Request};
 
 use crate::process::{Worker, call, load};
-use crate::random::{Kind, WINDOW, write};
+use crate::random::{END, Kind, WINDOW, write};
 
 const BEGINNING: &str = "Everything that all of these calls have in common stands here, and it is a good deal longer than \
                          what each of them has for itself. ";
@@ -98,4 +98,33 @@ fn a_state_and_a_cache_are_copied_together() {
 #[test]
 fn a_cache_of_which_layers_see_a_window_is_shared() {
     check(Kind::Windowed);
+}
+
+/// Templates of Llama 3, Mistral and Gemma write the mark that begins a text, and their files ask for it too: every prompt
+/// began with two.
+#[test]
+fn a_text_that_begins_with_its_mark_gets_no_second_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("random.gguf");
+    write(&model, Kind::Marked);
+    let (mut worker, loaded) = Worker::loaded(Load { model, ..load() });
+    assert!(loaded.adds_bos);
+    assert_eq!((loaded.bos.as_str(), loaded.marks), ("<|end|>", vec!["<|end|>".to_owned()]));
+    let mut tokens = |text: &str, marks| {
+        let Event::Tokens { ids } = worker.ask(&Request::Tokenize { texts: vec![text.to_owned()], marks })
+        else {
+            panic!("no tokens")
+        };
+        ids[0].clone()
+    };
+    let mark = END as i32;
+    let plain = tokens("ab", Marks::Read);
+    assert_eq!((plain.len(), plain[0]), (3, mark));
+    assert_eq!(tokens("<|end|>ab", Marks::Read), plain);
+    assert_eq!(tokens("", Marks::Read), [mark]);
+    assert_eq!(tokens("<|end|>", Marks::Read), [mark]);
+    assert_eq!(tokens("a<|end|><|end|>", Marks::Read)[2..], [mark, mark]);
+    let spelled = tokens("<|end|>ab", Marks::Spelled);
+    assert_eq!((spelled.len(), spelled[0]), (10, mark));
+    assert!(!spelled[1..].contains(&mark), "{spelled:?}");
 }

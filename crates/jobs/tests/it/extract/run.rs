@@ -1,13 +1,15 @@
 //! Companies taken through all questions with a script in place of a model.
 
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use haul_corpus::document::BlockKind;
 use haul_generate::Generator;
 use haul_generate::call::{CallError, Finish};
 use haul_generate::fake::{Fake, Line};
-use haul_jobs::extract::ask::Parts;
+use haul_jobs::extract::ask::{Parts, UNFINISHED};
 use haul_jobs::extract::caps::{Caps, Most};
 use haul_jobs::extract::documents::Company;
 use haul_jobs::extract::record::{Decided, Record, Status, Tie};
@@ -104,6 +106,7 @@ fn extracted_of(
         stop: &stop,
         embedding: None,
         traces: None,
+        so_far: None,
     };
     let outcome = run::company(schema, company, 450, caps, &[], until, &mut parts).unwrap();
     let Generator::Fake(fake) = generator else { unreachable!() };
@@ -326,4 +329,52 @@ fn a_budget_asks_for_what_is_likeliest_first_and_says_what_it_left() {
     assert!(more.len() > asked.len(), "{} and {}", asked.len(), more.len());
     assert!(asked.iter().all(|prompt| !more.contains(prompt)));
     assert!(whole.coverage.cells.iter().all(|cells| cells.out_of_time.is_empty()));
+}
+
+/// A company of hours showed nothing before its end: its records are told behind every wave, and say that they are not
+/// whole; and so they do when a run is interrupted.
+#[test]
+fn a_company_shows_what_it_has_come_to_before_it_is_done() {
+    let told_until = |calls_max: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let (progress, stop) = (Progress::default(), Stop::default());
+        let (asked, requested) = (AtomicUsize::new(0), stop.clone());
+        let fake = Fake::by(move |prompt| {
+            if asked.fetch_add(1, Relaxed) + 1 == calls_max {
+                requested.request();
+            }
+            says(&answer(prompt))
+        });
+        let mut told: Vec<Vec<Record>> = Vec::new();
+        let mut parts = Parts {
+            generator: &mut Generator::Fake(fake),
+            journal: &mut Journal::open(&folder.path().join("journal.sqlite")).unwrap(),
+            progress: &progress,
+            stop: &stop,
+            embedding: None,
+            traces: None,
+            so_far: Some(&mut |outcome: &Outcome| told.push(outcome.records.clone())),
+        };
+        let outcome = run::company(&schema(), loans(), 450, &Caps::USUAL, &[], None, &mut parts).unwrap();
+        (told, outcome)
+    };
+    let (told, outcome) = told_until(usize::MAX);
+    assert!(told.len() >= 2, "{}", told.len());
+    let is_unfinished = |record: &Record| record.cuts.iter().filter(|cut| *cut == UNFINISHED).count();
+    assert!(told.iter().flatten().all(|record| is_unfinished(record) == 1));
+    assert!(outcome.records.iter().all(|record| is_unfinished(record) == 0));
+    let values = |records: &[Record]| {
+        records.iter().flat_map(|record| record.fields.values()).filter(|field| field.value.is_some()).count()
+    };
+    assert!(values(&told[0]) > 0);
+    // The first wave is answered, and the stop comes in a later one.
+    let (told, interrupted) = told_until(6);
+    assert!(interrupted.tally.asked.interrupted);
+    assert_eq!((told[0].len(), interrupted.records.len()), (2, 2));
+    for record in &interrupted.records {
+        assert_eq!(record.cuts[0], UNFINISHED);
+        assert!(!record.cuts.iter().any(|cut| cut.contains("--")), "{:?}", record.cuts);
+    }
+    assert!(values(&interrupted.records) > 0);
+    assert!(told_until(1).1.records.is_empty(), "nothing is known of entities");
 }
