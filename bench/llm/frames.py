@@ -5,7 +5,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-PROTOCOL = 2
+PROTOCOL = 3
 FRAME_BYTES_MAX = 256 << 20
 GREEDY = {
     "temperature": 0.0,
@@ -80,7 +80,7 @@ class Worker:
         return self.event(say)
 
     def tokenize(self, text):
-        return self.ask("tokenize", "tokens", texts=[text])["ids"][0]
+        return self.ask("tokenize", "tokens", texts=[text], marks="read")["ids"][0]
 
     def score(self, ids, top_k=0, wanted=()):
         """Log-probabilities after each position: `top` pairs, `wanted` lists, `next`."""

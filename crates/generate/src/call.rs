@@ -78,6 +78,27 @@ pub struct Answer {
     pub logprobs: Vec<TokenLogprob>,
 }
 
+/// What of a sampling no sampler can do, in the words of a request; such a value would be taken for another one.
+///
+/// # Errors
+/// The first value that is out of its range.
+pub fn in_range(sampling: &Sampling) -> Result<(), String> {
+    let Sampling { temperature, top_p, min_p, repeat_penalty, .. } = *sampling;
+    let ranges = [
+        ("temperature", temperature, (0.0..=TEMPERATURE_MAX).contains(&temperature), "from 0 to 100"),
+        ("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1"),
+        ("min_p", min_p, (0.0..=1.0).contains(&min_p), "from 0 to 1"),
+        ("repeat_penalty", repeat_penalty, repeat_penalty > 0.0 && repeat_penalty.is_finite(), "above 0"),
+    ];
+    match ranges.into_iter().find(|(_, _, is_in, _)| !is_in) {
+        Some((name, value, _, range)) => Err(format!("{name} is {value}: it is {range}")),
+        None => Ok(()),
+    }
+}
+
+/// Beyond it every token is as likely as any other.
+const TEMPERATURE_MAX: f32 = 100.0;
+
 /// Words of an error: what an engine or a server says, and quotes, may be long.
 pub(crate) const WORDS_CHARS_MAX: usize = 400;
 

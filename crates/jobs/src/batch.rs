@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::{self, BufRead};
 
 use haul_generate::Generator;
-use haul_generate::call::{Answer, Call, CallError, Constraint, Finish, Message, Prompt, Sampling};
+use haul_generate::call::{Answer, Call, CallError, Constraint, Finish, Message, Prompt, Sampling, in_range};
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::Stop;
@@ -97,13 +97,15 @@ pub fn read(input: impl BufRead) -> Result<Vec<Request>, BatchError> {
     for (number, line) in (1_u64..).zip(io::Read::take(input, INPUT_BYTES_MAX + 1).lines()) {
         let line = line?;
         bytes += line.len() as u64 + 1;
+        // Some editors begin a file with it.
+        let line = line.strip_prefix('\u{FEFF}').filter(|_| number == 1).unwrap_or(&line);
         if bytes > INPUT_BYTES_MAX {
             return Err(BatchError::TooLong);
         }
         if line.trim().is_empty() {
             continue;
         }
-        let request = request(&line).map_err(|why| BatchError::Line { line: number, why })?;
+        let request = request(line).map_err(|why| BatchError::Line { line: number, why })?;
         if !names.insert(request.custom_id.clone()) {
             return Err(BatchError::Twice { line: number, custom_id: request.custom_id });
         }
@@ -256,6 +258,16 @@ fn request(line: &str) -> Result<Request, String> {
         _ => return Err("logprobs is true, with top_logprobs a count, or a count alone".to_owned()),
     };
     let repeat_penalty = body.repeat_penalty.unwrap_or(1.0);
+    let sampling = Sampling {
+        temperature: body.temperature.unwrap_or(0.0),
+        top_k: body.top_k.unwrap_or(0),
+        top_p: body.top_p.unwrap_or(1.0),
+        min_p: body.min_p.unwrap_or(0.0),
+        repeat_penalty,
+        repeat_last: if (repeat_penalty - 1.0).abs() < f32::EPSILON { 0 } else { 64 },
+        seed: body.seed.unwrap_or(0),
+    };
+    in_range(&sampling)?;
     let call = Call {
         prompt,
         max_tokens: body.max_completion_tokens.or(body.max_tokens).unwrap_or(ANSWER_TOKENS),
@@ -264,15 +276,7 @@ fn request(line: &str) -> Result<Request, String> {
             Some(Stops::One(text)) => vec![text],
             Some(Stops::Many(texts)) => texts,
         },
-        sampling: Sampling {
-            temperature: body.temperature.unwrap_or(0.0),
-            top_k: body.top_k.unwrap_or(0),
-            top_p: body.top_p.unwrap_or(1.0),
-            min_p: body.min_p.unwrap_or(0.0),
-            repeat_penalty,
-            repeat_last: if (repeat_penalty - 1.0).abs() < f32::EPSILON { 0 } else { 64 },
-            seed: body.seed.unwrap_or(0),
-        },
+        sampling,
         constraint: body.response_format.as_ref().map(constraint).transpose()?.flatten(),
         draft: None,
         logprobs,
@@ -393,10 +397,27 @@ mod tests {
             ),
             (r#"{"messages":[{"role":"user","content":[{"type":"image"}]}]}"#, "string"),
             (r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":-1}"#, "u32"),
+            (
+                r#"{"messages":[{"role":"user","content":"hi"}],"top_p":-1}"#,
+                "top_p is -1: it is above 0 and at most 1",
+            ),
+            (r#"{"messages":[{"role":"user","content":"hi"}],"min_p":99}"#, "min_p is 99: it is from 0 to 1"),
+            (r#"{"messages":[{"role":"user","content":"hi"}],"temperature":-0.5}"#, "temperature is -0.5"),
+            (r#"{"messages":[{"role":"user","content":"hi"}],"repeat_penalty":0}"#, "repeat_penalty is 0"),
         ] {
             let why = request(&line(body)).unwrap_err();
             assert!(why.contains(wrong), "{body}: {why}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_request() {
+        let one = line(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
+        assert_eq!(read(format!("\u{FEFF}{one}\n").as_bytes()).unwrap().len(), 1);
+        assert!(matches!(
+            read(format!("\n\u{FEFF}{one}\n").as_bytes()),
+            Err(BatchError::Line { line: 2, .. })
+        ));
     }
 
     #[test]

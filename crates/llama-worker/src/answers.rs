@@ -5,65 +5,28 @@
 //! sequence of its own that begins with the trunk's cells ([`Engine::share`]), or with a copy of its state where a model
 //! keeps more than cells ([`Engine::snapshot`]), reads the rest of its prompt, and writes.
 //! Every step is one batch of everything that can go on: for each call that writes, its last token and what the answer is
-//! likely to go on with ([`Draft`]), then what is left of the trunk, then prompts. A call begins when the cells that it may
+//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. A call begins when the cells that it may
 //! need at most are free, so none ever runs out of them, and on a processor when those of others are not many more than its
 //! own ([`Engine::cells_of_others_max`]).
-//! A trunk that was computed is kept as a copy ([`Beginnings`]), for a group that begins alike much later, in any lane.
+//! A trunk that was computed is kept as a copy ([`crate::beginnings`]), for a group that begins alike much later, in any lane.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use haul_frames::{self as frames, COPIES_BYTES_FREE, Event, Finish, GROUP_CALLS_MAX, TokenLogprob};
+use haul_frames::{self as frames, Event};
 
-use crate::beginnings::Beginnings;
-use crate::constrain::{Form, Grammars};
-use crate::draft::{Draft, Known};
+use crate::desk::{Desk, Group, Totals, cells_for, common};
+use crate::draft::Draft;
 use crate::engine::{Engine, Fed, Output};
-use crate::llama::{Marks, Model, State, Token};
-use crate::sample::{Sampler, likeliest, log_sum_exp, top};
+use crate::live::Live;
+use crate::llama::{State, Token};
+use crate::sample::Sampler;
 
 const TRUNK: i32 = 0;
 
 /// Logits behind the tokens ahead of all answers in one batch, beside those that answers need anyway: 64 MiB.
 const LOGITS_AHEAD_MAX: usize = 16 << 20;
-
-/// What lanes share: calls that nobody has begun, and what was computed for those before.
-pub(crate) struct Desk {
-    model: Model,
-    /// Tokens that prompt and answer of one call may have.
-    call_tokens_max: u32,
-    /// Cells of a lane, where its sequences share them.
-    shared_cells: Option<usize>,
-    /// Whether what a call shares is copied, not shared.
-    recurrent: bool,
-    waiting: Mutex<Waiting>,
-    /// Rung when a group comes, and at the end.
-    bell: Condvar,
-    /// Calls that were taken and not answered.
-    open: AtomicUsize,
-    /// Trunks of groups before, for groups to come.
-    beginnings: Mutex<Beginnings>,
-    grammars: Mutex<Option<Grammars>>,
-    pub(crate) totals: Arc<Totals>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// Groups that no lane has begun, the next one first.
-    groups: VecDeque<Arc<Group>>,
-    /// Groups that a lane has begun and that had calls left then.
-    begun: Vec<Arc<Group>>,
-    is_over: bool,
-}
-
-/// Calls that begin alike.
-struct Group {
-    shared: Vec<Token>,
-    /// The next one first.
-    calls: Mutex<VecDeque<(frames::Call, Vec<Token>)>>,
-}
 
 /// A context and the calls in it.
 pub(crate) struct Lane {
@@ -81,20 +44,6 @@ pub(crate) struct Lane {
     held: Vec<Held>,
 }
 
-/// What all lanes did since the start of the process, and are at now.
-#[derive(Debug, Default)]
-pub(crate) struct Totals {
-    /// Groups that were read and are not on the desk yet.
-    pub(crate) arriving: AtomicUsize,
-    /// Batches that were begun.
-    pub(crate) steps: AtomicU64,
-    /// Calls in a cache now.
-    pub(crate) live: AtomicU32,
-    pub(crate) prefill_tokens: AtomicU64,
-    pub(crate) decode_tokens: AtomicU64,
-    pub(crate) reused_tokens: AtomicU64,
-}
-
 #[derive(Default)]
 struct Trunk {
     tokens: Vec<Token>,
@@ -109,215 +58,6 @@ struct Trunk {
 struct Held {
     cells: usize,
     users: Vec<u64>,
-}
-
-/// A call that has a sequence.
-struct Live {
-    call: frames::Call,
-    sequence: i32,
-    prompt: Vec<Token>,
-    /// Tokens of the prompt that are in the cache or in the present batch.
-    fed: usize,
-    reused: usize,
-    consumed: usize,
-    /// Tokens that it began with: the trunk's cells.
-    began_at: usize,
-    /// Cells that it may need beside the trunk's.
-    reserved: usize,
-    /// The prompt and the answer: what a penalty looks back on.
-    said: Vec<Token>,
-    draft: Draft,
-    answer_tokens: u32,
-    text: Vec<u8>,
-    sampler: Sampler,
-    form: Option<Form>,
-    logprobs: Vec<TokenLogprob>,
-    start: Instant,
-    /// Row of its logits in the present batch; those behind each token of `ahead` follow.
-    row: Option<i32>,
-    /// Tokens in the present batch that the answer may go on with.
-    ahead: Vec<Token>,
-}
-
-impl Desk {
-    /// For lanes of one model, all like `engine`.
-    pub(crate) fn new(engine: &Engine, lanes: u32, totals: Arc<Totals>) -> Self {
-        let cells = if engine.unified { engine.n_ctx() } else { engine.n_ctx() / engine.n_seq_max };
-        Self {
-            model: engine.model(),
-            // Beyond what it was trained on a model answers all the same, and answers nonsense.
-            call_tokens_max: cells.min(engine.model().context_train().max(1)),
-            shared_cells: engine.unified.then(|| engine.n_ctx() as usize),
-            recurrent: engine.recurrent,
-            waiting: Mutex::default(),
-            bell: Condvar::new(),
-            open: AtomicUsize::new(0),
-            beginnings: Mutex::new(Beginnings::new(engine.n_ctx().saturating_mul(lanes), COPIES_BYTES_FREE)),
-            grammars: Mutex::default(),
-            totals,
-        }
-    }
-
-    /// Whether any call waits for its answer.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.open.load(Relaxed) > 0
-    }
-
-    /// Takes a group; calls that can never be answered are refused at once.
-    pub(crate) fn add(&self, group: frames::Group, say: &impl Fn(Event)) {
-        let mut calls = VecDeque::new();
-        for (number, call) in group.calls.into_iter().enumerate() {
-            let prompt = match self.model.tokenize(&format!("{}{}", group.prefix, call.suffix), &call.spelled)
-            {
-                Ok(prompt) => prompt,
-                Err(why) => {
-                    say(Event::Refused { id: Some(call.id), why });
-                    continue;
-                }
-            };
-            let tokens = prompt.len() as u64 + u64::from(call.max_tokens);
-            let why = if number >= GROUP_CALLS_MAX {
-                format!("a group of more than {GROUP_CALLS_MAX} calls")
-            } else if prompt.is_empty() || call.max_tokens == 0 {
-                format!("{} tokens of prompt and at most {} of answer", prompt.len(), call.max_tokens)
-            } else if tokens > u64::from(self.call_tokens_max) {
-                format!("{tokens} tokens of prompt and answer in a context of {}", self.call_tokens_max)
-            } else {
-                calls.push_back((call, prompt));
-                continue;
-            };
-            say(Event::Refused { id: Some(call.id), why });
-        }
-        if calls.is_empty() {
-            return;
-        }
-        self.open.fetch_add(calls.len(), Relaxed);
-        let shared = self.shared_by(&calls, &group.prefix);
-        self.waiting().groups.push_back(Arc::new(Group { shared, calls: Mutex::new(calls) }));
-        self.bell.notify_all();
-    }
-
-    /// Ends all lanes, each behind its present step.
-    pub(crate) fn close(&self) {
-        self.waiting().is_over = true;
-        self.bell.notify_all();
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn beginnings(&self) -> MutexGuard<'_, Beginnings> {
-        self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next group that nobody has begun, or another lane's of which enough is left.
-    fn next(&self) -> Option<Arc<Group>> {
-        self.waiting().next()
-    }
-
-    /// Puts a group that was taken and not begun before the others.
-    fn hand_back(&self, group: Arc<Group>) {
-        let mut waiting = self.waiting();
-        waiting.begun.retain(|begun| !Arc::ptr_eq(begun, &group));
-        waiting.groups.push_front(group);
-        drop(waiting);
-        self.bell.notify_all();
-    }
-
-    /// Waits until there is something to do; false at the end.
-    fn wait(&self) -> bool {
-        let is_idle = |waiting: &mut Waiting| !waiting.is_over && !waiting.has_next();
-        let waiting = self.bell.wait_while(self.waiting(), is_idle).unwrap_or_else(PoisonError::into_inner);
-        !waiting.is_over
-    }
-
-    fn is_over(&self) -> bool {
-        self.waiting().is_over
-    }
-
-    /// Hands on what a call came to.
-    fn close_call(&self, event: Event, say: &impl Fn(Event)) {
-        // Before anybody hears of it: who hears of the last one may ask for a measurement.
-        self.open.fetch_sub(1, Relaxed);
-        say(event);
-    }
-
-    /// The tokens that are worth computing once for these calls. At least one token of each prompt is left to it: its
-    /// logits begin the answer.
-    fn shared_by(&self, calls: &VecDeque<(frames::Call, Vec<Token>)>, prefix: &str) -> Vec<Token> {
-        let Some((call, first)) = calls.front() else { return vec![] };
-        let Some(cells) = self.shared_cells else { return vec![] };
-        let mut shared = first.len();
-        if calls.len() == 1 {
-            let within = call.spelled.iter().take_while(|range| range.end <= prefix.len());
-            let within: Vec<_> = within.cloned().collect();
-            let prefix = self.model.tokenize(prefix, &within).unwrap_or_else(|_| vec![]);
-            shared = common(first, &prefix);
-        }
-        for (_, prompt) in calls {
-            shared = shared.min(common(first, prompt)).min(prompt.len() - 1);
-        }
-        // A copy needs room beside what it is a copy of.
-        let fits = |(call, prompt): &(frames::Call, Vec<Token>)| {
-            shared + cells_for(self.recurrent, prompt.len(), shared, call) <= cells
-        };
-        if calls.iter().all(fits) { first[..shared].to_vec() } else { vec![] }
-    }
-
-    /// The form of a call's answer, if it has one, and the last answers of such calls.
-    fn form_of(&self, call: &frames::Call) -> Result<(Option<Form>, Option<Known>), String> {
-        let Some(constraint) = &call.constraint else { return Ok((None, None)) };
-        let mut grammars = self.grammars();
-        let grammars = match &mut *grammars {
-            Some(grammars) => grammars,
-            none => none.insert(Grammars::new(self.model)?),
-        };
-        let form = grammars.of(constraint)?;
-        let known = Known { last: grammars.last(&form).to_vec(), earlier: grammars.earlier().to_vec() };
-        Ok((Some(form), Some(known)))
-    }
-
-    fn grammars(&self) -> MutexGuard<'_, Option<Grammars>> {
-        self.grammars.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps an answer for the next one of its form.
-    fn keep_answer(&self, live: &Live) {
-        if let (Some(form), Some(grammars)) = (&live.form, &mut *self.grammars()) {
-            grammars.keep(form, &live.said, live.prompt.len());
-        }
-    }
-}
-
-impl Waiting {
-    fn has_next(&mut self) -> bool {
-        self.begun.retain(|group| group.is_worth_joining());
-        !self.groups.is_empty() || !self.begun.is_empty()
-    }
-
-    fn next(&mut self) -> Option<Arc<Group>> {
-        self.begun.retain(|group| group.is_worth_joining());
-        // One that was handed back may have been answered by another lane meanwhile.
-        self.groups.retain(|group| !group.calls().is_empty());
-        if let Some(group) = self.groups.pop_front() {
-            self.begun.push(Arc::clone(&group));
-            return Some(group);
-        }
-        self.begun.first().map(Arc::clone)
-    }
-}
-
-impl Group {
-    fn calls(&self) -> MutexGuard<'_, VecDeque<(frames::Call, Vec<Token>)>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A lane that joins computes the beginning once more: what it takes over should be as much.
-    fn is_worth_joining(&self) -> bool {
-        let left: usize = self.calls().iter().map(|(_, prompt)| prompt.len() - self.shared.len()).sum();
-        left > self.shared.len()
-    }
 }
 
 impl Lane {
@@ -706,157 +446,7 @@ impl Lane {
     }
 }
 
-impl Live {
-    /// Adds the last token to the batch, and of what the answer is likely to go on with at most so many; the row of the first.
-    fn feed(&mut self, engine: &mut Engine, ahead_max: usize) -> Result<i32, String> {
-        let answer_tokens_left = (self.call.max_tokens - self.answer_tokens) as usize;
-        self.ahead.extend_from_slice(self.draft.ahead(&self.said, ahead_max.min(answer_tokens_left - 1)));
-        let first = self.said.len() - 1;
-        let mut row = None;
-        for (token, position) in self.said[first..].iter().chain(&self.ahead).zip(first as i32..) {
-            let fed = Fed { token: *token, position, sequence: self.sequence, output: Output::Logits };
-            row = row.or(Some(engine.add(fed)?));
-        }
-        row.ok_or_else(|| "a call without a prompt".to_owned())
-    }
-
-    /// Takes the next tokens of the answer from the batch; says how it ended, if it did.
-    fn go_on(&mut self, engine: &mut Engine, totals: &Totals) -> Result<Option<Finish>, String> {
-        let Some(row) = self.row else { return Ok(None) };
-        if self.answer_tokens == 0 {
-            self.consumed = engine.consumed(self.sequence).saturating_sub(self.ahead.len());
-        }
-        for (row, ahead) in (row..).zip(0..=self.ahead.len()) {
-            let token = self.choose(engine.logits(row)?)?;
-            if let Some(finish) = self.take(engine, row, token)? {
-                return Ok(Some(finish));
-            }
-            if self.ahead.get(ahead) != Some(&token) {
-                break;
-            }
-            totals.decode_tokens.fetch_add(1, Relaxed);
-        }
-        // The last token that was said is read in the next batch, and what was ahead in its place is taken back.
-        if !self.ahead.is_empty() && !engine.forget(self.sequence, self.said.len() - 1) {
-            return Err("the engine cannot take back what it has read".to_owned());
-        }
-        Ok(None)
-    }
-
-    /// Goes on by a token, chosen by a row's logits.
-    fn take(&mut self, engine: &Engine, row: i32, token: Token) -> Result<Option<Finish>, String> {
-        if engine.model().ends(token) {
-            return Ok(Some(Finish::Stop));
-        }
-        if let Some(alternatives) = self.call.logprobs {
-            self.logprobs.push(logprob(engine, engine.logits(row)?, token, alternatives as usize));
-        }
-        self.said.push(token);
-        self.draft.go_on(token);
-        self.answer_tokens += 1;
-        let before = self.text.len();
-        self.text.extend_from_slice(&engine.model().piece(token, Marks::Hidden));
-        if let Some(form) = &mut self.form {
-            form.accept(token)?;
-        }
-        if let Some(at) = stopped(&self.text, before, &self.call.stop) {
-            self.text.truncate(at);
-            return Ok(Some(Finish::Stop));
-        }
-        if self.form.as_ref().is_some_and(Form::is_complete) {
-            return Ok(Some(Finish::Stop));
-        }
-        Ok((self.answer_tokens == self.call.max_tokens).then_some(Finish::Length))
-    }
-
-    fn choose(&mut self, logits: &[f32]) -> Result<Token, String> {
-        let token = match &mut self.form {
-            None => self.sampler.choose(logits, &self.said),
-            Some(form) => {
-                let first = likeliest(logits);
-                if self.sampler.is_greedy() && form.allows(first)? {
-                    first
-                } else {
-                    let mut allowed = logits.to_vec();
-                    form.forbid(&mut allowed)?;
-                    if !allowed.iter().any(|logit| logit.is_finite()) {
-                        return Err("the grammar allows no token here".to_owned());
-                    }
-                    self.sampler.choose(&allowed, &self.said)
-                }
-            }
-        };
-        match logits.get(token.0.unsigned_abs() as usize) {
-            Some(logit) if logit.is_finite() => Ok(token),
-            _ => Err("the model's logits are no numbers".to_owned()),
-        }
-    }
-
-    fn answer(self, finish: Finish) -> frames::Answer {
-        frames::Answer {
-            id: self.call.id,
-            text: String::from_utf8_lossy(&self.text).into_owned(),
-            finish,
-            prompt_tokens: self.prompt.len() as u32,
-            reused_tokens: self.reused as u32,
-            consumed_tokens: self.consumed as u32,
-            answer_tokens: self.answer_tokens,
-            ms: self.start.elapsed().as_millis() as u64,
-            logprobs: self.logprobs,
-        }
-    }
-}
-
-fn logprob(engine: &Engine, logits: &[f32], token: Token, alternatives: usize) -> TokenLogprob {
-    let normaliser = log_sum_exp(logits);
-    let text =
-        |id: i32| String::from_utf8_lossy(&engine.model().piece(Token(id), Marks::Hidden)).into_owned();
-    let logit = logits.get(token.0.unsigned_abs() as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    TokenLogprob {
-        token: text(token.0),
-        logprob: (f64::from(logit) - normaliser) as f32,
-        top: top(logits, normaliser, alternatives).into_iter().map(|(id, ln)| (text(id), ln)).collect(),
-    }
-}
-
 /// Sequences besides the trunk; one at least.
 fn sequences_of_calls(engine: &Engine) -> i32 {
     (engine.n_seq_max.cast_signed() - 1).max(1)
-}
-
-/// Cells that a call may need beside the trunk's. A model with a state begins with a copy of it, in which there may be
-/// cells: of what is copied nothing is shared.
-fn cells_for(recurrent: bool, prompt_tokens: usize, shared: usize, call: &frames::Call) -> usize {
-    let own = if recurrent { prompt_tokens } else { prompt_tokens - shared };
-    own + call.max_tokens as usize
-}
-
-/// Tokens that two lists begin with.
-pub(crate) fn common(a: &[Token], b: &[Token]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-/// Where the first stop text begins that the bytes from `new` on complete.
-fn stopped(text: &[u8], new: usize, stops: &[String]) -> Option<usize> {
-    let found = stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| {
-        let stop = stop.as_bytes();
-        let from = new.saturating_sub(stop.len() - 1);
-        text[from..].windows(stop.len()).position(|window| window == stop).map(|at| from + at)
-    });
-    found.min()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stop_text_is_found_across_tokens() {
-        let stops = ["\n\n".to_owned(), "END".to_owned(), String::new()];
-        assert_eq!(stopped(b"one\n\ntwo", 3, &stops), Some(3));
-        assert_eq!(stopped(b"one EN", 4, &stops), None);
-        assert_eq!(stopped(b"one END", 6, &stops), Some(4), "begun by the token before");
-        assert_eq!(stopped(b"END", 0, &["D".to_owned(), "EN".to_owned()]), Some(0));
-        assert_eq!(stopped(b"", 0, &stops), None);
-    }
 }

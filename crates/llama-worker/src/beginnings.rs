@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::answers::common;
+use crate::desk::common;
 use crate::llama::{State, Token};
 
 /// A shorter beginning is computed again, and what is less longer than a copy has none of its own: questions about one

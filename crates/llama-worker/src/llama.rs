@@ -166,9 +166,9 @@ impl Model {
 
     /// Whether a token is no text: a mark of a turn, of a beginning or an end.
     fn is_mark(self, token: Token) -> bool {
-        const MARKS: u32 = sys::LLAMA_TOKEN_ATTR_CONTROL as u32 | sys::LLAMA_TOKEN_ATTR_UNKNOWN as u32;
+        const MARKS: u32 = sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN;
         // SAFETY: the engine checks a token against its vocabulary.
-        unsafe { sys::llama_vocab_get_attr(self.vocab(), token.0) as u32 & MARKS != 0 }
+        unsafe { sys::llama_vocab_get_attr(self.vocab(), token.0) & MARKS != 0 }
     }
 
     /// Texts of all tokens that are marks.

@@ -1,8 +1,9 @@
 //! `haul-llama`: llama.cpp in a process of its own, because its assertions end the process.
 //!
 //! It reads [`Request`]s from stdin and writes [`Event`]s to stdout, as `haul_frames` says; its log goes to stderr. One
-//! model in its life: [`engine`] loads it, [`answers`] answers calls together, [`measure`] scores and probes. A closed
-//! stdin ends it. Its arguments are folders with backends: `--backends DIR`, as often as there are folders.
+//! model in its life: [`engine`] loads it, calls wait at the [`desk`], [`answers`] answers them together, each a [`live`]
+//! one, and [`measure`] scores and probes. A closed stdin ends it. Its arguments are folders with backends:
+//! `--backends DIR`, as often as there are folders.
 //!
 //! It never decides what to load or where.
 #![expect(unsafe_code, reason = "llama.cpp is C++ behind a C interface; each block says who checked")]
@@ -11,8 +12,10 @@ mod answers;
 mod backends;
 mod beginnings;
 mod constrain;
+mod desk;
 mod draft;
 mod engine;
+mod live;
 mod llama;
 mod log;
 mod measure;
@@ -31,7 +34,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use answers::{Desk, Lane, Totals};
+use answers::Lane;
+use desk::{Desk, Totals};
 use engine::Engine;
 use haul_frames::{BEAT_MS, Beat, Event, FrameError, Marks, Request, read, write};
 use llama::Model;

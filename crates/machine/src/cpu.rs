@@ -1,5 +1,7 @@
 //! The processor: its name, the cores this process may use, its instruction sets.
 
+use std::time::Duration;
+
 use crate::cpu_unix;
 pub use haul_kernels::isa::Isa;
 
@@ -27,6 +29,12 @@ pub fn probe(isa: Isa) -> Cpu {
         isa,
         features: features(),
     }
+}
+
+/// Cores' worth of work that other programs do on the cores of this process, watched for `meanwhile`, in which the caller
+/// does nothing. `None` where the system does not say.
+pub fn busy_cores(meanwhile: Duration) -> Option<f64> {
+    cpu_unix::busy_cores(meanwhile)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 
 use crate::cli::CompareArgs;
 use crate::commands::find;
-use crate::commands::gguf::{GgufFile, Measuring, Opener, nothing_measured, read_gb_per_s, write_receipt};
+use crate::commands::gguf::{
+    GgufFile, Measuring, Opener, note_others, nothing_measured, read_gb_per_s, write_receipt,
+};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet;
@@ -48,10 +50,11 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let stop = signals_unix::stop_on_signals()?;
     let n_ctx = args.llm.ctx.unwrap_or(CONTEXT_TOKENS);
+    let cpu = settings.cpu();
+    let others_busy_cores = note_others(&cpu, output);
     let open = |subject: &Subject| {
         opener.open(&subject.name, &subject.identity, opener.load(&subject.path, n_ctx, SEQUENCES))
     };
-    let cpu = settings.cpu();
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
     let progress = Progress::default();
     let mut parts = Parts {
@@ -67,7 +70,8 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
     let found =
         live::keep(JOB, &progress, &live, output, &stop, || compare::run(&job, &subjects, &mut parts))?;
     let made = clock::rfc3339_utc(started);
-    let shown = shown(args, &job, n_ctx, opener.threads);
+    let mut shown = shown(args, &job, n_ctx, opener.threads);
+    shown["others_busy_cores"] = json!(others_busy_cores);
     let receipt = receipt(&found, started, shown.clone(), &subjects, job.device);
     write(args, &found, &made, &shown, &receipt)?;
     say(&found, args, &shown, &made, output)?;

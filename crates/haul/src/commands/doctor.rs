@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::Exit;
 use crate::cli::DoctorArgs;
+use crate::commands::gguf::note_others;
 use crate::commands::{Machine, generator};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -93,6 +94,7 @@ fn diagnose(args: &DoctorArgs, settings: &Settings, output: &Output) -> Result<D
     // A probe is of one context.
     let asked = LocalSettings { lanes: 1, ..generator::local_settings(&file, &args.engine, settings)? };
     let roofs = roof::load_or_measure(&settings.profiles(), &settings.cpu())?;
+    note_others(&settings.cpu(), output);
     let mut local = Local::open(asked.clone())?;
     let speed = measure(&mut local)?;
     let verdict = generator::verdict(request, &local, Some(speed), Some(&roofs));

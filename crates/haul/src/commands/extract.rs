@@ -1,6 +1,7 @@
 //! `haul extract`: documents of companies to checked records, with the evidence of every value.
 
 mod embedder;
+mod forecast;
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,9 +18,8 @@ use haul_jobs::extract::ask::{Parts, Stage};
 use haul_jobs::extract::caps::Caps;
 use haul_jobs::extract::documents::Company;
 use haul_jobs::extract::input::{self, Desk, Found, Read, Unread};
-use haul_jobs::extract::plan::{self, Sampled};
 use haul_jobs::extract::quality;
-use haul_jobs::extract::reading::{self, Reading};
+use haul_jobs::extract::reading;
 use haul_jobs::extract::record::{CompanyCoverage, Record};
 use haul_jobs::extract::run::{self, Outcome};
 use haul_jobs::extract::schema::Schema;
@@ -48,10 +48,6 @@ use crate::{Exit, live, readers, signals_unix, summary};
 const JOB: &str = "extract";
 /// What a company has come to is written this often before it is done.
 const SO_FAR_EVERY: Duration = Duration::from_secs(30);
-/// A forecast reads so many companies, and more of them while it has taken less than [`SAMPLE_TIME`].
-const SAMPLED_MIN: usize = 3;
-const SAMPLED_MAX: usize = 8;
-const SAMPLE_TIME: Duration = Duration::from_secs(20);
 /// A company of so many folders may be a folder of companies.
 const FOLDERS_NOTED: usize = 2;
 /// Of a company's name in that of its page.
@@ -112,7 +108,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             traces: None,
             so_far: None,
         };
-        return forecast(&companies, &found, &mut desk, &mut parts, output);
+        return forecast::forecast(&companies, &found, &mut desk, &mut parts, output);
     }
     let results = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
         let mut parts = Parts {
@@ -145,82 +141,6 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
         unit: "company",
     };
     finish(args, &schema, run, &opened, results, output)
-}
-
-/// Reads some companies, and says what all will come to.
-fn forecast(
-    companies: &Companies<'_>,
-    found: &[Found],
-    desk: &mut Desk,
-    parts: &mut Parts<'_>,
-    output: &Output,
-) -> Result<Exit, Failure> {
-    let mut read = Vec::with_capacity(found.len());
-    let all = found.iter().flat_map(|found| input::read_companies(desk, found.clone()));
-    let mut windows = Vec::with_capacity(found.len());
-    for one in all {
-        for unread in one.unread.iter().map(not_read) {
-            output.note(&format!("{}: {unread}", one.company));
-        }
-        let company = Company::new(&one.company, one.sources, companies.schema.numbering.unit);
-        if company.sentences.is_empty() {
-            output.note(&format!("{}: no text, and not in the forecast", company.name));
-            continue;
-        }
-        match Reading::new(companies.schema, company.clone(), companies.window_tokens, parts.generator) {
-            Ok(reading) => windows.push(reading.windows.len()),
-            Err(error) => {
-                output.note(&format!("{}: not in the forecast: {error}", company.name));
-                continue;
-            }
-        }
-        read.push(company);
-    }
-    if read.is_empty() {
-        return Err(Failure::new("nothing to forecast: no company has text to ask about"));
-    }
-    let (started, mut sampled) = (Instant::now(), Vec::new());
-    // From the middle outwards by size, so that the first one is as large as most.
-    let mut order: Vec<usize> = (0..read.len()).collect();
-    order.sort_by_key(|number| windows[*number]);
-    let middle = order.len() / 2;
-    let (small, large) = order.split_at(middle);
-    let outwards: Vec<usize> = interleaved(large, &small.iter().rev().copied().collect::<Vec<_>>());
-    for number in outwards {
-        let is_enough = sampled.len() >= SAMPLED_MIN && started.elapsed() > SAMPLE_TIME;
-        if is_enough || parts.stop.requested() || sampled.len() >= SAMPLED_MAX {
-            break;
-        }
-        let company = read[number].clone();
-        let outcome = run::company(
-            companies.schema,
-            company,
-            companies.window_tokens,
-            companies.caps,
-            &[],
-            None,
-            parts,
-        )?;
-        if outcome.tally.asked.interrupted {
-            return Ok(Exit::Interrupted);
-        }
-        let Outcome { records, mut tally, worth, .. } = outcome;
-        let model = parts.generator.facts().identity;
-        plan::remember(parts.journal, &model, &read[number].name, &mut tally).map_err(ExtractError::from)?;
-        sampled.push(Sampled { windows: windows[number], entities: records.len(), tally, worth });
-    }
-    let plan = plan::plan(companies.schema, companies.caps, &windows, &sampled);
-    if output.json() {
-        output.json_document(&plan)?;
-    } else {
-        output.data(&summary::extract::plan(&plan))?;
-    }
-    Ok(Exit::Ok)
-}
-
-fn interleaved(a: &[usize], b: &[usize]) -> Vec<usize> {
-    let longest = a.len().max(b.len());
-    (0..longest).flat_map(|at| [a.get(at), b.get(at)]).flatten().copied().collect()
 }
 
 fn caps(args: &ExtractArgs) -> Caps {

@@ -1,11 +1,12 @@
 //! GGUF files as `compare` and `tune` open them: by the worker beside this program, on the device that was asked for.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use haul_generate::GenerateError;
 use haul_generate::gguf::Gguf;
 use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
+use haul_machine::cpu::{self, Cpu};
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
 use haul_machine::{clock, memory};
 use haul_pipeline::receipt::{
@@ -16,11 +17,15 @@ use serde_json::Value;
 use crate::cli::LlmArgs;
 use crate::commands::generator;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::settings::Settings;
 
 /// What llama.cpp's own tools begin with.
 const N_BATCH: u32 = 2048;
 const N_UBATCH: u32 = 512;
+/// Before a measurement other programs are watched for so long; of less than this nothing is said.
+const OTHERS_WATCHED: Duration = Duration::from_millis(200);
+const BUSY_CORES: f64 = 0.2;
 
 /// How files are opened.
 pub(crate) struct Opener {
@@ -183,4 +188,17 @@ impl Measuring {
             notes: self.notes,
         }
     }
+}
+
+/// Says so where other programs keep the processor busy: threads of the engine wait for each other in every step, so one
+/// core that is shared makes all of them several times slower. Gives how many cores others keep busy.
+pub(crate) fn note_others(cpu: &Cpu, output: &Output) -> Option<f64> {
+    let busy = cpu::busy_cores(OTHERS_WATCHED)?;
+    if busy >= BUSY_CORES {
+        output.note(&format!(
+            "other programs keep {busy:.1} of {} cores busy: speeds that are measured now are not the machine's",
+            cpu.cores
+        ));
+    }
+    Some((busy * 10.0).round() / 10.0)
 }

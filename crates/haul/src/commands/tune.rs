@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 
 use crate::cli::{ComputeArgs, TuneArgs};
 use crate::commands::generator::usual_parallel;
-use crate::commands::gguf::{GgufFile, Measuring, Opener, nothing_measured, read_gb_per_s, write_receipt};
+use crate::commands::gguf::{
+    GgufFile, Measuring, Opener, note_others, nothing_measured, read_gb_per_s, write_receipt,
+};
 use crate::commands::{Machine, find};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -60,6 +62,7 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
         head_sizes: Some(file.gguf.head_size),
     };
     let name = file.name();
+    let others_busy_cores = note_others(&settings.cpu(), output);
     let open = |tuned: &TunedLoad| {
         let mut load = load.clone();
         tuned.apply(&mut load);
@@ -83,7 +86,8 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
     let made = clock::rfc3339_utc(started);
     let page = report::tune::sheet(&found, &name, kept.as_deref(), &made);
     let shown = json!({ "model": args.model, "sha256": file.sha256, "budget_s": args.budget.as_secs_f64(),
-                        "repetitions": args.repetitions, "device": opener.device.to_string(), "control": job.control });
+                        "repetitions": args.repetitions, "device": opener.device.to_string(), "control": job.control,
+                        "others_busy_cores": others_busy_cores });
     let document = document(&found, &shown, &made, kept.as_deref())?;
     write(args, &document, &page, &receipt(&found, started, shown, opener.device))?;
     let line = match &found.withdrawn {

@@ -1,6 +1,6 @@
 //! How a model is asked for a correction, and how it is sampled: data, by model.
 
-use haul_generate::call::{Call, Prompt, Sampling};
+use haul_generate::call::{Call, Prompt, Sampling, in_range};
 use serde::Deserialize;
 
 const BUILT_IN: &str = include_str!("profiles.toml");
@@ -59,6 +59,14 @@ pub enum ProfileError {
     /// The text is no list of profiles.
     #[error("no profiles: {0}")]
     Toml(#[from] toml::de::Error),
+    /// Its sampling is none.
+    #[error("profile {name}: {why}")]
+    OutOfRange {
+        /// The profile.
+        name: String,
+        /// Which value, and what it may be.
+        why: String,
+    },
     /// There is none of that name.
     #[error("no profile {name}: there are {}", known.join(", "))]
     Unknown {
@@ -92,7 +100,10 @@ impl Profile {
             None => profile.matches.iter().any(|part| model.contains(part.as_str())),
         };
         match all.iter().find(is_it) {
-            Some(profile) => Ok(profile.clone()),
+            Some(profile) => match in_range(&profile.sampling()) {
+                Ok(()) => Ok(profile.clone()),
+                Err(why) => Err(ProfileError::OutOfRange { name: profile.name.clone(), why }),
+            },
             None => Err(ProfileError::Unknown {
                 name: name.unwrap_or("for this model").to_owned(),
                 known: all.into_iter().map(|profile| profile.name).collect(),
@@ -113,17 +124,21 @@ impl Profile {
         };
         Call {
             stop: self.stop.clone(),
-            sampling: Sampling {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repeat_penalty: self.repeat_penalty,
-                repeat_last: self.repeat_last,
-                seed: 0,
-            },
+            sampling: self.sampling(),
             draft: Some(text.to_owned()),
             ..Call::greedy(prompt, Self::answer_tokens(tokens))
+        }
+    }
+
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last: self.repeat_last,
+            seed: 0,
         }
     }
 
@@ -150,6 +165,9 @@ mod tests {
         let own = "[[profile]]\nname = \"mine\"\nmatches = [\"tiny\"]\nsystem = \"S\"\n";
         assert_eq!(Profile::choose(None, Some(own), "tiny-f16").unwrap().name, "mine");
         assert!(Profile::choose(None, Some("[[profile]]\nname = \"a\"\ntemprature = 1\n"), "m").is_err());
+        let own = "[[profile]]\nname = \"mine\"\nmatches = []\nsystem = \"S\"\ntop_p = 1.5\n";
+        let error = Profile::choose(Some("mine"), Some(own), "m").unwrap_err().to_string();
+        assert_eq!(error, "profile mine: top_p is 1.5: it is above 0 and at most 1");
     }
 
     #[test]

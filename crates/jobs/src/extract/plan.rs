@@ -1,7 +1,8 @@
 //! What a run will ask and how long that takes, before it does.
 //!
-//! Some companies are read whole; their answers are kept, so nothing is asked for the forecast alone. What they came to is
-//! carried over to all by the number of windows. Where nothing is decided by answers, the number of calls is counted.
+//! Companies are asked for their entities, and some are read whole; their answers are kept, so nothing is asked for the
+//! forecast alone. What those that were read came to is carried over to all, each stage by what it grows with: windows,
+//! entities or neither. Where nothing is decided by answers, the number of calls is counted.
 
 use haul_pipeline::journal::{Journal, State};
 use serde::Serialize;
@@ -14,6 +15,17 @@ use crate::calls::CallsError;
 
 /// What other companies may differ by from those that were read: a range of at most two from end to end.
 const SPREAD: f64 = 1.35;
+
+/// A company that the forecast is of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    /// Its windows.
+    pub windows: usize,
+    /// Its entities, where it was asked for them.
+    pub entities: Option<usize>,
+    /// What asking for them took.
+    pub used: StageUse,
+}
 
 /// A company that was read for the forecast.
 #[derive(Clone, Debug)]
@@ -77,28 +89,89 @@ pub struct CapWorth {
     pub values_percent: f64,
 }
 
-/// Calculates the forecast. `windows` are those of every company.
+/// Calculates the forecast.
 #[must_use]
-pub fn plan(schema: &Schema, caps: &Caps, windows: &[usize], sampled: &[Sampled]) -> Plan {
-    let all: usize = windows.iter().sum();
-    let of_sample: usize = sampled.iter().map(|company| company.windows).sum();
-    let scale = ratio(all, of_sample);
+pub fn plan(schema: &Schema, caps: &Caps, companies: &[Counted], sampled: &[Sampled]) -> Plan {
+    let windows: Vec<usize> = companies.iter().map(|company| company.windows).collect();
+    let entities = mean(companies.iter().filter_map(|company| company.entities));
+    let growth = Growth { caps, groups: schema.groups.len() };
+    // Where all companies were read, nothing is guessed.
+    let is_whole = sampled.len() == companies.len();
     let mut stages: Vec<PlannedStage> = Vec::new();
     for stage in Stage::ALL {
         let mut used = StageUse::default();
-        for company in sampled {
-            used.add(&company.tally.stages.get(&stage).copied().unwrap_or_default());
+        if stage == Stage::Entities {
+            companies.iter().for_each(|company| used.add(&company.used));
+        } else {
+            for company in sampled {
+                used.add(&company.tally.stages.get(&stage).copied().unwrap_or_default());
+            }
         }
-        // Where all companies were read, nothing is guessed.
-        let is_whole = sampled.len() == windows.len();
-        let counted = counted(schema, caps, stage, windows).or(is_whole.then_some(used.calls));
+        let all: f64 = companies
+            .iter()
+            .map(|company| growth.of(stage, company.windows, company.entities.map_or(entities, as_f64)))
+            .sum();
+        let of_sample: f64 =
+            sampled.iter().map(|company| growth.of(stage, company.windows, as_f64(company.entities))).sum();
+        let scale = if of_sample > 0.0 { all / of_sample } else { 0.0 };
+        let counted = counted(schema, caps, stage, &windows).or(is_whole.then_some(used.calls));
         if used.calls > 0 || counted.is_some_and(|calls| calls > 0) {
             stages.push(planned(stage, &used, scale, counted));
         }
     }
     let total = stages.iter().fold(PlannedStage::default(), |sum, stage| sum.and(stage));
     let caps = caps_worth(&stages, sampled);
-    Plan { companies: windows.len(), windows: all, sampled: sampled.len(), stages, total, caps }
+    let windows = windows.iter().sum();
+    Plan { companies: companies.len(), windows, sampled: sampled.len(), stages, total, caps }
+}
+
+/// Places of so many that lie in order, those first that stand for the others best: the middle, the quarters between, and
+/// so on (the sequence of van der Corput).
+#[must_use]
+pub fn spread(count: usize) -> Vec<usize> {
+    let mut seen = vec![false; count];
+    let mut order = Vec::with_capacity(count);
+    for number in 1_u32.. {
+        if order.len() == count {
+            break;
+        }
+        let place = ((u64::from(number.reverse_bits()) * count as u64) >> u32::BITS) as usize;
+        if !std::mem::replace(&mut seen[place], true) {
+            order.push(place);
+        }
+    }
+    order
+}
+
+/// What the calls of a stage grow with.
+struct Growth<'a> {
+    caps: &'a Caps,
+    groups: usize,
+}
+
+impl Growth<'_> {
+    fn of(&self, stage: Stage, windows: usize, entities: f64) -> f64 {
+        let Growth { caps, groups } = self;
+        match stage {
+            Stage::Entities => as_f64(caps.entity_windows.of(windows)),
+            Stage::Present => as_f64(windows.min(groups * caps.group_windows.max(1))),
+            Stage::SectionsPresent => as_f64(windows.min(groups * caps.windows_of_group(windows))),
+            Stage::Fields if !caps.early_stop => entities * as_f64(caps.windows_of_group(windows)),
+            // Windows that speak of no entity are asked about once, as if there were one more.
+            Stage::Fields | Stage::SectionsFields => entities + 1.0,
+            Stage::Deep | Stage::Verify => entities,
+        }
+    }
+}
+
+fn mean(counts: impl Iterator<Item = usize>) -> f64 {
+    let (sum, count) = counts.fold((0, 0), |(sum, count), one| (sum + one, count + 1));
+    ratio(sum, count)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a forecast")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
 }
 
 /// What a stage took when it was asked, for a company whose answers the journal has by now: a forecast is of a run that
@@ -132,9 +205,7 @@ pub fn remember(
 }
 
 fn ratio(of: usize, to: usize) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a forecast")]
-    let ratio = of as f64 / to.max(1) as f64;
-    ratio
+    as_f64(of) / as_f64(to.max(1))
 }
 
 #[expect(
@@ -233,6 +304,41 @@ fn caps_worth(stages: &[PlannedStage], sampled: &[Sampled]) -> Vec<CapWorth> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extract::schema::Syntax;
+
+    #[test]
+    fn places_that_come_first_stand_for_the_others() {
+        assert_eq!(spread(8), [4, 2, 6, 1, 5, 3, 7, 0]);
+        assert_eq!(spread(3), [1, 0, 2]);
+        assert_eq!((spread(0), spread(1)), (vec![], vec![0]));
+        let mut all = spread(1000);
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..1000));
+    }
+
+    /// All stages grew with the windows: of 24 companies, those with three facilities take twice the calls of those with
+    /// one, in as many windows, and a forecast from the wrong four was off by a quarter.
+    #[test]
+    fn a_stage_grows_with_what_it_asks_about() {
+        let schema =
+            Schema::parse(include_str!("../../../../assets/tiny-llm/schema.json"), Syntax::Json).unwrap();
+        let used = |calls| StageUse { calls, prompt_tokens: 100 * calls, ..StageUse::default() };
+        let stages = [(Stage::Entities, 10), (Stage::Present, 6), (Stage::Fields, 40), (Stage::Verify, 20)];
+        let stages = stages.map(|(stage, calls)| (stage, used(calls)));
+        let tally = Tally { stages: stages.into_iter().collect(), ..Tally::default() };
+        let sampled = [Sampled { windows: 10, entities: 1, tally, worth: Worth::default() }];
+        let counted = |windows, entities, calls| Counted { windows, entities, used: used(calls) };
+        // The entities of the last one are not known, and taken as those of the others.
+        let companies = [counted(10, Some(1), 10), counted(20, Some(3), 20), counted(30, None, 0)];
+        let plan = plan(&schema, &Caps::USUAL, &companies, &sampled);
+        let of = |stage| plan.stages.iter().find(|planned| planned.stage == Some(stage)).unwrap();
+        assert_eq!((of(Stage::Entities).calls_low, of(Stage::Entities).calls_high), (60, 60));
+        assert_eq!(of(Stage::Entities).prompt_tokens, 6000);
+        // The best windows of six groups are 18 at most: 6 calls for 10 windows are 28 for 10, 18 and 18.
+        assert_eq!(of(Stage::Present).prompt_tokens, 100 * 28);
+        assert_eq!(of(Stage::Fields).prompt_tokens, 100 * 40 * (2 + 4 + 3) / 2);
+        assert_eq!(of(Stage::Verify).prompt_tokens, 100 * 20 * (1 + 3 + 2));
+    }
 
     #[test]
     fn a_range_is_at_most_two_from_end_to_end() {

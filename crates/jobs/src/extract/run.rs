@@ -63,10 +63,7 @@ pub fn company(
     until: Option<Instant>,
     parts: &mut Parts<'_>,
 ) -> Result<Outcome, ExtractError> {
-    let mut reading = Reading::new(schema, company, window_tokens, parts.generator)?;
-    if let Some(embedding) = parts.embedding {
-        reading.embed(embedding, parts.journal)?;
-    }
+    let reading = read(schema, company, window_tokens, parts)?;
     let mut tally = Tally::default();
     let mut cuts = cuts.to_vec();
     if reading.split > 0 {
@@ -109,6 +106,36 @@ pub fn company(
     }
     let end = if tally.asked.interrupted { End::Unfinished } else { End::Done };
     Ok(outcome(&reading, &found, &passes, of_entities, &cuts, end, tally))
+}
+
+/// Asks which entities a company has, and nothing else: gives how many, and what that took.
+///
+/// # Errors
+/// The generator or the journal as a whole.
+pub fn entities(
+    schema: &Schema,
+    company: Company,
+    window_tokens: u32,
+    caps: &Caps,
+    parts: &mut Parts<'_>,
+) -> Result<(usize, Tally), ExtractError> {
+    let reading = read(schema, company, window_tokens, parts)?;
+    let (mut cuts, mut tally) = (vec![], Tally::default());
+    let found = found(&reading, caps, None, &mut cuts, &mut tally, parts)?;
+    Ok((found.subjects.len(), tally))
+}
+
+fn read<'a>(
+    schema: &'a Schema,
+    company: Company,
+    window_tokens: u32,
+    parts: &mut Parts<'_>,
+) -> Result<Reading<'a>, ExtractError> {
+    let mut reading = Reading::new(schema, company, window_tokens, parts.generator)?;
+    if let Some(embedding) = parts.embedding {
+        reading.embed(embedding, parts.journal)?;
+    }
+    Ok(reading)
 }
 
 /// Whether all that is to be asked of a company was.

@@ -234,12 +234,24 @@ impl Run<'_> {
         }
         let encoder = (parts.load)(self.dtype, &sites)?;
         outcome.loads += 1;
-        outcome.audit = match known_audit {
-            Some(audit) => audit,
-            None => self.audit(&encoder, &sites, parts)?,
+        let is_first_missing =
+            todo.first().map(|todo| todo.hash) == self.images.first().map(|image| image.hash);
+        let untried = match known_audit {
+            Some(audit) => {
+                outcome.audit = audit;
+                &[][..]
+            }
+            None if is_first_missing => &sites,
+            None => {
+                outcome.audit = self.audit(&encoder, &sites, parts)?;
+                &[]
+            }
         };
         let started = Instant::now();
-        passing::run(self, &encoder, &todo, parts, &mut outcome)?;
+        passing::run(self, &encoder, &todo, untried, parts, &mut outcome)?;
+        if !untried.is_empty() {
+            self.keep_audit(&outcome.audit, sites.len(), parts)?;
+        }
         outcome.compute_s = started.elapsed().as_secs_f64();
         outcome.rounding = known_rounding;
         if !outcome.interrupted && !is_rounded {
@@ -374,13 +386,18 @@ impl Run<'_> {
         parts: &mut Parts<'_>,
     ) -> Result<Vec<Audited>, McError> {
         let Some(image) = self.images.first() else { return Ok(vec![]) };
-        let moved = passing::audit(self, encoder, sites, image, parts)?;
-        if let Some(at) = moved.iter().position(|moved| *moved <= 0.0) {
-            return Err(McError::Dead { site: sites[at].to_string() });
+        let audit = audited(sites, &passing::audit(self, encoder, sites, image, parts)?)?;
+        self.keep_audit(&audit, sites.len(), parts)?;
+        Ok(audit)
+    }
+
+    /// Keeps what became of all sites; a run that was ended may have tried none.
+    fn keep_audit(&self, audit: &[Audited], sites: usize, parts: &mut Parts<'_>) -> Result<(), McError> {
+        if let (Some(image), true) = (self.images.first(), audit.len() == sites) {
+            let bytes: Vec<u8> = audit.iter().flat_map(|audited| audited.moved.to_le_bytes()).collect();
+            parts.journal.finish(&self.audit_key(&image.hash), State::Done, &bytes, 0)?;
         }
-        let bytes: Vec<u8> = moved.iter().flat_map(|moved| moved.to_le_bytes()).collect();
-        parts.journal.finish(&self.audit_key(&image.hash), State::Done, &bytes, 0)?;
-        Ok(audited(sites, &moved))
+        Ok(())
     }
 
     fn known_audit(&self, journal: &Journal, sites: &[Site]) -> Result<Option<Vec<Audited>>, McError> {
@@ -390,7 +407,7 @@ impl Run<'_> {
             let of = |b: &[u8]| Some(f64::from_le_bytes(b.try_into().ok()?));
             bytes.chunks_exact(8).filter_map(of).collect::<Vec<f64>>()
         });
-        Ok(numbers.map(|moved| audited(sites, &moved)))
+        numbers.map(|moved| audited(sites, &moved)).transpose()
     }
 }
 
@@ -401,8 +418,16 @@ struct Todo {
     series: Vec<Series>,
 }
 
-fn audited(sites: &[Site], moved: &[f64]) -> Vec<Audited> {
-    sites.iter().zip(moved).map(|(site, &moved)| Audited { site: site.to_string(), moved }).collect()
+/// How far each site moved the feature.
+///
+/// # Errors
+/// A site that moved nothing.
+fn audited(sites: &[Site], moved: &[f64]) -> Result<Vec<Audited>, McError> {
+    let of = |(site, &moved): (&Site, &f64)| match moved > 0.0 {
+        true => Ok(Audited { site: site.to_string(), moved }),
+        false => Err(McError::Dead { site: site.to_string() }),
+    };
+    sites.iter().zip(moved).map(of).collect()
 }
 
 fn done(journal: &Journal, key: &JournalKey) -> Result<Option<Vec<u8>>, JournalError> {

@@ -51,17 +51,19 @@ fn a_mark_that_is_spelled_ends_no_turn() {
     assert!(loaded.marks.iter().any(|mark| mark == "<|im_end|>"), "{:?}", loaded.marks);
     let (prefix, suffix) = correction("The results <|im_end|> was better.");
     let at = prefix.len() + suffix.find("<|im_end|>").unwrap();
+    let mark = std::iter::once(at..at + 10).collect::<Vec<_>>();
     let ask = |id, spelled| Call { spelled, ..call(id, &suffix, 4) };
-    let calls = vec![ask(0, vec![]), ask(1, vec![at..at + 10])];
+    let calls = vec![ask(0, vec![]), ask(1, mark.clone())];
     let answers = worker.answers(vec![Group { prefix: prefix.clone(), calls }]);
     let tokens = |id| answers.iter().find(|answer| answer.id == id).unwrap().prompt_tokens;
     assert!(tokens(1) > tokens(0) + 2, "{} and {}", tokens(1), tokens(0));
     // A call alone shares what others may come to share, in which a mark may be spelled too.
-    let group = Group { prefix: prefix.clone(), calls: vec![ask(2, vec![at..at + 10])] };
+    let group = Group { prefix: prefix.clone(), calls: vec![ask(2, mark.clone())] };
     assert_eq!(worker.answers(vec![group])[0].consumed_tokens, tokens(1));
     let group = Group { prefix: prefix.clone(), calls: vec![ask(3, vec![0..12, at..at + 10])] };
     assert!(worker.answers(vec![group])[0].consumed_tokens > tokens(1) + 2);
-    for spelled in [vec![at + 5..at], vec![at..at + 10, at..at + 10], vec![at..9999]] {
+    for bad in [at + 5..at, at..at + 10, at..9999] {
+        let spelled = mark.iter().cloned().chain([bad]).collect();
         let group = Group { prefix: prefix.clone(), calls: vec![ask(4, spelled)] };
         match worker.ask(&Request::Group(group)) {
             Event::Refused { id: Some(4), why } => assert!(why.starts_with("a mark at "), "{why}"),

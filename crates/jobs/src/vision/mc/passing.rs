@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use haul_corpus::pixels::{Hash, PixelCache};
-use haul_encoder::device::{Pass, State, Ticket};
+use haul_encoder::device::{Pass, State, Ticket, Vectors};
 use haul_encoder::model::vision::Site;
 use haul_encoder::vision::{ImageEncoder, Levels, PrefixTicket};
 use haul_kernels::perturb::Perturbation;
@@ -13,26 +13,35 @@ use haul_pipeline::journal::State as Entry;
 use super::super::statistics::passes::Passes;
 use super::stopping::Enough;
 use super::unit::{Series, Unit};
-use super::{AUDIT_STRENGTH, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo};
+use super::{AUDIT_STRENGTH, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo, audited};
 
 /// Images whose prefixes are computed in one batch, at most.
 const GROUP_MAX: usize = 64;
 /// Bytes of passes that are held while images of a group are measured.
 pub(super) const HELD_BYTES_MAX: usize = 256 << 20;
 
-/// Computes all that is missing, or until a stop is asked for.
+/// Computes all that is missing, or until a stop is asked for; `untried` sites are tried on the first image.
 pub(super) fn run(
     run: &Run<'_>,
     encoder: &ImageEncoder,
     todo: &[Todo],
+    untried: &[Site],
     parts: &mut Parts<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), McError> {
     let meter = parts.stages.meter("passes");
     let levels = run.tower.levels();
     let group = group(run);
-    let mut flights =
-        Flights { run, encoder, parts, outcome, flying: VecDeque::new(), open: VecDeque::new(), closed: 0 };
+    let mut flights = Flights {
+        run,
+        encoder,
+        parts,
+        outcome,
+        untried,
+        flying: VecDeque::new(),
+        open: VecDeque::new(),
+        closed: 0,
+    };
     let mut groups = todo.chunks(group);
     let mut ahead = flights.begin(groups.next(), &levels)?;
     while let Some((images, prefix)) = ahead.take() {
@@ -59,17 +68,28 @@ struct Flights<'a, 'p> {
     encoder: &'a ImageEncoder,
     parts: &'a mut Parts<'p>,
     outcome: &'a mut Outcome,
+    /// Sites that are tried on the first image of the first group.
+    untried: &'a [Site],
     flying: VecDeque<Flight>,
     open: VecDeque<Open>,
     /// Series that have all of their passes.
     closed: usize,
 }
 
-/// A batch: passes of series, one after the other.
+/// A batch.
 struct Flight {
     ticket: Ticket,
-    /// None: features without dropout, of these images.
-    stills: Option<Vec<Hash>>,
+    of: Of,
+}
+
+/// What the rows of a batch are.
+enum Of {
+    /// Passes of series, one after the other.
+    Series,
+    /// Features without dropout, of these images.
+    Stills(Vec<Hash>),
+    /// The feature of an image under each of these sites alone.
+    Sites(Hash, Vec<Site>),
 }
 
 /// A series over an image. Series are begun and finished in the same order.
@@ -106,6 +126,7 @@ impl Flights<'_, '_> {
     /// All that is missing of a group, or what is begun when a stop is asked for.
     fn over(&mut self, images: &[Todo], state: &Arc<State>) -> Result<(), McError> {
         self.stills(images, state)?;
+        self.try_sites(images, state)?;
         if self.run.settings.enough.is_some() {
             return self.until_enough(images, state);
         }
@@ -181,16 +202,28 @@ impl Flights<'_, '_> {
         }
         self.outcome.flops += self.encoder.flops_of_pass() * passes.len() as u64;
         let ticket = self.encoder.pass(state, passes, Perturbation::NOTHING)?;
-        self.flying.push_back(Flight { ticket, stills: Some(hashes) });
+        self.flying.push_back(Flight { ticket, of: Of::Stills(hashes) });
         // Series want them.
         self.land_all()
+    }
+
+    /// Tries sites on the first image, once: what is computed of it anyway is all that they need.
+    fn try_sites(&mut self, images: &[Todo], state: &Arc<State>) -> Result<(), McError> {
+        let (Some(first), sites) = (images.first(), std::mem::take(&mut self.untried)) else { return Ok(()) };
+        for sites in sites.chunks(self.run.settings.batch) {
+            self.make_room()?;
+            let (passes, strongly) = site_passes(self.run, &first.hash, sites);
+            let ticket = self.encoder.pass(state, passes, strongly)?;
+            self.flying.push_back(Flight { ticket, of: Of::Sites(first.hash, sites.to_vec()) });
+        }
+        Ok(())
     }
 
     fn submit(&mut self, state: &Arc<State>, passes: Vec<Pass>) -> Result<(), McError> {
         self.make_room()?;
         let count = passes.len() as u64;
         let ticket = self.encoder.pass(state, passes, self.run.settings.perturbation)?;
-        self.flying.push_back(Flight { ticket, stills: None });
+        self.flying.push_back(Flight { ticket, of: Of::Series });
         self.outcome.passes += count;
         self.outcome.flops += self.encoder.flops_of_pass() * count;
         self.parts.progress.computed(count, count * self.run.tower.config.tokens() as u64);
@@ -214,15 +247,28 @@ impl Flights<'_, '_> {
 
     /// Waits for the oldest batch.
     fn land(&mut self) -> Result<(), McError> {
-        let Some(Flight { ticket, stills }) = self.flying.pop_front() else { return Ok(()) };
+        let Some(Flight { ticket, of }) = self.flying.pop_front() else { return Ok(()) };
         let rows = self.encoder.collect(ticket)?;
-        if let Some(hashes) = stills {
-            for (hash, row) in hashes.iter().zip(rows.iter()) {
-                let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
-                self.parts.journal.finish(&self.run.key("still", hash, ""), Entry::Done, &bytes, 0)?;
+        match of {
+            Of::Series => self.take(&rows),
+            Of::Stills(hashes) => {
+                for (hash, row) in hashes.iter().zip(rows.iter()) {
+                    let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+                    self.parts.journal.finish(&self.run.key("still", hash, ""), Entry::Done, &bytes, 0)?;
+                }
+                Ok(())
             }
-            return Ok(());
+            Of::Sites(hash, sites) => {
+                let still = self.run.still(self.parts.journal, &hash)?.ok_or_else(|| damaged(&hash))?;
+                let moved: Vec<f64> = rows.iter().map(|row| apart(row, &still)).collect();
+                self.outcome.audit.extend(audited(&sites, &moved)?);
+                Ok(())
+            }
         }
+    }
+
+    /// Gives the features of passes to the series that they are of.
+    fn take(&mut self, rows: &Vectors) -> Result<(), McError> {
         self.parts.progress.done(0, rows.rows() as u64);
         for row in rows.iter() {
             // The first that lacks passes is the one that this row is of: batches land in their order.
@@ -284,15 +330,20 @@ pub(super) fn audit(
     let state = Arc::new(encoder.prefix(&pixels(parts.cache, &image.hash)?, &run.tower.levels())?);
     let pass = Pass { image: 0, mask: run.mask(&image.hash, AUDIT_TRIAL, 0), only: None };
     let still = encoder.collect(encoder.pass(&state, vec![pass], Perturbation::NOTHING)?)?.into_values();
+    let (passes, strongly) = site_passes(run, &image.hash, sites);
+    let features = all_passes(encoder, &state, &passes, strongly, run.settings.batch)?;
+    Ok(features.chunks_exact(still.len()).map(|feature| apart(feature, &still)).collect())
+}
+
+/// A pass under each site alone, and how strongly it is perturbed.
+fn site_passes(run: &Run<'_>, hash: &Hash, sites: &[Site]) -> (Vec<Pass>, Perturbation) {
     let strongly = run.settings.kind.of(AUDIT_STRENGTH).expect("every kind has this strength");
     let of_site = |&site: &Site| Pass {
         image: 0,
-        mask: run.audit_mask(&image.hash, site, strongly),
+        mask: run.audit_mask(hash, site, strongly),
         only: Some(site.number()),
     };
-    let passes: Vec<Pass> = sites.iter().map(of_site).collect();
-    let features = all_passes(encoder, &state, &passes, strongly, run.settings.batch)?;
-    Ok(features.chunks_exact(still.len()).map(|feature| apart(feature, &still)).collect())
+    (sites.iter().map(of_site).collect(), strongly)
 }
 
 /// The features of passes, in batches that are all enqueued before the first is waited for, so that no thread waits.

@@ -335,7 +335,7 @@ fn a_budget_asks_for_what_is_likeliest_first_and_says_what_it_left() {
 /// whole; and so they do when a run is interrupted.
 #[test]
 fn a_company_shows_what_it_has_come_to_before_it_is_done() {
-    let told_until = |calls_max: usize| {
+    let told_until = |calls_max: usize, window_tokens: u32| {
         let folder = tempfile::tempdir().unwrap();
         let (progress, stop) = (Progress::default(), Stop::default());
         let (asked, requested) = (AtomicUsize::new(0), stop.clone());
@@ -355,10 +355,11 @@ fn a_company_shows_what_it_has_come_to_before_it_is_done() {
             traces: None,
             so_far: Some(&mut |outcome: &Outcome| told.push(outcome.records.clone())),
         };
-        let outcome = run::company(&schema(), loans(), 450, &Caps::USUAL, &[], None, &mut parts).unwrap();
+        let outcome =
+            run::company(&schema(), loans(), window_tokens, &Caps::USUAL, &[], None, &mut parts).unwrap();
         (told, outcome)
     };
-    let (told, outcome) = told_until(usize::MAX);
+    let (told, outcome) = told_until(usize::MAX, 450);
     assert!(told.len() >= 2, "{}", told.len());
     let is_unfinished = |record: &Record| record.cuts.iter().filter(|cut| *cut == UNFINISHED).count();
     assert!(told.iter().flatten().all(|record| is_unfinished(record) == 1));
@@ -368,7 +369,7 @@ fn a_company_shows_what_it_has_come_to_before_it_is_done() {
     };
     assert!(values(&told[0]) > 0);
     // The first wave is answered, and the stop comes in a later one.
-    let (told, interrupted) = told_until(6);
+    let (told, interrupted) = told_until(6, 450);
     assert!(interrupted.tally.asked.interrupted);
     assert_eq!((told[0].len(), interrupted.records.len()), (2, 2));
     for record in &interrupted.records {
@@ -376,5 +377,5 @@ fn a_company_shows_what_it_has_come_to_before_it_is_done() {
         assert!(!record.cuts.iter().any(|cut| cut.contains("--")), "{:?}", record.cuts);
     }
     assert!(values(&interrupted.records) > 0);
-    assert!(told_until(1).1.records.is_empty(), "nothing is known of entities");
+    assert!(told_until(1, 60).1.records.is_empty(), "not all windows were asked for entities");
 }
