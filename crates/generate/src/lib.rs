@@ -96,6 +96,9 @@ pub enum GenerateError {
     /// A template that was given for the model.
     #[error(transparent)]
     Template(#[from] template::TemplateError),
+    /// A vocabulary whose marks cannot be told from texts.
+    #[error("the marks of the model's vocabulary: {0}")]
+    Marks(#[from] aho_corasick::BuildError),
 }
 
 impl GenerateError {
@@ -112,7 +115,7 @@ impl GenerateError {
             Self::Device(error) => Some(error.hint()),
             Self::Worker(error) => error.hint().map(str::to_owned),
             Self::Server(error) => Some(error.hint().to_owned()),
-            Self::ScriptEnded { .. } | Self::Template(_) => None,
+            Self::ScriptEnded { .. } | Self::Template(_) | Self::Marks(_) => None,
         }
     }
 }

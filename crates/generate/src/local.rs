@@ -95,7 +95,7 @@ impl Local {
             }
             (None, None) => Err("the file has no chat template".to_owned()),
         };
-        let marks = Marks::new(&loaded.marks);
+        let marks = Marks::new(&loaded.marks)?;
         Ok(Self { settings, worker, loaded, template, marks, next_id: 0, restarts: 0, is_ended: false, stop })
     }
 

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 
 use crate::call::Message;
 
@@ -17,8 +17,7 @@ const CLOSE: char = '\u{FDD1}';
 
 /// Finds a model's marks.
 pub(crate) struct Marks {
-    /// None where the vocabulary is more than a search can be made of.
-    search: Option<AhoCorasick>,
+    search: AhoCorasick,
 }
 
 /// Turns with stand-ins.
@@ -29,15 +28,17 @@ pub(crate) struct Hidden {
 }
 
 impl Marks {
-    pub(crate) fn new(marks: &[String]) -> Self {
+    /// # Errors
+    /// The marks are more than a search can be made of.
+    pub(crate) fn new(marks: &[String]) -> Result<Self, BuildError> {
         let own = [OPEN.to_string()];
         let marks = marks.iter().chain(&own).filter(|mark| !mark.is_empty());
-        Self { search: AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(marks).ok() }
+        Ok(Self { search: AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(marks)? })
     }
 
     /// Where a text spells a mark.
     pub(crate) fn in_text(&self, text: &str) -> Vec<Range<usize>> {
-        self.search.iter().flat_map(|search| search.find_iter(text)).map(|found| found.range()).collect()
+        self.search.find_iter(text).map(|found| found.range()).collect()
     }
 
     /// Turns whose marks are hidden from the template, but for the model's own.
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     fn marks() -> Marks {
-        Marks::new(&["<|im_end|>", "<|im", "", "</s>"].map(str::to_owned))
+        Marks::new(&["<|im_end|>", "<|im", "", "</s>"].map(str::to_owned)).unwrap()
     }
 
     fn turn(role: &str, content: &str) -> Message {

@@ -271,13 +271,15 @@ impl Worker {
             thread::sleep(Duration::from_millis(10));
         }
         self.kill();
+        // Who was killed did nothing wrong, and what it said last is not why.
+        let is_killed = how.is_some_and(worker_unix::is_killed);
         let how = match (how, fault) {
             (Some(status), _) => status.to_string(),
             (None, Some(fault)) => fault.to_string(),
             (None, None) => "its pipe is closed".to_owned(),
         };
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        WorkerError::Died { how, log }
+        WorkerError::Died { how, log: if is_killed { vec![] } else { log } }
     }
 
     /// Ends the process.

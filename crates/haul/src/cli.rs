@@ -645,7 +645,7 @@ pub(crate) struct ExtractArgs {
     #[arg(long)]
     pub(crate) traces: bool,
     /// Read some companies, say what calls, tokens and minutes all of them will come to and what each cap saves, and stop
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["budget", "traces", "receipt"])]
     pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) readers: ReaderArgs,

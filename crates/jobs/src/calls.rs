@@ -61,8 +61,9 @@ pub fn key(job: &str, identity: &str, call: &Call) -> Result<JournalKey, serde_j
     Ok(hasher.finalize())
 }
 
-/// Answers every call once, from the journal or by asking (two that are the same in everything are one question), and hands each to `answered` by its number as it comes. An
-/// answer is in the journal before it is handed on, and on the disk within a second.
+/// Answers every call once, from the journal or by asking (two that are the same in everything are one question), and
+/// hands each to `answered` by its number as it comes. An answer is in the journal before it is handed on, and on the disk
+/// within a second.
 ///
 /// # Errors
 /// The journal, or the generator as a whole. What one call came to is its own result.

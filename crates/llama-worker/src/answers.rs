@@ -131,11 +131,16 @@ impl Lane {
             let live = self.end(0, desk);
             desk.close_call(Event::Refused { id: Some(live.call.id), why: why.to_owned() }, say);
         }
-        // Without any live call it is the trunk that fails, and with it every call of its group.
-        if let Some(group) = self.group.take().filter(|_| is_of_the_trunk) {
-            let calls = std::mem::take(&mut *group.calls());
-            for (call, _) in calls {
-                desk.close_call(Event::Refused { id: Some(call.id), why: why.to_owned() }, say);
+        if let Some(group) = self.group.take() {
+            if is_of_the_trunk {
+                // It is the trunk that fails, and with it every call of its group.
+                let calls = std::mem::take(&mut *group.calls());
+                for (call, _) in calls {
+                    desk.close_call(Event::Refused { id: Some(call.id), why: why.to_owned() }, say);
+                }
+            } else {
+                // Nobody else may know of it: what has too few calls left to be worth joining is on no list.
+                desk.hand_back(group);
             }
         }
         self.uproot();

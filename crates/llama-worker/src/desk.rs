@@ -94,6 +94,11 @@ impl Desk {
     pub(crate) fn add(&self, group: frames::Group, say: &impl Fn(Event)) {
         let mut calls = VecDeque::new();
         for (number, call) in group.calls.into_iter().enumerate() {
+            if number >= GROUP_CALLS_MAX {
+                let why = format!("a group of more than {GROUP_CALLS_MAX} calls");
+                say(Event::Refused { id: Some(call.id), why });
+                continue;
+            }
             let prompt = match self.model.tokenize(&format!("{}{}", group.prefix, call.suffix), &call.spelled)
             {
                 Ok(prompt) => prompt,
@@ -103,9 +108,7 @@ impl Desk {
                 }
             };
             let tokens = prompt.len() as u64 + u64::from(call.max_tokens);
-            let why = if number >= GROUP_CALLS_MAX {
-                format!("a group of more than {GROUP_CALLS_MAX} calls")
-            } else if prompt.is_empty() || call.max_tokens == 0 {
+            let why = if prompt.is_empty() || call.max_tokens == 0 {
                 format!("{} tokens of prompt and at most {} of answer", prompt.len(), call.max_tokens)
             } else if tokens > u64::from(self.call_tokens_max) {
                 format!("{tokens} tokens of prompt and answer in a context of {}", self.call_tokens_max)

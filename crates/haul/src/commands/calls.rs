@@ -41,6 +41,7 @@ pub(crate) fn settings_shown(args: &EngineArgs, generator: &Generator) -> Value 
         Generator::Local(local) => {
             shown["engine"] = json!(local.hello().engine);
             shown["load"] = json!(local.load());
+            shown["context_tokens"] = json!(local.loaded().n_ctx);
             shown["restarts"] = json!(local.restarts());
         }
         Generator::Remote(remote) => {
@@ -80,7 +81,7 @@ impl Run<'_> {
                 loads: 1,
             }),
             rate: Rate {
-                items_per_s: totals.calls as f64 / answering_s,
+                items_per_s: items.by_verdict.values().sum::<u64>() as f64 / answering_s,
                 unit: self.unit.to_owned(),
                 tokens_per_s: tokens as f64 / answering_s,
                 gflops: flops as f64 / answering_s / 1e9,

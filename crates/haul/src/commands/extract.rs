@@ -18,6 +18,7 @@ use haul_jobs::extract::ask::{Parts, Stage};
 use haul_jobs::extract::caps::Caps;
 use haul_jobs::extract::documents::Company;
 use haul_jobs::extract::input::{self, Desk, Found, Read, Unread};
+use haul_jobs::extract::plan;
 use haul_jobs::extract::quality;
 use haul_jobs::extract::reading;
 use haul_jobs::extract::record::{CompanyCoverage, Record};
@@ -28,7 +29,7 @@ use haul_jobs::extract::traces::Traces;
 use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
-use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
+use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt, RunState};
 use haul_pipeline::stage::{Stages, Stop};
 use serde::Serialize;
 use serde_json::json;
@@ -48,6 +49,8 @@ use crate::{Exit, live, readers, signals_unix, summary};
 const JOB: &str = "extract";
 /// What a company has come to is written this often before it is done.
 const SO_FAR_EVERY: Duration = Duration::from_secs(30);
+/// Files of all records take at most one part in so many of a run's time.
+const WRITING_SHARE: u32 = 20;
 /// A company of so many folders may be a folder of companies.
 const FOLDERS_NOTED: usize = 2;
 /// Of a company's name in that of its page.
@@ -110,7 +113,8 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
         };
         return forecast::forecast(&companies, &found, &mut desk, &mut parts, output);
     }
-    let results = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
+    let mut results = Results::default();
+    let ran = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
         let mut parts = Parts {
             generator: &mut opened.generator,
             journal: &mut journal,
@@ -120,9 +124,8 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             traces: None,
             so_far: None,
         };
-        companies.run(&found, &mut desk, &stop, &mut parts)
-    })?
-    .result;
+        companies.run(&found, &mut desk, &stop, &mut results, &mut parts)
+    });
     remote::note_other_models(&opened, output);
     let engine = calls::settings_shown(&args.engine, &opened.generator);
     let run = calls::Run {
@@ -134,13 +137,14 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             "engine": engine,
             "schema": args.schema,
             "caps": caps,
+            "budget_s": caps.budget.map(|budget| budget.as_secs_f64()),
             "window_tokens": window_tokens,
             "ranking": embedder::ranking(embedder.as_ref()),
         }),
         asked: results.asked,
         unit: "company",
     };
-    finish(args, &schema, run, &opened, results, output)
+    finish(args, &schema, run, &opened, results, ran.err(), output)
 }
 
 fn caps(args: &ExtractArgs) -> Caps {
@@ -172,6 +176,22 @@ pub(super) fn desk(
     Ok(Desk { worker, cache, scratch })
 }
 
+/// When files of all records are written again: after every company while that takes no time, and later where it does.
+#[derive(Default)]
+struct Pace {
+    next: Option<Instant>,
+}
+
+impl Pace {
+    fn is_due(&self) -> bool {
+        self.next.is_none_or(|next| Instant::now() >= next)
+    }
+
+    fn wrote_since(&mut self, began: Instant) {
+        self.next = Some(Instant::now() + began.elapsed() * WRITING_SHARE);
+    }
+}
+
 /// What is done with each company.
 struct Companies<'a> {
     schema: &'a Schema,
@@ -187,9 +207,10 @@ impl Companies<'_> {
         found: &[Found],
         desk: &mut Desk,
         stop: &Stop,
+        results: &mut Results,
         parts: &mut Parts<'_>,
-    ) -> Result<Results, Failure> {
-        let mut results = Results::default();
+    ) -> Result<(), Failure> {
+        let mut pace = Pace::default();
         results.items.total = found.len() as u64;
         let end = self.caps.budget.map(|budget| Instant::now() + budget);
         for (number, one) in found.iter().enumerate() {
@@ -206,15 +227,26 @@ impl Companies<'_> {
             // An archive of folders is as many companies.
             results.items.total += companies.len().saturating_sub(1) as u64;
             for read in companies {
-                self.company(read, until, &mut results, parts)?;
+                self.company(read, until, results, parts)?;
                 if results.asked.interrupted {
                     break;
                 }
-                write(self.schema, self.out, &results.records, &results.coverage)?;
+                if pace.is_due() {
+                    let began = Instant::now();
+                    self.write(results)?;
+                    pace.wrote_since(began);
+                }
             }
         }
-        write(self.schema, self.out, &results.records, &results.coverage)?;
-        Ok(results)
+        // Of a run that was ended before it came to anything, an earlier one's files say more.
+        if results.asked.interrupted && results.coverage.is_empty() {
+            return Ok(());
+        }
+        self.write(results)
+    }
+
+    fn write(&self, results: &Results) -> Result<(), Failure> {
+        write(self.schema, self.out, &results.records, &results.coverage)
     }
 
     fn company(
@@ -233,7 +265,7 @@ impl Companies<'_> {
         let company = Company::new(&name, read.sources, self.schema.numbering.unit);
         if let Some(failure) = failure {
             results.verdict(&name, failure.verdict.name(), &failure.why);
-            results.note(&name, &notices);
+            results.note(&name, cuts.iter().chain(&notices));
             return Ok(());
         }
         if company.sentences.is_empty() {
@@ -254,22 +286,29 @@ impl Companies<'_> {
                 last = Instant::now();
             }
         };
-        let mut parts = Parts {
-            generator: &mut *parts.generator,
-            journal: &mut *parts.journal,
-            traces: self.traces.then(|| self.traces_of(&name)).transpose()?,
-            so_far: Some(&mut so_far),
-            ..*parts
+        let (outcome, traces) = {
+            let mut parts = Parts {
+                generator: &mut *parts.generator,
+                journal: &mut *parts.journal,
+                traces: self.traces.then(|| self.traces_of(&name)).transpose()?,
+                so_far: Some(&mut so_far),
+                ..*parts
+            };
+            let outcome =
+                run::company(self.schema, company, self.window_tokens, caps, &left_out, until, &mut parts);
+            (outcome, parts.traces)
         };
-        let outcome =
-            run::company(self.schema, company, self.window_tokens, caps, &left_out, until, &mut parts);
-        let traces = parts.traces.take();
         unwritten.map_or(Ok(()), Err)?;
         if let Some(traces) = traces {
             traces.end().map_err(|error| Failure::io("write", &self.traces_path(&name), &error))?;
         }
         match outcome {
-            Ok(outcome) => {
+            Ok(mut outcome) => {
+                if !outcome.tally.asked.interrupted {
+                    let model = parts.generator.facts().identity;
+                    plan::remember(parts.journal, &model, &name, &mut outcome.tally)
+                        .map_err(ExtractError::from)?;
+                }
                 let before = results.records.len();
                 results.take(&name, outcome, &cuts);
                 self.review(&reviewed, &results.records[before..])?;
@@ -346,16 +385,19 @@ impl Results {
         let failed: usize = coverage.cells.iter().map(|cells| cells.failed.len()).sum();
         let deep = tally.stages.get(&Stage::Deep).map_or(0, |deep| deep.failed);
         let unread = deep + tally.unread as u64;
-        if !lacks.is_empty() {
-            self.verdict(company, "partly_read", &lacks.join("; "));
-        } else if failed == 0 && unread > 0 {
-            self.verdict(company, "partly_answered", &format!("{unread} questions have no answer"));
-        } else if failed > 0 {
-            let why = format!("{failed} pairs of a window and a group have no answer");
-            self.verdict(company, "partly_answered", &why);
-        } else {
+        let mut whys = lacks.to_vec();
+        if failed > 0 {
+            whys.push(format!("{failed} pairs of a window and a group have no answer"));
+        }
+        if unread > 0 {
+            whys.push(format!("{unread} questions have no answer"));
+        }
+        if whys.is_empty() {
             *self.items.by_verdict.entry(Verdict::Ok.name().to_owned()).or_default() += 1;
             self.items.ok += 1;
+        } else {
+            let verdict = if lacks.is_empty() { "partly_answered" } else { "partly_read" };
+            self.verdict(company, verdict, &whys.join("; "));
         }
         let mut cuts: Vec<&String> = records.iter().flat_map(|record| &record.cuts).collect();
         cuts.sort_unstable();
@@ -415,13 +457,20 @@ fn finish(
     run: calls::Run<'_>,
     opened: &Opened,
     results: Results,
+    failure: Option<Failure>,
     output: &Output,
 ) -> Result<Exit, Failure> {
     let Results { records, items, failures, notes, .. } = results;
     let mut receipt: Receipt = run.receipt(opened, items, failures);
     receipt.notes = notes;
+    if failure.is_some() {
+        receipt.state = RunState::Failed;
+    }
     receipt.write(&args.out.join("receipt.json"))?;
     args.receipt.as_ref().map_or(Ok(()), |path| receipt.write(path))?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
     if calls::exit(&receipt) == Exit::Interrupted {
         output.note(calls::INTERRUPTED);
     }

@@ -9,8 +9,9 @@ pub(crate) fn plan(plan: &Plan) -> String {
     let mut text = String::new();
     line!(
         text,
-        "{} companies, {} windows; {} of the companies were read for this forecast, and their answers are kept",
+        "{} {}, {} windows; read for this forecast: {}, and their answers are kept",
         thousands(plan.companies as u64),
+        if plan.companies == 1 { "company" } else { "companies" },
         thousands(plan.windows as u64),
         thousands(plan.sampled as u64)
     );

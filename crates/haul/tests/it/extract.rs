@@ -245,12 +245,14 @@ type Answers = BTreeMap<Vec<u8>, String>;
 fn answers(home: &Home) -> Answers {
     let journal = Connection::open(home.path("out/journal.sqlite")).unwrap();
     let mut rows = journal.prepare("SELECT key, result FROM entries WHERE state = 'done'").unwrap();
-    let text = |bytes: Vec<u8>| -> String {
+    // What stages took is kept for forecasts, and is no answer.
+    let text = |bytes: Vec<u8>| -> Option<String> {
         let answer: Value = serde_json::from_slice(&bytes).unwrap();
-        answer["text"].as_str().unwrap().to_owned()
+        answer["calls"].is_null().then(|| answer["text"].as_str().unwrap().to_owned())
     };
     let of_row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, text(row.get(1)?)));
-    rows.query_map([], of_row).unwrap().collect::<Result<_, _>>().unwrap()
+    let all = rows.query_map([], of_row).unwrap().map(Result::unwrap);
+    all.filter_map(|(key, text)| Some((key, text?))).collect()
 }
 
 /// Records without the probabilities of their words: they differ in the third digit with what was computed beside a call,

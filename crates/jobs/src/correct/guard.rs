@@ -150,6 +150,11 @@ pub fn check(before: &str, protected: &[Range<usize>], after: &str, finish: Fini
             return Err(Drift::Protected(kept.to_owned()));
         }
     }
+    for tag in tags(before) {
+        if before.matches(tag).count() != after.matches(tag).count() {
+            return Err(Drift::Protected(tag.to_owned()));
+        }
+    }
     for mark in MARKS {
         if after.matches(mark).count() > before.matches(mark).count() {
             return Err(Drift::Mark(mark));
@@ -165,6 +170,16 @@ pub fn check(before: &str, protected: &[Range<usize>], after: &str, finish: Fini
     length(before, after)?;
     likeness(before, after)?;
     content(before, after)
+}
+
+/// What stands between angles without a blank, as written: `<b>`, `</s>`, `<|im_end|>`. In a text it is no markup, and
+/// models take marks of their own out.
+fn tags(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices('<').filter_map(|(start, _)| {
+        let end = start + 1 + text[start + 1..].find(['<', '>']).filter(|length| *length > 0)?;
+        let is_tag = text[end..].starts_with('>') && !text[start..end].contains(char::is_whitespace);
+        is_tag.then(|| &text[start..=end])
+    })
 }
 
 fn preamble(before: &str, after: &str) -> Result<(), Drift> {
@@ -462,6 +477,15 @@ mod tests {
                 drift(before, after)
             );
         }
+        // Models take their own marks out, which a text may be about.
+        for (before, after, tag) in [
+            ("It have ended.<|im_end|>", "It has ended.", "<|im_end|>"),
+            ("A tag such as </s> end it.", "A tag such as ends it.", "</s>"),
+            ("If a <b> was here <b> again.", "If a <b> were here again.", "<b>"),
+        ] {
+            assert_eq!(drift(before, after), Some(D::Protected(tag.to_owned())));
+        }
+        assert_eq!(drift("It were a < b and c > d.", "It was a < b and c > d."), None);
         assert_eq!(drift("They did not approve it.", "They did approve it."), Some(D::Denial));
         assert_eq!(drift("They dont have no time.", "They don't have any time."), None);
         assert_eq!(check("as it is", &[3..3], "as it is", Finish::Stop), Ok(()));

@@ -157,7 +157,11 @@ pub fn ask(
         questions.iter().map(|question| call(reading, question, parts)).collect::<Result<Vec<_>, _>>()?;
     let mut replies = vec![Reply::NotAsked; calls.len()];
     let mut first = 0;
-    while first < calls.len() && !parts.stop.requested() {
+    while first < calls.len() {
+        if parts.stop.requested() {
+            tally.asked.interrupted = true;
+            break;
+        }
         let Some(round) = round(until, tally) else { break };
         let end = calls.len().min(first.saturating_add(round));
         answered(&calls[first..end], &mut replies[first..end], tally, parts)?;
@@ -215,7 +219,11 @@ fn answered(
             }
         };
     })?;
-    if unheld.is_empty() || parts.stop.requested() {
+    if unheld.is_empty() {
+        return Ok(());
+    }
+    if parts.stop.requested() {
+        tally.asked.interrupted = true;
         return Ok(());
     }
     let again: Vec<Call> =

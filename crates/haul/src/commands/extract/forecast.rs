@@ -30,7 +30,7 @@ pub(super) fn forecast(
     parts: &mut Parts<'_>,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let mut all = read(companies, found, desk, parts, output);
+    let mut all = read(companies, found, desk, parts, output)?;
     if all.is_empty() {
         return Err(Failure::new("nothing to forecast: no company has text to ask about"));
     }
@@ -58,7 +58,7 @@ fn read(
     desk: &mut Desk,
     parts: &mut Parts<'_>,
     output: &Output,
-) -> Vec<(Company, Counted)> {
+) -> Result<Vec<(Company, Counted)>, Failure> {
     let mut all = Vec::new();
     for one in found.iter().flat_map(|found| input::read_companies(desk, found.clone())) {
         for unread in one.unread.iter().map(not_read) {
@@ -74,10 +74,13 @@ fn read(
                 let windows = reading.windows.len();
                 all.push((company, Counted { windows, ..Counted::default() }));
             }
-            Err(error) => output.note(&format!("{}: not in the forecast: {error}", company.name)),
+            Err(ExtractError::Window(error)) => {
+                output.note(&format!("{}: not in the forecast: {error}", company.name));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    all
+    Ok(all)
 }
 
 fn ask_for_entities(

@@ -379,3 +379,30 @@ fn a_company_shows_what_it_has_come_to_before_it_is_done() {
     assert!(values(&interrupted.records) > 0);
     assert!(told_until(1, 60).1.records.is_empty(), "not all windows were asked for entities");
 }
+
+/// A signal between two stages, or while a journal answers, left questions unasked that nobody missed: such a company was
+/// whole, and its record said that the time of a run without `--budget` was over.
+#[test]
+fn a_stop_between_two_stages_leaves_a_company_unfinished() {
+    let folder = tempfile::tempdir().unwrap();
+    for attempt in ["asked", "from the journal"] {
+        let (progress, stop) = (Progress::default(), Stop::default());
+        let requested = stop.clone();
+        let mut parts = Parts {
+            generator: &mut Generator::Fake(Fake::by(|prompt| says(&answer(prompt)))),
+            journal: &mut Journal::open(&folder.path().join("journal.sqlite")).unwrap(),
+            progress: &progress,
+            stop: &stop,
+            embedding: None,
+            traces: None,
+            so_far: Some(&mut |_: &Outcome| requested.request()),
+        };
+        let outcome = run::company(&schema(), loans(), 450, &Caps::USUAL, &[], None, &mut parts).unwrap();
+        assert!(outcome.tally.asked.interrupted, "{attempt}");
+        for record in &outcome.records {
+            assert_eq!(record.cuts[0], UNFINISHED, "{attempt}");
+            assert!(!record.cuts.iter().any(|cut| cut.contains("--budget")), "{attempt}: {:?}", record.cuts);
+        }
+        assert_eq!(outcome.records.len(), 2);
+    }
+}
