@@ -104,6 +104,7 @@ pub fn plan(schema: &Schema, caps: &Caps, companies: &[Counted], sampled: &[Samp
             companies.iter().for_each(|company| used.add(&company.used));
         } else {
             for company in sampled {
+                // A stage that did not run took nothing.
                 used.add(&company.tally.stages.get(&stage).copied().unwrap_or_default());
             }
         }

@@ -137,6 +137,7 @@ fn take_entities(
     let model = parts.generator.facts().identity;
     plan::remember(parts.journal, &model, &company.name, tally).map_err(ExtractError::from)?;
     counted.entities = Some(entities);
+    // A company of no windows is asked nothing, and takes nothing.
     counted.used = tally.stages.get(&Stage::Entities).copied().unwrap_or_default();
     Ok(())
 }
