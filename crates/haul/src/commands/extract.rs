@@ -210,6 +210,24 @@ impl Companies<'_> {
         results: &mut Results,
         parts: &mut Parts<'_>,
     ) -> Result<(), Failure> {
+        let ran = self.each(found, desk, stop, results, parts);
+        // Of a run that was ended before it came to anything, an earlier one's files say more.
+        if (results.asked.interrupted || ran.is_err()) && results.coverage.is_empty() {
+            return ran;
+        }
+        // Companies that were done before an error are written too; the first of two errors is said.
+        let written = self.write(results);
+        ran.and(written)
+    }
+
+    fn each(
+        &self,
+        found: &[Found],
+        desk: &mut Desk,
+        stop: &Stop,
+        results: &mut Results,
+        parts: &mut Parts<'_>,
+    ) -> Result<(), Failure> {
         let mut pace = Pace::default();
         results.items.total = found.len() as u64;
         let end = self.caps.budget.map(|budget| Instant::now() + budget);
@@ -238,11 +256,7 @@ impl Companies<'_> {
                 }
             }
         }
-        // Of a run that was ended before it came to anything, an earlier one's files say more.
-        if results.asked.interrupted && results.coverage.is_empty() {
-            return Ok(());
-        }
-        self.write(results)
+        Ok(())
     }
 
     fn write(&self, results: &Results) -> Result<(), Failure> {
