@@ -29,7 +29,7 @@ pub const SIDE_MAX: u32 = 65_535;
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Changes when the same file gives other pixels; part of the key of everything made of them.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// An image in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,6 +99,15 @@ for sampling in (0, 2):
         left = (resized.size[0] - 96) // 2
         out.write(resized.crop((left, 0, left + 96, 96)).tobytes())
 
+# Sizes that no block fits, restarts, and what a strong quantisation leaves.
+odd = Image.fromarray(scene[:19, :33])
+keep("odd.jpg", lambda p: odd.save(p, quality=90, subsampling=2))
+keep("odd_rows.jpg", lambda p: odd.resize((1, 7)).save(p, quality=90, subsampling=1))
+keep("restarts.jpg", lambda p: odd.save(p, quality=60, subsampling=2, restart_marker_rows=1))
+# Refused: the first ink is stored larger than the last.
+odd.convert("CMYK").save(os.path.join(HERE, "inks.jpg"), quality=90, subsampling=2)
+keep("coarse.jpg", lambda p: odd.save(p, quality=10, progressive=True))
+
 made = []
 sources = {"rgb.png": rgb}
 large = Image.fromarray(rng.integers(0, 255, (61, 97, 3)).astype(np.uint8))
