@@ -320,9 +320,13 @@ fn a_killed_run_goes_on_where_it_was() {
     let whole = Home::empty();
     let folders = KILLED_COMPANIES.map(|name| companies().join(name));
     let paths = folders.each_ref().map(|folder| folder.to_str().unwrap());
-    let begun = Instant::now();
-    assert!(started(&whole, &paths).wait().unwrap().success());
-    let took = begun.elapsed();
+    let timed = |home: &Home| {
+        let begun = Instant::now();
+        assert!(started(home, &paths).wait().unwrap().success());
+        begun.elapsed()
+    };
+    // One run alone was slow by a third once, and 23 of 100 kills came behind the end of theirs.
+    let took = timed(&whole).min(timed(&Home::empty()));
     let expected = answers(&whole);
     let journal_bytes = fs::metadata(whole.path("out/journal.sqlite")).unwrap().len();
     let kills = if full() { KILLS_FULL } else { KILLS };
