@@ -14,7 +14,7 @@ use crate::constrain::{Form, Grammars};
 use crate::draft::Known;
 use crate::engine::Engine;
 use crate::live::Live;
-use crate::llama::{Model, Token};
+use crate::llama::{Marks, Model, Token};
 
 /// What lanes share: calls that nobody has begun, and what was computed for those before.
 pub(crate) struct Desk {
@@ -25,6 +25,8 @@ pub(crate) struct Desk {
     shared_cells: Option<usize>,
     /// Whether what a call shares is copied, not shared.
     recurrent: bool,
+    /// That take calls from here.
+    lanes: u32,
     waiting: Mutex<Waiting>,
     /// Rung when a group comes, and at the end.
     bell: Condvar,
@@ -76,6 +78,7 @@ impl Desk {
             call_tokens_max: cells.min(engine.model().context_train().max(1)),
             shared_cells: engine.unified.then(|| engine.n_ctx() as usize),
             recurrent: engine.recurrent,
+            lanes,
             waiting: Mutex::default(),
             bell: Condvar::new(),
             open: AtomicUsize::new(0),
@@ -143,7 +146,17 @@ impl Desk {
 
     /// The next group that nobody has begun, or another lane's of which enough is left.
     pub(crate) fn next(&self) -> Option<Arc<Group>> {
-        self.waiting().next()
+        self.waiting().next(self)
+    }
+
+    /// A lane that joins computes the beginning once more, if there is no copy of it: what it takes over should be as much.
+    fn is_worth_joining(&self, group: &Group) -> bool {
+        // There will be one soon that nobody has begun.
+        if self.totals.arriving.load(Relaxed) > 0 {
+            return false;
+        }
+        let left: usize = group.calls().iter().map(|(_, prompt)| prompt.len() - group.shared.len()).sum();
+        left > group.shared.len() - self.beginnings().known(&group.shared)
     }
 
     /// Puts a group that was taken and not begun before the others.
@@ -157,9 +170,27 @@ impl Desk {
 
     /// Waits until there is something to do; false at the end.
     pub(crate) fn wait(&self) -> bool {
-        let is_idle = |waiting: &mut Waiting| !waiting.is_over && !waiting.has_next();
+        let is_idle = |waiting: &mut Waiting| !waiting.is_over && !waiting.has_next(self);
         let waiting = self.bell.wait_while(self.waiting(), is_idle).unwrap_or_else(PoisonError::into_inner);
         !waiting.is_over
+    }
+
+    /// Waits until everything that was read is here. Calls that came together are then answered together, and so alike in
+    /// every run: tokens of an answer may be others in another batch. Several lanes take calls as they are free, which no
+    /// wait makes alike.
+    pub(crate) fn wait_for_all(&self) {
+        let is_arriving = |waiting: &mut Waiting| {
+            self.lanes == 1 && !waiting.is_over && self.totals.arriving.load(Relaxed) > 0
+        };
+        drop(self.bell.wait_while(self.waiting(), is_arriving).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A group that was read is here, or was refused.
+    pub(crate) fn has_arrived(&self) {
+        let waiting = self.waiting();
+        self.totals.arriving.fetch_sub(1, Relaxed);
+        drop(waiting);
+        self.bell.notify_all();
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -176,14 +207,11 @@ impl Desk {
     /// The tokens that are worth computing once for these calls. At least one token of each prompt is left to it: its
     /// logits begin the answer.
     fn shared_by(&self, calls: &VecDeque<(frames::Call, Vec<Token>)>, prefix: &str) -> Vec<Token> {
-        let Some((call, first)) = calls.front() else { return vec![] };
+        let Some((_, first)) = calls.front() else { return vec![] };
         let Some(cells) = self.shared_cells else { return vec![] };
         let mut shared = first.len();
         if calls.len() == 1 {
-            let within = call.spelled.iter().take_while(|range| range.end <= prefix.len());
-            let within: Vec<_> = within.cloned().collect();
-            let prefix = self.model.tokenize(prefix, &within).unwrap_or_else(|_| vec![]);
-            shared = common(first, &prefix);
+            shared = self.tokens_within(first, prefix.len());
         }
         for (_, prompt) in calls {
             shared = shared.min(common(first, prompt)).min(prompt.len() - 1);
@@ -193,6 +221,16 @@ impl Desk {
             shared + cells_for(self.recurrent, prompt.len(), shared, call) <= cells
         };
         if calls.iter().all(fits) { first[..shared].to_vec() } else { vec![] }
+    }
+
+    /// About as many tokens as make up so many bytes of text; to read the text once more as tokens takes longer than to add
+    /// up their bytes.
+    fn tokens_within(&self, tokens: &[Token], bytes: usize) -> usize {
+        let ends = tokens.iter().scan(0, |end, token| {
+            *end += self.model.piece(*token, Marks::Shown).len();
+            Some(*end)
+        });
+        ends.take_while(|end| *end <= bytes).count()
     }
 
     /// The form of a call's answer, if it has one, and the last answers of such calls.
@@ -221,32 +259,26 @@ impl Desk {
 }
 
 impl Waiting {
-    fn has_next(&mut self) -> bool {
-        self.begun.retain(|group| group.is_worth_joining());
-        !self.groups.is_empty() || !self.begun.is_empty()
+    fn has_next(&mut self, desk: &Desk) -> bool {
+        self.begun.retain(|group| !group.calls().is_empty());
+        !self.groups.is_empty() || self.begun.iter().any(|group| desk.is_worth_joining(group))
     }
 
-    fn next(&mut self) -> Option<Arc<Group>> {
-        self.begun.retain(|group| group.is_worth_joining());
+    fn next(&mut self, desk: &Desk) -> Option<Arc<Group>> {
+        self.begun.retain(|group| !group.calls().is_empty());
         // One that was handed back may have been answered by another lane meanwhile.
         self.groups.retain(|group| !group.calls().is_empty());
         if let Some(group) = self.groups.pop_front() {
             self.begun.push(Arc::clone(&group));
             return Some(group);
         }
-        self.begun.first().map(Arc::clone)
+        self.begun.iter().find(|group| desk.is_worth_joining(group)).map(Arc::clone)
     }
 }
 
 impl Group {
     pub(crate) fn calls(&self) -> MutexGuard<'_, VecDeque<(frames::Call, Vec<Token>)>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A lane that joins computes the beginning once more: what it takes over should be as much.
-    fn is_worth_joining(&self) -> bool {
-        let left: usize = self.calls().iter().map(|(_, prompt)| prompt.len() - self.shared.len()).sum();
-        left > self.shared.len()
     }
 }
 

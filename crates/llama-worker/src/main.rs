@@ -116,8 +116,13 @@ fn serve(requests: &Receiver<Request>, pipe: &Arc<Pipe>) {
         if let Err(why) = begin(request, &mut hall, pipe) {
             pipe.say(&Event::Refused { id: None, why });
         }
-        if is_group {
-            pipe.totals.arriving.fetch_sub(1, Relaxed);
+        match &hall {
+            Some(hall) if is_group => hall.desk.has_arrived(),
+            // Refused: there is no model.
+            None if is_group => {
+                pipe.totals.arriving.fetch_sub(1, Relaxed);
+            }
+            _ => {}
         }
     }
     if let Some(hall) = hall {
@@ -188,11 +193,7 @@ impl Hall {
             thread::spawn(move || {
                 let _end = EndOnPanic;
                 while Lane::wait(&lane, &desk) {
-                    // Calls that came together are answered together, and so alike in every run: tokens of an answer may
-                    // be others in another batch.
-                    while desk.totals.arriving.load(Relaxed) > 0 {
-                        thread::yield_now();
-                    }
+                    desk.wait_for_all();
                     locked(&lane).step(&desk, &|event| pipe.say(&event));
                 }
             })

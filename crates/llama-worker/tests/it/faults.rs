@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use haul_frames::{Event, Load, Marks, Request};
+use haul_frames::{Event, Group, Load, Marks, Request};
 
-use crate::process::{Worker, load, tiny};
+use crate::process::{Worker, call, load, tiny};
 
 #[test]
 fn a_file_that_is_no_model_is_refused_with_the_engines_reason() {
@@ -27,7 +27,9 @@ fn a_file_that_is_no_model_is_refused_with_the_engines_reason() {
 #[test]
 fn requests_out_of_turn_are_refused() {
     let mut worker = Worker::start();
+    let group = || Group { prefix: String::new(), calls: vec![call(0, "The results", 2)] };
     for (request, why) in [
+        (Request::Group(group()), "no model is loaded"),
         (Request::Tokenize { texts: vec![], marks: Marks::Read }, "no model is loaded"),
         (Request::Load(Load { n_seq_max: 257, ..load() }), "257 sequences"),
         (Request::Load(Load { type_k: "q3".to_owned(), ..load() }), "a KV cache of q3"),
@@ -43,6 +45,8 @@ fn requests_out_of_turn_are_refused() {
         Event::Refused { id: None, why } => assert!(why.contains("already"), "{why}"),
         other => panic!("{other:?}"),
     }
+    // Nobody waits for the group that came before the model.
+    assert_eq!(worker.answers(vec![group()]).len(), 1);
 }
 
 #[test]
