@@ -139,7 +139,7 @@ impl Lane {
                     desk.close_call(Event::Refused { id: Some(call.id), why: why.to_owned() }, say);
                 }
             } else {
-                // Nobody else may know of it: what has too few calls left to be worth joining is on no list.
+                // Nobody else may take it: what has too few calls left to be worth joining is offered to nobody.
                 desk.hand_back(group);
             }
         }
@@ -299,7 +299,7 @@ impl Lane {
     fn keep_trunk(&mut self, desk: &Desk) -> Result<(), String> {
         if !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
             let state = self.engine.snapshot(TRUNK)?;
-            desk.beginnings().keep(self.trunk.tokens.clone(), state);
+            desk.keep_beginning(self.trunk.tokens.clone(), state);
         }
         Ok(())
     }

@@ -39,14 +39,10 @@ impl Beginnings {
         (most > have && most >= BEGINNING_TOKENS_MIN).then(|| (most, Arc::clone(&kept.state)))
     }
 
-    /// Tokens of a beginning that some copy begins with.
-    pub(crate) fn known(&self, tokens: &[Token]) -> usize {
-        self.kept.iter().map(|kept| common(&kept.tokens, tokens)).max().unwrap_or(0)
-    }
-
     /// Whether a beginning is worth a copy, and has none.
     pub(crate) fn wants(&self, tokens: &[Token]) -> bool {
-        tokens.len() <= self.tokens_max && tokens.len() - self.known(tokens) >= BEGINNING_TOKENS_MIN
+        let known = self.kept.iter().map(|kept| common(&kept.tokens, tokens)).max().unwrap_or(0);
+        tokens.len() <= self.tokens_max && tokens.len() - known >= BEGINNING_TOKENS_MIN
     }
 
     /// Keeps a copy. What has to go for it is drawn by lot: in rounds, the oldest is the one that is needed next.

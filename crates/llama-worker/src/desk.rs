@@ -1,7 +1,7 @@
 //! Calls that wait for a lane, and what lanes know of those before.
 //!
 //! The [`Desk`] takes groups of calls that begin alike, refuses what can never be answered, and gives each group to a lane,
-//! or to several at once where one has more calls than a lane can have.
+//! or to several at once where more is left of it than they must compute to join.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use crate::constrain::{Form, Grammars};
 use crate::draft::Known;
 use crate::engine::Engine;
 use crate::live::Live;
-use crate::llama::{Marks, Model, Token};
+use crate::llama::{Marks, Model, State, Token};
 
 /// What lanes share: calls that nobody has begun, and what was computed for those before.
 pub(crate) struct Desk {
@@ -28,7 +28,7 @@ pub(crate) struct Desk {
     /// That take calls from here.
     lanes: u32,
     waiting: Mutex<Waiting>,
-    /// Rung when a group comes, and at the end.
+    /// Rung when there may be something else to do, and at the end.
     bell: Condvar,
     /// Calls that were taken and not answered.
     open: AtomicUsize,
@@ -156,7 +156,8 @@ impl Desk {
             return false;
         }
         let left: usize = group.calls().iter().map(|(_, prompt)| prompt.len() - group.shared.len()).sum();
-        left > group.shared.len() - self.beginnings().known(&group.shared)
+        let copied = self.beginnings().longer(&group.shared, 0).map_or(0, |(tokens, _)| tokens);
+        left > group.shared.len() - copied
     }
 
     /// Puts a group that was taken and not begun before the others.
@@ -165,6 +166,14 @@ impl Desk {
         waiting.begun.retain(|begun| !Arc::ptr_eq(begun, &group));
         waiting.groups.push_front(group);
         drop(waiting);
+        self.bell.notify_all();
+    }
+
+    /// Keeps a copy of a beginning, which makes its group worth joining for lanes that sleep.
+    pub(crate) fn keep_beginning(&self, tokens: Vec<Token>, state: State) {
+        self.beginnings().keep(tokens, state);
+        // Nobody is between a look at what is waiting and the sleep behind it.
+        drop(self.waiting());
         self.bell.notify_all();
     }
 

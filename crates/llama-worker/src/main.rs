@@ -116,13 +116,14 @@ fn serve(requests: &Receiver<Request>, pipe: &Arc<Pipe>) {
         if let Err(why) = begin(request, &mut hall, pipe) {
             pipe.say(&Event::Refused { id: None, why });
         }
-        match &hall {
-            Some(hall) if is_group => hall.desk.has_arrived(),
-            // Refused: there is no model.
-            None if is_group => {
-                pipe.totals.arriving.fetch_sub(1, Relaxed);
+        if is_group {
+            match &hall {
+                Some(hall) => hall.desk.has_arrived(),
+                // Refused: there is no model.
+                None => {
+                    pipe.totals.arriving.fetch_sub(1, Relaxed);
+                }
             }
-            _ => {}
         }
     }
     if let Some(hall) = hall {

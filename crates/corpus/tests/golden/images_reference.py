@@ -104,9 +104,9 @@ odd = Image.fromarray(scene[:19, :33])
 keep("odd.jpg", lambda p: odd.save(p, quality=90, subsampling=2))
 keep("odd_rows.jpg", lambda p: odd.resize((1, 7)).save(p, quality=90, subsampling=1))
 keep("restarts.jpg", lambda p: odd.save(p, quality=60, subsampling=2, restart_marker_rows=1))
+keep("coarse.jpg", lambda p: odd.save(p, quality=10, progressive=True))
 # Refused: the first ink is stored larger than the last.
 odd.convert("CMYK").save(os.path.join(HERE, "inks.jpg"), quality=90, subsampling=2)
-keep("coarse.jpg", lambda p: odd.save(p, quality=10, progressive=True))
 
 made = []
 sources = {"rgb.png": rgb}

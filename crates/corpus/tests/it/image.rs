@@ -232,6 +232,27 @@ fn an_image_that_is_cut_off_is_corrupt() {
     }
 }
 
+/// A telephone writes a film, or a second picture, behind the first: marks in it said nothing or anything of the first one.
+#[test]
+fn what_stands_behind_a_jpeg_is_not_read() {
+    let whole = fs::read(golden("sampling2.jpg")).unwrap();
+    let film = [&[0, 0xff, 0xda, 0, 8][..], &whole[..whole.len() / 2]].concat();
+    assert!(decode(&[&whole[..], &film].concat()).unwrap() == of_pillow("sampling2.jpg"));
+    // A preview has an end of its own.
+    let preview = [&[0xff, 0xe1], &(whole.len() as u16 + 2).to_be_bytes()[..], &whole].concat();
+    let cut = [&whole[..2], &preview, &whole[2..whole.len() * 9 / 10]].concat();
+    assert_eq!(decode(&cut).unwrap_err().verdict, Verdict::Corrupt);
+}
+
+#[test]
+fn a_jpeg_of_12_bits_is_unsupported() {
+    let mut bytes = fs::read(golden("sampling0.jpg")).unwrap();
+    let frame = bytes.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    bytes[frame + 1] = 0xc1;
+    bytes[frame + 4] = 12;
+    assert_eq!(verdict(&bytes), "unsupported: JPEG: values of 12 bits; 8 are read");
+}
+
 #[test]
 fn damage_never_panics() {
     for name in [

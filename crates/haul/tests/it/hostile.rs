@@ -656,7 +656,7 @@ fn flate_bomb(mib: usize) -> Vec<u8> {
 fn hostile_pdfs_end_in_their_verdicts() {
     let pdfium = Needs("hostile::hostile_pdfs_end_in_their_verdicts").pdfium();
     let mut wrong = Vec::new();
-    for (reader, library) in [None, pdfium].into_iter().enumerate() {
+    for (reader, library) in std::iter::once(None).chain(pdfium.map(Some)).enumerate() {
         let home = Home::new();
         let bait = Bait::new(&home);
         let mut cases = damaged_pdfs();
