@@ -16,6 +16,7 @@ pub(crate) mod gguf;
 pub(crate) mod ingest;
 pub(crate) mod model;
 pub(crate) mod parse_worker;
+pub(crate) mod receipt;
 pub(crate) mod records;
 pub(crate) mod remote;
 pub(crate) mod report;

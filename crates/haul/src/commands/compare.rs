@@ -16,9 +16,8 @@ use serde_json::{Value, json};
 
 use crate::cli::CompareArgs;
 use crate::commands::find;
-use crate::commands::gguf::{
-    GgufFile, Measuring, Opener, note_others, nothing_measured, read_gb_per_s, write_receipt,
-};
+use crate::commands::gguf::{GgufFile, Opener, note_others, read_gb_per_s};
+use crate::commands::receipt::{self, Begun, Measuring, nothing_measured};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet;
@@ -38,6 +37,7 @@ const TEXT_BYTES_MAX: u64 = 64 << 20;
 /// Runs the command.
 pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let started = SystemTime::now();
+    receipt::check_folder(args.receipt.as_deref())?;
     let job = compare::Settings {
         text: text(&args.text)?,
         cases: args.cases.as_deref().map_or_else(|| Ok(CaseSet::built_in()), cases)?,
@@ -56,6 +56,8 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
         opener.open(&subject.name, &subject.identity, opener.load(&subject.path, n_ctx, SEQUENCES))
     };
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let (device, receipt_file) = (job.device, args.receipt.as_deref());
+    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
     let progress = Progress::default();
     let mut parts = Parts {
         open: &open,
@@ -68,12 +70,14 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
     };
     let live = args.out.join("progress.json");
     let found =
-        live::keep(JOB, &progress, &live, output, &stop, || compare::run(&job, &subjects, &mut parts))?;
+        live::keep(JOB, &progress, &live, output, &stop, || compare::run(&job, &subjects, &mut parts));
+    let found = begun.ended(found.map_err(Failure::from), output)?;
     let made = clock::rfc3339_utc(started);
     let mut shown = shown(args, &job, n_ctx, opener.threads);
     shown["others_busy_cores"] = json!(others_busy_cores);
     let receipt = receipt(&found, started, shown.clone(), &subjects, job.device);
-    write(args, &found, &made, &shown, &receipt)?;
+    begun.ended(write(args, &found, &made, &shown), output)?;
+    receipt::write(&receipt, &args.out, receipt_file)?;
     say(&found, args, &shown, &made, output)?;
     Ok(exit(&found))
 }
@@ -170,19 +174,12 @@ fn document(found: &Report, shown: &Value, made: &str) -> Result<Value, Failure>
     Ok(document)
 }
 
-fn write(
-    args: &CompareArgs,
-    found: &Report,
-    made: &str,
-    shown: &Value,
-    receipt: &Receipt,
-) -> Result<(), Failure> {
+fn write(args: &CompareArgs, found: &Report, made: &str, shown: &Value) -> Result<(), Failure> {
     sheet::write(&args.out, &document(found, shown, made)?, &report::compare::sheet(found, made))?;
     let rows = serde_json::to_string_pretty(&bench_format::json(&found.files))
         .map_err(|error| Failure::new(format!("cannot encode the speeds as JSON: {error}")))?;
     sheet::write_file(&args.out.join("llama-bench.json"), &rows)?;
-    sheet::write_file(&args.out.join("llama-bench.md"), &bench_format::markdown(&found.files))?;
-    write_receipt(receipt, &args.out, args.receipt.as_deref())
+    sheet::write_file(&args.out.join("llama-bench.md"), &bench_format::markdown(&found.files))
 }
 
 fn receipt(

@@ -38,6 +38,7 @@ use self::embedder::Embedder;
 use crate::cli::{ExtractArgs, ReaderArgs};
 use crate::commands::generator::{self, Opened};
 use crate::commands::ingest::parse_worker;
+use crate::commands::receipt::{self, Begun};
 use crate::commands::scratch::ScratchFolder;
 use crate::commands::{calls, remote, schema};
 use crate::failure::Failure;
@@ -75,6 +76,7 @@ struct Results {
 /// Runs the command.
 pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let (started, clock) = (SystemTime::now(), Instant::now());
+    receipt::check_folder(args.receipt.as_deref())?;
     let schema = schema::usable(&args.schema)?;
     let found = input::companies(&args.paths)?;
     for one in found.iter().filter(|one| one.folders >= FOLDERS_NOTED) {
@@ -94,7 +96,11 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
         args.embedder.as_ref().map(|name| Embedder::open(name, args, settings, output)).transpose()?;
     let (stages, unseen) = (Stages::start(), Progress::default());
     let embedding = embedder.as_ref().map(|embedder| embedder.embedding(&stages, &unseen, &stop));
-    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
+    let (device, receipt_file) = (settings.device(&args.engine.device)?, args.receipt.as_deref());
+    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
+    let opened = generator::open(&args.engine, settings, &stop, output);
+    // Later errors have a receipt of what was done before them.
+    let mut opened = begun.ended(opened, output)?;
     let opened_s = clock.elapsed().as_secs_f64();
     let window_tokens = reading::window_tokens(&schema, args.window_tokens, &mut opened.generator)?;
     let caps = caps(args);
@@ -480,8 +486,7 @@ fn finish(
     if failure.is_some() {
         receipt.state = RunState::Failed;
     }
-    receipt.write(&args.out.join("receipt.json"))?;
-    args.receipt.as_ref().map_or(Ok(()), |path| receipt.write(path))?;
+    receipt::write(&receipt, &args.out, args.receipt.as_deref())?;
     if let Some(failure) = failure {
         return Err(failure);
     }

@@ -12,6 +12,7 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
 
 use crate::cli::GenerateArgs;
+use crate::commands::receipt::{self, Begun};
 use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -24,20 +25,27 @@ const JOB: &str = "generate";
 pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let started = SystemTime::now();
     let clock = Instant::now();
+    receipt::check_folder(args.receipt.as_deref())?;
     let requests = batch::read(stdin().lock())?;
     let stop = signals_unix::stop_on_signals()?;
     let mut journal = Journal::open(&args.out.with_added_extension("journal"))?;
-    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
-    let opened_s = clock.elapsed().as_secs_f64();
-    let progress = Progress::default();
-    let live = args.out.with_added_extension("progress.json");
-    let (results, asked) = live::watch(JOB, &progress, &live, output, &stop, || {
-        batch::run(&requests, &mut opened.generator, &mut journal, &progress, &stop)
-    })?
-    .result;
+    let device = settings.device(&args.engine.device)?;
+    let begun = Begun { job: JOB, started, device, out: None, receipt: args.receipt.as_deref() };
+    let mut work = || {
+        let mut opened = generator::open(&args.engine, settings, &stop, output)?;
+        let opened_s = clock.elapsed().as_secs_f64();
+        let progress = Progress::default();
+        let live = args.out.with_added_extension("progress.json");
+        let (results, asked) = live::watch(JOB, &progress, &live, output, &stop, || {
+            batch::run(&requests, &mut opened.generator, &mut journal, &progress, &stop)
+        })?
+        .result;
+        write(&args.out, &requests, &results, &opened.model.id)?;
+        Ok((opened, opened_s, results, asked))
+    };
+    let (opened, opened_s, results, asked) = begun.ended(work(), output)?;
     remote::note_other_models(&opened, output);
     let seconds = clock.elapsed().as_secs_f64();
-    write(&args.out, &requests, &results, &opened.model.id)?;
     let run = calls::Run {
         job: JOB,
         started,

@@ -1,18 +1,13 @@
 //! GGUF files as `compare` and `tune` open them: by the worker beside this program, on the device that was asked for.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use haul_generate::GenerateError;
 use haul_generate::gguf::Gguf;
 use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
 use haul_machine::cpu::{self, Cpu};
-use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
-use haul_machine::{clock, memory};
-use haul_pipeline::receipt::{
-    CacheUse, Calls, Items, MemoryUse, Note, Rate, Receipt, RunState, SCHEMA, Truncated, Work,
-};
-use serde_json::Value;
+use haul_machine::verdict::DeviceRequest;
 
 use crate::cli::LlmArgs;
 use crate::commands::generator;
@@ -110,84 +105,6 @@ impl GgufFile {
 /// Bytes per second of main memory now, in 10^9.
 pub(crate) fn read_gb_per_s(settings: &Settings) -> f64 {
     haul_machine::roof::measure_read_now(&settings.cpu())
-}
-
-/// The verdict of a run that measured nothing.
-pub(crate) fn nothing_measured(requested: DeviceRequest) -> Verdict {
-    Verdict {
-        requested: requested.to_string(),
-        used: String::new(),
-        name: String::new(),
-        isa: String::new(),
-        verdict: Placement::Unknown,
-        witnesses: vec![],
-        fallback_from: None,
-    }
-}
-
-/// Writes a receipt into the folder of a run, and where the user wants it too.
-pub(crate) fn write_receipt(receipt: &Receipt, out: &Path, too: Option<&Path>) -> Result<(), Failure> {
-    receipt.write(&out.join("receipt.json"))?;
-    too.map_or(Ok(()), |path| Ok(receipt.write(path)?))
-}
-
-/// What a receipt of a measuring job is made of.
-pub(crate) struct Measuring {
-    pub(crate) job: &'static str,
-    pub(crate) started: SystemTime,
-    pub(crate) settings: Value,
-    pub(crate) device: Verdict,
-    /// What is counted: file, row.
-    pub(crate) unit: &'static str,
-    pub(crate) items: Items,
-    pub(crate) calls: Option<Calls>,
-    pub(crate) device_peak: Option<u64>,
-    pub(crate) failures: Vec<haul_pipeline::receipt::Failure>,
-    pub(crate) notes: Vec<Note>,
-    pub(crate) state: RunState,
-}
-
-impl Measuring {
-    #[expect(clippy::cast_precision_loss, reason = "rates are for people; exact to 2^53")]
-    pub(crate) fn receipt(self) -> Receipt {
-        let seconds = self.started.elapsed().map_or(0.0, |elapsed| elapsed.as_secs_f64());
-        let tokens = self.calls.map_or(0, |calls| calls.prefill_tokens + calls.decode_tokens);
-        let per_s = |count: u64| count as f64 / seconds.max(1e-9);
-        Receipt {
-            schema: SCHEMA.to_owned(),
-            job: self.job.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: clock::hostname(),
-            state: self.state,
-            started: clock::rfc3339_utc(self.started),
-            finished: clock::rfc3339_utc(SystemTime::now()),
-            seconds,
-            settings: self.settings,
-            device: self.device,
-            model: None,
-            work: Work { tokens, flops: 0, bytes_read: 0 },
-            calls: self.calls,
-            sent: None,
-            passes: vec![],
-            rate: Rate {
-                items_per_s: per_s(self.items.ok),
-                unit: self.unit.to_owned(),
-                tokens_per_s: per_s(tokens),
-                gflops: 0.0,
-                roof_gflops: std::collections::BTreeMap::new(),
-                percent_of_roof: 0.0,
-            },
-            items: self.items,
-            stages: vec![],
-            quality: None,
-            truncated: Truncated::default(),
-            cache: CacheUse::default(),
-            memory: MemoryUse { peak_rss: memory::peak_rss_bytes(), device_peak: self.device_peak },
-            forecast: None,
-            failures: self.failures,
-            notes: self.notes,
-        }
-    }
 }
 
 /// Says so where other programs keep the processor busy: threads of the engine wait for each other in every step, so one

@@ -37,6 +37,7 @@ use haul_store::qdrant::{Address, Collection, State};
 use serde_json::json;
 
 use crate::cli::IngestArgs;
+use crate::commands::receipt::{self, Begun};
 use crate::commands::{Machine, collection, dim_of, dtype_of, model_of, outputs_of, select, server};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -63,11 +64,10 @@ fn run_into(
     output: &Output,
     old: Option<&Library>,
 ) -> Result<Exit, Failure> {
-    let started = SystemTime::now();
-    let stages = Stages::start();
+    let (started, stages) = (SystemTime::now(), Stages::start());
     let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
-    check_receipt_folder(args.receipt.as_deref())?;
+    receipt::check_folder(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
     let (target, collection) = Target::of(args, settings, old, &stop)?;
     let inputs = select::inputs(&args.paths, &args.select, output)?;
@@ -127,7 +127,8 @@ fn run_into(
     };
     let progress_file = run_folder.join("progress.json");
     let watched =
-        live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts))?;
+        live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts));
+    let watched = begun(args, started, &machine).ended(watched.map_err(Failure::from), output)?;
     let outcome = watched.result;
 
     let memory_bytes = job.memory_bytes;
@@ -138,6 +139,10 @@ fn run_into(
     note_failures(traces::keep(&run_folder, started, &receipt, &watched.timeline), &cache, output);
     tell(&receipt, &outcome, target, args.receipt.as_deref(), output)?;
     Ok(exit(&outcome))
+}
+
+fn begun<'a>(args: &'a IngestArgs, started: SystemTime, machine: &Machine) -> Begun<'a> {
+    Begun { job: JOB, started, device: machine.request, out: None, receipt: args.receipt.as_deref() }
 }
 
 /// What reads PDFs and pictures, where there are any.
@@ -324,18 +329,6 @@ fn planned(
 fn forecast(made: Option<Range>, receipt: &Receipt) -> Option<Forecast> {
     let made = made.filter(|_| receipt.state == RunState::Finished)?;
     Some(Forecast { low_s: made.low, high_s: made.high, error: made.error(receipt.seconds) })
-}
-
-/// Said before hours of work, not after them.
-fn check_receipt_folder(receipt: Option<&Path>) -> Result<(), Failure> {
-    let Some(folder) = receipt.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    if folder.is_dir() {
-        return Ok(());
-    }
-    Err(Failure::new(format!("--receipt: there is no folder {}", folder.display()))
-        .hint("make the folder first"))
 }
 
 /// What the server got.

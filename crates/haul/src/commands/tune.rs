@@ -20,9 +20,8 @@ use serde_json::{Value, json};
 
 use crate::cli::{ComputeArgs, TuneArgs};
 use crate::commands::generator::usual_parallel;
-use crate::commands::gguf::{
-    GgufFile, Measuring, Opener, note_others, nothing_measured, read_gb_per_s, write_receipt,
-};
+use crate::commands::gguf::{GgufFile, Opener, note_others, read_gb_per_s};
+use crate::commands::receipt::{self, Begun, Measuring, nothing_measured};
 use crate::commands::{Machine, find};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -39,6 +38,7 @@ const CONTEXT_TOKENS: u32 = 2048;
 /// Runs the command.
 pub(crate) fn run(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     find::refuse_server(&args.model)?;
+    receipt::check_folder(args.receipt.as_deref())?;
     let is_gguf = Path::new(&args.model).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_gguf { llm(args, settings, output) } else { embedder(args, settings, output) }
 }
@@ -77,7 +77,9 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
         stop: &stop,
     };
     let live = args.out.join("progress.json");
-    let found = live::keep(JOB, &progress, &live, output, &stop, || tune::run(&job, &parts))?;
+    let begun = begun(args, started, opener.device);
+    let found = live::keep(JOB, &progress, &live, output, &stop, || tune::run(&job, &parts));
+    let found = begun.ended(found.map_err(Failure::from), output)?;
     let is_swept = found.is_swept();
     let kept = match found.interrupted || !is_swept {
         true => None,
@@ -149,7 +151,9 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
     let progress = Progress::default();
     let parts = encoder::Parts { model: &model, embedder: &loaded, progress: &progress, stop: &stop };
     let live = args.out.join("progress.json");
-    let found = live::keep(JOB, &progress, &live, output, &stop, || encoder::run(&job, &parts))?;
+    let begun = begun(args, started, request);
+    let found = live::keep(JOB, &progress, &live, output, &stop, || encoder::run(&job, &parts));
+    let found = begun.ended(found.map_err(Failure::from), output)?;
     let kept = if stop.requested() {
         None
     } else {
@@ -184,6 +188,10 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
     Ok(if stop.requested() { Exit::Interrupted } else { Exit::Ok })
 }
 
+fn begun(args: &TuneArgs, started: SystemTime, device: DeviceRequest) -> Begun<'_> {
+    Begun { job: JOB, started, device, out: Some(&args.out), receipt: args.receipt.as_deref() }
+}
+
 fn encoder_shown(args: &TuneArgs, sha256: &str, dtype: Dtype, threads: usize) -> Value {
     json!({ "model": args.model, "sha256": sha256, "dtype": dtype.name(), "threads": threads,
             "budget_s": args.budget.as_secs_f64() })
@@ -207,7 +215,7 @@ fn document(
 
 fn write(args: &TuneArgs, document: &Value, page: &Sheet, receipt: &Receipt) -> Result<(), Failure> {
     sheet::write(&args.out, document, page)?;
-    write_receipt(receipt, &args.out, args.receipt.as_deref())
+    receipt::write(receipt, &args.out, args.receipt.as_deref())
 }
 
 fn receipt(found: &Report, started: SystemTime, settings: Value, asked: DeviceRequest) -> Receipt {

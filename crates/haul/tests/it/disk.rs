@@ -21,11 +21,12 @@ fn a_full_disk_stops_cleanly_and_a_rerun_finishes() {
     whole.ingest(&["books"]);
     let digest = whole.digest();
     let size_kib = fs::metadata(whole.path("lib.haul")).unwrap().len() / 1024;
-    let (mut refused, mut kept) = (0, 0);
+    let (mut refused, mut kept, mut told) = (0, 0, 0);
     for step in 1..=12 {
         let home = Home::new();
         write_corpus(&home.path("books"), 6, 60);
-        let ran = home.limited(size_kib * step / 12, &[&INGEST[..], &["--quiet"]].concat());
+        let flags = ["--quiet", "--receipt", "receipt.json"];
+        let ran = home.limited(size_kib * step / 12, &[&INGEST[..], &flags].concat());
         if ran.code == 0 {
             // The log, and the file when the log was moved into it, stayed below the limit.
             assert_eq!(home.digest(), digest);
@@ -37,12 +38,23 @@ fn a_full_disk_stops_cleanly_and_a_rerun_finishes() {
             home.assert_sound();
             kept += 1;
         }
+        if let Ok(receipt) = fs::read(home.path("receipt.json")) {
+            let receipt: Value = serde_json::from_slice(&receipt).unwrap();
+            assert_eq!(
+                (&receipt["state"], &receipt["failures"][0]["item"]),
+                (&"failed".into(), &"ingest".into())
+            );
+            told += 1;
+        }
         home.ingest(&["books"]);
         assert_eq!(home.digest(), digest, "step {step}");
         home.assert_sound();
     }
     println!("{refused} of 12 limits stopped a run, {kept} left a library");
-    assert!(refused >= 6 && kept >= 3, "{refused} of 12 limits stopped a run, {kept} left a library");
+    assert!(
+        refused >= 6 && kept >= 3 && told >= 3,
+        "{refused} of 12 limits stopped a run, {kept} left a library"
+    );
 }
 
 /// SQLite's own file for readers takes 32 KiB; the segment has no room beside it.

@@ -512,6 +512,34 @@ fn a_server_that_is_away_is_said_before_anything_is_asked() {
     assert!(ran.code == 2 && ran.stderr.starts_with("haul: HAUL_API_KEY: a key of 5 bytes: "), "{ran:#?}");
 }
 
+/// An earlier run's receipt once stood beside a run that had failed, as if it were its own.
+#[test]
+fn a_run_that_fails_leaves_a_receipt_that_says_so() {
+    let home = Home::empty();
+    let server = Server::start(|asked| Reply::Says(asked.text().to_owned()));
+    let url = server.url();
+    let manuscript = home.write("letter.md", "He saw the boat.\n");
+    let correct = ["correct", manuscript.to_str().unwrap(), "--model", &url, "--out", "out"];
+    let flags = ["--receipt", "receipt.json"];
+    let receipts = || {
+        ["receipt.json", "out/receipt.json"]
+            .map(|name| -> Value { serde_json::from_slice(&fs::read(home.path(name)).unwrap()).unwrap() })
+    };
+    assert_eq!(generate(&home, &url, &flags, &lines(&[request(0, "one")])).code, 0);
+    assert_eq!(home.run(&correct).code, 0);
+    assert!(receipts().iter().all(|receipt| receipt["state"] == "finished"));
+    drop(server);
+    assert_eq!(generate(&home, &url, &flags, &lines(&[request(1, "two")])).code, 2);
+    assert_eq!(home.run(&correct).code, 2);
+    for (receipt, job) in receipts().iter().zip(["generate", "correct"]) {
+        assert_eq!((&receipt["job"], &receipt["state"]), (&json!(job), &json!("failed")));
+        let why = receipt["failures"][0]["why"].as_str().unwrap();
+        assert!(why.starts_with(&format!("{url}/v1: no list of models")), "{why}");
+    }
+    let missing = generate(&home, &url, &["--receipt", "no/receipt.json"], &lines(&[request(2, "three")]));
+    assert!(missing.code == 2 && missing.stderr.contains("--receipt: there is no folder no"), "{missing:#?}");
+}
+
 fn ran_with_key(home: &Home, url: &str, key: &str) -> Ran {
     let mut command = home.haul(&["generate", "--model", url, "--out", "out.jsonl"]);
     ran(command.env("HAUL_API_KEY", key), lines(&[request(0, "one")]).as_bytes())

@@ -336,6 +336,8 @@ fn a_full_disk_stops_a_run_and_a_rerun_goes_on() {
         let mc = ["vision", "mc", "images", "--model", "clip", "--quiet", "--out", out];
         let stopped = home.limited(limit_kib, &[&mc[..], &args].concat());
         assert_named(&stopped, says, "the same command goes on from here");
+        let receipt = document(home.path(out).join("receipt.json"));
+        assert_eq!((&receipt["job"], &receipt["state"]), (&json!("vision"), &json!("failed")), "{out}");
         let kept = mc_json(&home, out, &args)["settings"]["reused_passes"].as_u64().unwrap();
         assert_eq!(kept == 150 * 2 * 100, all_kept, "{out}, {limit_kib} KiB: {kept} passes were kept");
         let bytes = |out: &str| fs::read(home.path(out).join("mc.npz")).unwrap();

@@ -11,6 +11,11 @@ mod perturb;
 mod roof;
 mod rotary;
 
+use std::fs::File;
+use std::io::Write;
+
+use haul_kernels::isa::Isa;
+
 /// `count` numbers in -1..1 from a seed; the same on every machine.
 fn random(count: usize, seed: u64) -> Vec<f32> {
     // Knuth's MMIX generator; the high bits are good enough here.
@@ -44,4 +49,23 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: impl Fn(us
 /// The bits of a row, so that -0 and 0, or two NaN, are told apart.
 fn bits(row: &[f32]) -> Vec<u32> {
     row.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Tests take what sets there are. Which were not there is said with the skipped tests: a suite that is green on a
+/// processor without the tile unit says nothing of the kernels for it.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the suite says where skipped tests are listed")]
+fn instruction_sets_that_no_test_ran_with_are_said() {
+    const ALL: [&str; 7] = ["generic", "avx2", "avx-vnni", "avx512", "avx512-vnni", "avx512-bf16", "amx"];
+    let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    assert!(here.iter().all(|name| ALL.contains(name)), "{here:?}");
+    let lines: String = ALL
+        .iter()
+        .filter(|name| !here.contains(name))
+        .map(|name| format!("kernels: this processor has no {name}\n"))
+        .collect();
+    if let Some(path) = std::env::var_os("HAUL_TEST_SKIPS") {
+        let mut file = File::options().append(true).create(true).open(path).unwrap();
+        file.write_all(lines.as_bytes()).unwrap();
+    }
 }

@@ -32,8 +32,8 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{McArgs, PromptArgs};
 use crate::commands::calls::INTERRUPTED;
-use crate::commands::gguf::write_receipt;
 use crate::commands::ingest::parse_worker;
+use crate::commands::receipt::{self as receipts, Begun};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet::write_file;
@@ -99,8 +99,10 @@ pub(crate) fn run(
     output: &Output,
 ) -> Result<Exit, Failure> {
     let (started, stages) = (SystemTime::now(), Stages::start());
-    let asked = Asked::resolve(args, experiment, prompts, settings, output)?;
+    receipts::check_folder(args.receipt.as_deref())?;
+    // A folder without images is said before weights are read.
     let chosen = Chosen::of(args, experiment, output)?;
+    let asked = Asked::resolve(args, experiment, prompts, settings, output)?;
     let roofs = roof::load_or_measure(&settings.profiles(), &asked.machine.cpu)?;
     let stop = signals_unix::stop_on_signals()?;
     let progress = Progress::default();
@@ -111,22 +113,24 @@ pub(crate) fn run(
     }
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
+    let (device, receipt_file) = (asked.machine.request, args.receipt.as_deref());
+    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
     let file = args.out.join("progress.json");
-    let mut done =
-        live::watch(JOB, &progress, &file, output, &stop, || engine.run(&chosen, &mut journal))?.result;
+    let watched = live::watch(JOB, &progress, &file, output, &stop, || engine.run(&chosen, &mut journal));
+    let mut done = begun.ended(watched, output)?.result;
     if !done.interrupted {
         for folder in asked.folders() {
             done.notes.extend(left_by_others(folder, started)?);
         }
     }
     let receipt = done.receipt(&asked, &chosen, started, &stages, &roofs);
-    write_receipt(&receipt, &args.out, args.receipt.as_deref())?;
     let compared = summary::vision::compared(experiment, &done.results);
     if receipt.state == RunState::Finished && !done.images.is_empty() {
         let Done { ran, images, thumbnails, .. } = &done;
         let page = Page { receipt: &receipt, ran, images, thumbnails, compared: &compared };
-        write_file(&args.out.join("report.html"), &page.html())?;
+        begun.ended(write_file(&args.out.join("report.html"), &page.html()), output)?;
     }
+    receipts::write(&receipt, &args.out, receipt_file)?;
     if receipt.state == RunState::Interrupted {
         output.note(INTERRUPTED);
     }
