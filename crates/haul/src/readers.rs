@@ -6,7 +6,7 @@ use std::process::Command;
 use haul_corpus::readers::{Ocr, Pdfium, Readers};
 use haul_jobs::ingest::identify_pdfium;
 
-use crate::cli::ReaderArgs;
+use crate::cli::ingest::ReaderArgs;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;

@@ -11,7 +11,8 @@ use haul_machine::verdict::DeviceRequest;
 use haul_store::qdrant::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, ReaderArgs, StoreArg};
+use crate::cli::ingest::ReaderArgs;
+use crate::cli::{self, ComputeArgs, DeviceArgs, DtypeArg, Global, StoreArg};
 use crate::failure::Failure;
 use crate::home_unix;
 

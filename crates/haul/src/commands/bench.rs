@@ -15,7 +15,7 @@ use haul_pipeline::batch::BatchLimits;
 use haul_store::library::{Library, LibrarySettings};
 use serde_json::json;
 
-use crate::cli::{BenchCommand, BenchEncoderArgs};
+use crate::cli::bench::{BenchCommand, BenchEncoderArgs};
 use crate::commands::{Machine, model_of};
 use crate::failure::Failure;
 use crate::output::Output;

@@ -14,7 +14,7 @@ use haul_pipeline::receipt::{
 use serde_json::{Value, json};
 
 use crate::Exit;
-use crate::cli::EngineArgs;
+use crate::cli::llm::EngineArgs;
 use crate::commands::generator::Opened;
 
 /// What a run says that a signal ended.

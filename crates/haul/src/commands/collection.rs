@@ -9,7 +9,8 @@ use haul_store::qdrant::{Address, Collection, Names, State};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::{AliasArgs, CopyArgs, PushArgs, StoreArg};
+use crate::cli::StoreArg;
+use crate::cli::store::{AliasArgs, CopyArgs, PushArgs};
 use crate::commands::server;
 use crate::failure::Failure;
 use crate::output::Output;

@@ -14,7 +14,7 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Calls, Items, Note, Receipt, RunState};
 use serde_json::{Value, json};
 
-use crate::cli::CompareArgs;
+use crate::cli::llm::CompareArgs;
 use crate::commands::find;
 use crate::commands::gguf::{GgufFile, Opener, note_others, read_gb_per_s};
 use crate::commands::receipt::{self, Begun, Measuring, nothing_measured};

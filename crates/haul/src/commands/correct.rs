@@ -14,7 +14,7 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Receipt};
 use serde_json::{Value, json};
 
-use crate::cli::{CorrectArgs, CorrectMode};
+use crate::cli::llm::{CorrectArgs, CorrectMode};
 use crate::commands::receipt::{self, Begun};
 use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;

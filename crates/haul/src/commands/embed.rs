@@ -21,7 +21,7 @@ use haul_pipeline::stage::{Stages, Stop};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{EmbedArgs, HeadArg, RoleArg};
+use crate::cli::search::{EmbedArgs, HeadArg, RoleArg};
 use crate::commands::{Machine, dim_of};
 use crate::failure::Failure;
 use crate::output::{Output, closed_is_fine};

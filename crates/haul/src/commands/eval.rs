@@ -7,7 +7,7 @@ use haul_jobs::search::evaluate::{Judgments, Query, evaluate, parse_golden, pars
 use haul_store::search::{Filters, Parents};
 
 use crate::Exit;
-use crate::cli::EvalArgs;
+use crate::cli::search::EvalArgs;
 use crate::commands::search;
 use crate::failure::Failure;
 use crate::output::Output;

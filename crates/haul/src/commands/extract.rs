@@ -35,7 +35,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::embedder::Embedder;
-use crate::cli::{ExtractArgs, ReaderArgs};
+use crate::cli::ingest::ReaderArgs;
+use crate::cli::llm::ExtractArgs;
 use crate::commands::generator::{self, Opened};
 use crate::commands::ingest::parse_worker;
 use crate::commands::receipt::{self, Begun};

@@ -11,7 +11,7 @@ use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
 
-use crate::cli::GenerateArgs;
+use crate::cli::llm::GenerateArgs;
 use crate::commands::receipt::{self, Begun};
 use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;

@@ -17,7 +17,7 @@ use haul_machine::verdict::{DeviceRequest, Verdict};
 use haul_pipeline::stage::Stop;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::EngineArgs;
+use crate::cli::llm::EngineArgs;
 use crate::commands::{find, remote};
 use crate::failure::Failure;
 use crate::output::Output;

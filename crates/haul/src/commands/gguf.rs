@@ -9,7 +9,7 @@ use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience}
 use haul_machine::cpu::{self, Cpu};
 use haul_machine::verdict::DeviceRequest;
 
-use crate::cli::LlmArgs;
+use crate::cli::llm::LlmArgs;
 use crate::commands::generator;
 use crate::failure::Failure;
 use crate::output::Output;

@@ -36,7 +36,7 @@ use haul_store::publish::Publisher;
 use haul_store::qdrant::{Address, Collection, State};
 use serde_json::json;
 
-use crate::cli::IngestArgs;
+use crate::cli::ingest::IngestArgs;
 use crate::commands::receipt::{self, Begun};
 use crate::commands::{Machine, collection, dim_of, dtype_of, model_of, outputs_of, select, server};
 use crate::failure::Failure;

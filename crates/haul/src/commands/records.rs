@@ -9,7 +9,7 @@ use haul_jobs::extract::schema::Schema;
 use serde_json::{Value, json};
 
 use crate::Exit;
-use crate::cli::{RecordsCommand, RecordsCompareArgs};
+use crate::cli::llm::{RecordsCommand, RecordsCompareArgs};
 use crate::commands::schema;
 use crate::failure::Failure;
 use crate::output::Output;

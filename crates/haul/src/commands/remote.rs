@@ -5,7 +5,7 @@ use haul_generate::remote::{Patience, Remote, RemoteSettings, ServerAddress};
 use haul_machine::verdict::DeviceRequest;
 use haul_pipeline::stage::Stop;
 
-use crate::cli::EngineArgs;
+use crate::cli::llm::EngineArgs;
 use crate::commands::generator::{Model, Opened, parallel};
 use crate::failure::Failure;
 use crate::output::Output;

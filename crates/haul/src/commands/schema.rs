@@ -8,7 +8,7 @@ use haul_jobs::extract::schema::{Group, Problem, Schema, SchemaError, Syntax};
 use serde_json::json;
 
 use crate::Exit;
-use crate::cli::{ExplainArgs, SchemaCommand};
+use crate::cli::llm::{ExplainArgs, SchemaCommand};
 use crate::commands::generator;
 use crate::failure::Failure;
 use crate::output::Output;

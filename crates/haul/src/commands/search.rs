@@ -8,7 +8,8 @@ use serde_json::json;
 use std::num::NonZeroUsize;
 
 use crate::Exit;
-use crate::cli::{DeviceArgs, FilterArgs, ModeArg, RerankArg, SearchArgs, StoreArg};
+use crate::cli::search::{FilterArgs, ModeArg, RerankArg, SearchArgs};
+use crate::cli::{DeviceArgs, StoreArg};
 use crate::commands::{Machine, dtype_of, model_of, outputs_of, server};
 use crate::failure::Failure;
 use crate::output::Output;

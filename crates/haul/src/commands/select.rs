@@ -8,7 +8,7 @@ use haul_jobs::ingest::{CalibreFolders, Inputs, JunkMetadata, Prefetch, Request,
 use haul_store::library::LibrarySettings;
 use serde_json::{Value, json};
 
-use crate::cli::{JunkArg, PrefetchArg, SelectArgs};
+use crate::cli::ingest::{JunkArg, PrefetchArg, SelectArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::summary::thousands;

@@ -8,7 +8,7 @@ use haul_jobs::ingest::mismatched::mismatches;
 use haul_store::library::Library;
 
 use crate::Exit;
-use crate::cli::{MismatchedArgs, StoreCommand};
+use crate::cli::store::{MismatchedArgs, StoreCommand};
 use crate::commands::collection;
 use crate::failure::Failure;
 use crate::output::Output;

@@ -18,7 +18,8 @@ use haul_pipeline::receipt::{Failure as NotOk, Items, Note, Receipt, RunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::{ComputeArgs, TuneArgs};
+use crate::cli::ComputeArgs;
+use crate::cli::llm::TuneArgs;
 use crate::commands::generator::usual_parallel;
 use crate::commands::gguf::{GgufFile, Opener, note_others, read_gb_per_s};
 use crate::commands::receipt::{self, Begun, Measuring, nothing_measured};

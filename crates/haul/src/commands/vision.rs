@@ -9,7 +9,7 @@ use haul_jobs::vision::statistics::weights::Weights;
 use haul_jobs::vision::statistics::{Bias, FORMULAS};
 use serde_json::json;
 
-use crate::cli::{AnalyzeArgs, VisionCommand};
+use crate::cli::vision::{AnalyzeArgs, VisionCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;

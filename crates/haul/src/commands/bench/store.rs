@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use haul_jobs::bench::store::{self as bench, Report, Settings as Job};
 use serde::Serialize;
 
-use crate::cli::BenchStoreArgs;
+use crate::cli::bench::BenchStoreArgs;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;

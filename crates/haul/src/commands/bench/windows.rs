@@ -20,7 +20,7 @@ use haul_pipeline::stage::Stages;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cli::BenchWindowsArgs;
+use crate::cli::bench::BenchWindowsArgs;
 use crate::commands::{Machine, extract, schema};
 use crate::failure::Failure;
 use crate::output::Output;

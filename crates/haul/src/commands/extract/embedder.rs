@@ -12,7 +12,8 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::stage::{Stages, Stop};
 use serde_json::{Value, json};
 
-use crate::cli::{ComputeArgs, ExtractArgs};
+use crate::cli::ComputeArgs;
+use crate::cli::llm::ExtractArgs;
 use crate::commands::Machine;
 use crate::failure::Failure;
 use crate::output::Output;

@@ -18,7 +18,7 @@ use haul_pipeline::receipt::Pass;
 use haul_store::library::{Chunkers, FixedWords, Library, LibrarySettings, SemanticWords};
 
 use super::{Target, library_settings, parse_worker, reembed, refuse_differences};
-use crate::cli::{ChunkArgs, ChunkerArg, IngestArgs};
+use crate::cli::ingest::{ChunkArgs, ChunkerArg, IngestArgs};
 use crate::commands::{Machine, dense_of, dtype_of, model_of, select};
 use crate::failure::Failure;
 use crate::output::Output;

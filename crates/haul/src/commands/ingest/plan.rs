@@ -16,7 +16,7 @@ use haul_pipeline::stage::{Stages, Stop};
 use haul_store::library::{Library, free_bytes};
 
 use super::{Target, Wanted, job_settings, memory_bytes, parse_worker, run_folder, wanted};
-use crate::cli::IngestArgs;
+use crate::cli::ingest::IngestArgs;
 use crate::commands::scratch::ScratchFolder;
 use crate::commands::{Machine, outputs_of};
 use crate::failure::Failure;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::run_into;
 use crate::Exit;
-use crate::cli::{ChunkerArg, IngestArgs};
+use crate::cli::ingest::{ChunkerArg, IngestArgs};
 use crate::commands::model_of;
 use crate::failure::Failure;
 use crate::output::Output;

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Exit;
-use crate::cli::{DeleteArgs, FilterArgs, ListArgs, StoreArg};
+use crate::cli::StoreArg;
+use crate::cli::search::FilterArgs;
+use crate::cli::store::{DeleteArgs, ListArgs};
 use crate::commands::{search, server};
 use crate::failure::Failure;
 use crate::output::Output;

@@ -4,7 +4,7 @@ use haul_store::library::Library;
 use serde_json::json;
 
 use crate::Exit;
-use crate::cli::MergeArgs;
+use crate::cli::store::MergeArgs;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::Settings;

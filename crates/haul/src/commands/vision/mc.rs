@@ -30,7 +30,7 @@ use haul_pipeline::receipt::{CacheUse, Failure as NotOk, Note, RunState};
 use haul_pipeline::stage::{Stages, Stop};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{McArgs, PromptArgs};
+use crate::cli::vision::{McArgs, PromptArgs};
 use crate::commands::calls::INTERRUPTED;
 use crate::commands::ingest::parse_worker;
 use crate::commands::receipt::{self as receipts, Begun};

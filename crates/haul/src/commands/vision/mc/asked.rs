@@ -14,7 +14,7 @@ use haul_jobs::vision::tower::Tower;
 use haul_machine::dtype::{Dtype, DtypeRequest};
 use haul_machine::memory;
 
-use crate::cli::{DropoutArgs, McArgs, PerturbArg, PromptArgs};
+use crate::cli::vision::{DropoutArgs, McArgs, PerturbArg, PromptArgs};
 use crate::commands::Machine;
 use crate::commands::generator::identity;
 use crate::failure::Failure;

@@ -8,7 +8,7 @@ use haul_jobs::vision::images::{self, Manifest};
 use haul_jobs::vision::sample;
 use haul_pipeline::receipt::Failure as NotOk;
 
-use crate::cli::{McArgs, SamplingArg};
+use crate::cli::vision::{McArgs, SamplingArg};
 use crate::failure::Failure;
 use crate::output::Output;
 
