@@ -7,6 +7,8 @@
 
 mod calibre;
 mod cut;
+mod error;
+mod inputs;
 mod metadata;
 pub mod mismatched;
 mod parse;
@@ -33,33 +35,30 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use haul_corpus::calibre::CalibreError;
 use haul_corpus::document::Furniture;
 use haul_corpus::limits::Limits;
 use haul_corpus::readers::{Readers, Setup};
-use haul_corpus::source::{self, ListFailure, Listing};
-use haul_corpus::verdict::{ParseFailure, Verdict};
-use haul_corpus::worker::WorkerError;
+use haul_corpus::source::Listing;
 use haul_encoder::dtype::Dtype;
 use haul_encoder::embedder::{Embedder, LoadError};
 use haul_encoder::model_dir::ModelDir;
 use haul_pipeline::batch::{BatchLimits, TokenQueue};
 use haul_pipeline::cache::Cache;
-use haul_pipeline::journal::{Journal, JournalError, JournalKey};
+use haul_pipeline::journal::{Journal, JournalKey};
 use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure, Items, Note, PruneRefused, Quality, Truncated};
 use haul_pipeline::stage::{Meter, Stages, Stop, channel};
 use haul_store::library::{
-    DocumentRecord, DocumentUpdate, Fingerprint, IngestCost, Library, ManifestRow, OpenError, ReadError,
-    VectorKey, WriteError,
+    DocumentRecord, DocumentUpdate, Fingerprint, IngestCost, Library, ManifestRow, VectorKey,
 };
-use haul_store::publish::{PublishError, Published, Publisher};
+use haul_store::publish::{Published, Publisher};
 use uuid::Uuid;
 
 use crate::encode::{self, Computed, Encoded, Sequence};
 use crate::quality::{self, Sample};
-use calibre::{Book, Found};
 pub use calibre::{CalibreFolders, FORMATS, LibraryFound, Selection};
+pub use error::IngestError;
+pub use inputs::{Inputs, Request};
 pub use metadata::JunkMetadata;
 pub use parse::WorkerProgram;
 pub use pdf::identify as identify_pdfium;
@@ -104,79 +103,6 @@ pub enum Gone {
 pub const PRUNE_FREE_MAX: usize = 10;
 /// Of more documents, a prune takes one of so many at most of those that are known under the paths.
 pub const PRUNE_ONE_OF: usize = 4;
-
-/// The files under the paths that a user names.
-#[derive(Default)]
-pub struct Inputs {
-    paths: Vec<PathBuf>,
-    listing: Listing,
-    /// Paths of which every document is listed: only below these can one be gone.
-    whole: Vec<PathBuf>,
-    libraries: Vec<LibraryFound>,
-    books: HashMap<PathBuf, Arc<Book>>,
-    absent: HashSet<Uuid>,
-    calibre_files: HashMap<PathBuf, Option<Uuid>>,
-}
-
-/// What a user names.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Files and folders; each must be there.
-    pub paths: &'a [PathBuf],
-    /// Files and folders of a list; one that is not there is an input that failed.
-    pub listed: &'a [PathBuf],
-    /// What of Calibre libraries is wanted.
-    pub selection: &'a Selection,
-    /// A local folder in which a copy of a Calibre database may stand for a moment.
-    pub scratch: &'a Path,
-}
-
-impl Inputs {
-    /// Lists what is there now.
-    ///
-    /// # Errors
-    /// A path that is not there, a Calibre library that cannot be read, a selection that selects nothing.
-    pub fn list(request: &Request<'_>) -> Result<Inputs, IngestError> {
-        let mut paths = select::absolute(request.paths)?;
-        let mut lost = Vec::new();
-        for path in request.listed {
-            match source::absolute(path) {
-                Ok(path) => paths.push(path),
-                Err(error) => {
-                    let failure = ParseFailure::new(Verdict::Failed, format!("listed, but: {error}"));
-                    lost.push(ListFailure { path: path.clone(), failure });
-                }
-            }
-        }
-        let mut found = calibre::find(paths.clone(), request.selection, request.scratch)?;
-        let mut listing = source::list(&found.plain)?;
-        listing.failures.extend(lost);
-        found.add_to(&mut listing);
-        select::leave_out_libraries(&mut listing);
-        let Found { whole, libraries, books, absent, known_files: calibre_files, .. } = found;
-        Ok(Inputs { paths, listing, whole, libraries, books, absent, calibre_files })
-    }
-
-    /// The Calibre libraries among the paths.
-    #[must_use]
-    pub fn libraries(&self) -> &[LibraryFound] {
-        &self.libraries
-    }
-
-    /// # Errors
-    /// [`IngestError::NoFiles`] where there is no file at all.
-    pub fn refuse_empty(&self) -> Result<(), IngestError> {
-        if self.listing.files.is_empty() && self.listing.failures.is_empty() {
-            let (paths, hidden) = (self.paths.clone(), self.listing.hidden);
-            return Err(IngestError::NoFiles { paths, hidden });
-        }
-        Ok(())
-    }
-
-    fn bytes(&self) -> u64 {
-        self.listing.files.iter().map(|file| file.size_bytes).sum()
-    }
-}
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -325,150 +251,6 @@ pub(crate) enum Purpose {
     Stored(VectorKey),
     /// A sentence, to be compared with its neighbours.
     Sentence(VectorKey),
-}
-
-/// An ingest could not go on. Bad input is never an error: it ends in a verdict.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum IngestError {
-    /// A path cannot be listed.
-    #[error(transparent)]
-    List(#[from] source::SourceError),
-    /// There is nothing to read.
-    #[error("no files under {}{}", shown_paths(paths), shown_hidden(*hidden))]
-    NoFiles {
-        /// The paths given.
-        paths: Vec<PathBuf>,
-        /// Entries whose names start with a dot.
-        hidden: usize,
-    },
-    /// A Calibre library cannot be read.
-    #[error(transparent)]
-    Calibre(#[from] CalibreError),
-    /// A selection of books, and something that is no Calibre library.
-    #[error("{condition} selects books of a Calibre library, and {} is none", path.display())]
-    NotSelectable {
-        /// The first condition.
-        condition: String,
-        /// The path.
-        path: PathBuf,
-    },
-    /// No book is as asked for.
-    #[error("{books} books in Calibre, and none is as asked for: {conditions}")]
-    NothingSelected {
-        /// As typed.
-        conditions: String,
-        /// Books there are.
-        books: usize,
-    },
-    /// A book id that Calibre does not know.
-    #[error("--calibre-id {asked}: Calibre has no such book ({})", shown_books(*books, *known))]
-    NoSuchBook {
-        /// As typed.
-        asked: String,
-        /// Books there are.
-        books: usize,
-        /// Their lowest and highest id.
-        known: Option<(i64, i64)>,
-    },
-    /// The local disk does not take copies of files on a share.
-    #[error("{}: a file on a share cannot be copied here: {source}", path.display())]
-    Prefetch {
-        /// The copy.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// No parse worker can be started.
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
-    /// The weights cannot be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The library cannot be opened a second time for reading.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The library cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The library cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The library could not be brought to the server.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// The journal cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// All stages ended and documents still lack vectors: a defect of this program.
-    #[error("{documents} documents are left without all of their vectors")]
-    VectorsMissing {
-        /// How many.
-        documents: usize,
-    },
-    /// The folder of a forecast cannot be used, or a file of its sample not be read.
-    #[error("cannot use {}: {source}", path.display())]
-    Scratch {
-        /// Which.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// All input is in the library; a text of the comparison has no vector in f32.
-    #[error("the vectors are in the library, and cannot be compared with f32: {0}")]
-    Quality(String),
-}
-
-impl IngestError {
-    /// The user's next step, where there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::List(error) => error.hint().map(str::to_owned),
-            Self::Worker(error) => error.hint().map(str::to_owned),
-            Self::Load(error) => error.hint().map(str::to_owned),
-            Self::Open(error) => error.hint().map(str::to_owned),
-            Self::Read(error) => error.hint().map(str::to_owned),
-            Self::Write(error) => error.hint().map(Into::into),
-            Self::Publish(error) => error.hint().map(str::to_owned),
-            Self::Journal(error) => error.hint().map(str::to_owned),
-            Self::NoFiles { .. } => Some(
-                "give files, or a folder that holds EPUB, PDF, DOCX, HTML, Markdown, text or JSONL files"
-                    .to_owned(),
-            ),
-            Self::Calibre(error) => error.hint().map(str::to_owned),
-            Self::NotSelectable { .. } => Some(
-                "give the folder that holds metadata.db; for plain files, --files-from takes a list of paths"
-                    .to_owned(),
-            ),
-            Self::NothingSelected { .. } => {
-                Some("each is part of a name as Calibre shows it, in any letter case".to_owned())
-            }
-            Self::NoSuchBook { .. } => {
-                Some("`calibredb list` shows the ids; --title selects by name".to_owned())
-            }
-            Self::Prefetch { .. } => {
-                Some("free some space, or read files where they are: --prefetch never".to_owned())
-            }
-            Self::VectorsMissing { .. } | Self::Scratch { .. } | Self::Quality(_) => None,
-        }
-    }
-}
-
-/// Paths in a message.
-fn shown_paths(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn shown_hidden(hidden: usize) -> String {
-    if hidden == 0 { String::new() } else { format!("; {hidden} hidden are left out") }
-}
-
-fn shown_books(books: usize, known: Option<(i64, i64)>) -> String {
-    match known {
-        Some((least, most)) => format!("{books} books, ids {least} to {most}"),
-        None => "it has no books".to_owned(),
-    }
 }
 
 /// Runs the job to its end, or to a stop.

@@ -30,7 +30,7 @@ use haul_pipeline::cache::Cache;
 use haul_pipeline::journal::Journal;
 use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt, RunState};
-use haul_pipeline::stage::{Stages, Stop};
+use haul_pipeline::stage::Stages;
 use serde::Serialize;
 use serde_json::json;
 
@@ -131,7 +131,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
             traces: None,
             so_far: None,
         };
-        companies.run(&found, &mut desk, &stop, &mut results, &mut parts)
+        companies.run(&found, &mut desk, &mut results, &mut parts)
     });
     remote::note_other_models(&opened, output);
     let engine = calls::settings_shown(&args.engine, &opened.generator);
@@ -213,11 +213,10 @@ impl Companies<'_> {
         &self,
         found: &[Found],
         desk: &mut Desk,
-        stop: &Stop,
         results: &mut Results,
         parts: &mut Parts<'_>,
     ) -> Result<(), Failure> {
-        let ran = self.each(found, desk, stop, results, parts);
+        let ran = self.each(found, desk, results, parts);
         // Of a run that was ended before it came to anything, an earlier one's files say more.
         if (results.asked.interrupted || ran.is_err()) && results.coverage.is_empty() {
             return ran;
@@ -231,7 +230,6 @@ impl Companies<'_> {
         &self,
         found: &[Found],
         desk: &mut Desk,
-        stop: &Stop,
         results: &mut Results,
         parts: &mut Parts<'_>,
     ) -> Result<(), Failure> {
@@ -239,7 +237,7 @@ impl Companies<'_> {
         results.items.total = found.len() as u64;
         let end = self.caps.budget.map(|budget| Instant::now() + budget);
         for (number, one) in found.iter().enumerate() {
-            if stop.requested() {
+            if parts.stop.requested() {
                 results.asked.interrupted = true;
                 break;
             }
