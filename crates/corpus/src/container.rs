@@ -183,8 +183,15 @@ fn failure_of(error: &SevenZipError) -> ParseFailure {
             let why = format!("unpacking takes {actaul_kb} KiB of memory, more than {max_kb}");
             ParseFailure::new(Verdict::TooLarge, why)
         }
-        other => ParseFailure::new(Verdict::Corrupt, format!("the archive is damaged: {other}")),
+        // The crate shows all others as its own source writes them.
+        SevenZipError::Other(what) => damaged(what),
+        SevenZipError::Io(error, _) => damaged(&error.to_string()),
+        other => damaged(&other.to_string()),
     }
+}
+
+fn damaged(why: &str) -> ParseFailure {
+    ParseFailure::new(Verdict::Corrupt, format!("the archive is damaged: {why}"))
 }
 
 fn encrypted() -> ParseFailure {

@@ -103,46 +103,46 @@ pub(crate) struct ExtractArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Tokens of a window of documents, at most [default: what the schema says and the model's context leaves]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1_048_576), help_heading = "Questions")]
     pub(crate) window_tokens: Option<u32>,
     /// Rank windows by an embedding model too, fused with their words: its name or folder (`haul model list`)
     /// [default: by words alone]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Questions")]
     pub(crate) embedder: Option<String>,
     /// Windows that are asked which facilities they name, best first: a number, or all
-    #[arg(long, value_name = "N", default_value_t = Most::All)]
+    #[arg(long, value_name = "N", default_value_t = Most::All, help_heading = "Questions")]
     pub(crate) entity_windows: Most,
     /// Windows that every group of fields is asked in first, best first
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Questions")]
     pub(crate) group_windows: u32,
     /// Further windows of every group, best first: a number, or all
-    #[arg(long, value_name = "N", default_value_t = Most::All)]
+    #[arg(long, value_name = "N", default_value_t = Most::All, help_heading = "Questions")]
     pub(crate) section_passes: Most,
     /// Fields of a facility that are asked for by themselves in the end, what is perhaps there first
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000), help_heading = "Questions")]
     pub(crate) deep_fields: u32,
     /// Do not ask again whether values are right
-    #[arg(long)]
+    #[arg(long, help_heading = "Questions")]
     pub(crate) no_verify: bool,
     /// Ask every group in every window, also for what is found and where the model says that nothing of it is there
-    #[arg(long)]
+    #[arg(long, help_heading = "Questions")]
     pub(crate) no_early_stop: bool,
     /// Facilities of a company, at most: those that most windows name [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Questions")]
     pub(crate) facilities: Option<u32>,
     /// Time for all calls, such as 90s, 60m or 2h: the most valuable come first, and the rest is listed [default: none]
-    #[arg(long, value_name = "TIME", value_parser = crate::commands::extract::duration)]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Run")]
     pub(crate) budget: Option<Duration>,
     /// Write every question and answer to DIR/traces/NAME.jsonl too, without keys and passwords
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub(crate) traces: bool,
     /// Read some companies, say what calls, tokens and minutes all of them will come to and what each cap saves, and stop
-    #[arg(long, conflicts_with_all = ["budget", "traces", "receipt"])]
+    #[arg(long, conflicts_with_all = ["budget", "traces", "receipt"], help_heading = "Run")]
     pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) readers: ReaderArgs,
     /// Write what was done, where and how fast, as JSON, here too
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(crate) receipt: Option<PathBuf>,
 }
 
@@ -270,21 +270,16 @@ pub(crate) struct TuneArgs {
     pub(crate) llm: LlmArgs,
 }
 
-/// A number of minutes, or with its unit: `90s`, `10m`, `1h`.
+/// `90s`, `60m`, `2h`.
 fn time(text: &str) -> Result<Duration, String> {
-    const HOURS_MAX: f64 = 24.0;
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "s" => 1.0,
-        "" | "m" => 60.0,
-        "h" => 3600.0,
-        unit => return Err(format!("`{unit}` is no unit of time (s, m, h)")),
+    let wrong = || format!("`{text}` is no time such as 90s, 60m or 2h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
     };
-    let seconds = digits.trim().parse::<f64>().map_err(|_| "not a time such as 10m".to_owned())? * factor;
-    let is_within = (0.0..=HOURS_MAX * 3600.0).contains(&seconds);
-    if is_within {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err(format!("not within 0..={HOURS_MAX} h"))
-    }
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::cli::llm::CompareArgs;
 use crate::commands::find;
 use crate::commands::gguf::{GgufFile, Opener, note_others, read_gb_per_s};
-use crate::commands::receipt::{self, Begun, Measuring, nothing_measured};
+use crate::commands::receipt::{self, Job, Measuring, nothing_measured};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet;
@@ -37,7 +37,7 @@ const TEXT_BYTES_MAX: u64 = 64 << 20;
 /// Runs the command.
 pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let started = SystemTime::now();
-    receipt::check_folder(args.receipt.as_deref())?;
+    receipt::check(args.receipt.as_deref())?;
     let job = compare::Settings {
         text: text(&args.text)?,
         cases: args.cases.as_deref().map_or_else(|| Ok(CaseSet::built_in()), cases)?,
@@ -57,7 +57,8 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
     };
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
     let (device, receipt_file) = (job.device, args.receipt.as_deref());
-    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
+    let run = Job { name: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
+    run.begin()?;
     let progress = Progress::default();
     let mut parts = Parts {
         open: &open,
@@ -71,12 +72,12 @@ pub(crate) fn run(args: &CompareArgs, settings: &Settings, output: &Output) -> R
     let live = args.out.join("progress.json");
     let found =
         live::keep(JOB, &progress, &live, output, &stop, || compare::run(&job, &subjects, &mut parts));
-    let found = begun.ended(found.map_err(Failure::from), output)?;
+    let found = run.ended(found.map_err(Failure::from), output)?;
     let made = clock::rfc3339_utc(started);
     let mut shown = shown(args, &job, n_ctx, opener.threads);
     shown["others_busy_cores"] = json!(others_busy_cores);
     let receipt = receipt(&found, started, shown.clone(), &subjects, job.device);
-    begun.ended(write(args, &found, &made, &shown), output)?;
+    run.ended(write(args, &found, &made, &shown), output)?;
     receipt::write(&receipt, &args.out, receipt_file)?;
     say(&found, args, &shown, &made, output)?;
     Ok(exit(&found))

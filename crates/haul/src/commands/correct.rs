@@ -15,7 +15,7 @@ use haul_pipeline::receipt::{Failure as Failed, Items, Receipt};
 use serde_json::{Value, json};
 
 use crate::cli::llm::{CorrectArgs, CorrectMode};
-use crate::commands::receipt::{self, Begun};
+use crate::commands::receipt::{self, Job};
 use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -33,7 +33,7 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 /// Runs the command.
 pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let (started, clock) = (SystemTime::now(), Instant::now());
-    receipt::check_folder(args.receipt.as_deref())?;
+    receipt::check(args.receipt.as_deref())?;
     let manuscript = read(&args.file)?;
     let expected = args.expect.as_deref().map(whole).transpose()?;
     let target = target(args)?;
@@ -42,25 +42,23 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
     fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
     let device = settings.device(&args.engine.device)?;
-    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: args.receipt.as_deref() };
-    let mut work = || {
-        let mut opened = generator::open(&args.engine, settings, &stop, output)?;
-        let profile = profile(args, &opened.model.id, output)?;
-        let opened_s = clock.elapsed().as_secs_f64();
-        let progress = Progress::default();
-        let on_failure = if args.fail_fast { OnFailure::End } else { OnFailure::Keep };
-        let watched = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
-            let mut parts = Parts {
-                generator: &mut opened.generator,
-                journal: &mut journal,
-                progress: &progress,
-                stop: &stop,
-            };
-            correct::run(manuscript.passages(), &profile, &finish, on_failure, &mut parts)
-        })?;
-        Ok((opened, opened_s, profile, watched.result))
-    };
-    let (opened, opened_s, profile, mut outcome) = begun.ended(work(), output)?;
+    let job = Job { name: JOB, started, device, out: Some(&args.out), receipt: args.receipt.as_deref() };
+    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
+    let profile = profile(args, &opened.model.id, output)?;
+    let opened_s = clock.elapsed().as_secs_f64();
+    job.begin()?;
+    let progress = Progress::default();
+    let on_failure = if args.fail_fast { OnFailure::End } else { OnFailure::Keep };
+    let watched = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
+        let mut parts = Parts {
+            generator: &mut opened.generator,
+            journal: &mut journal,
+            progress: &progress,
+            stop: &stop,
+        };
+        correct::run(manuscript.passages(), &profile, &finish, on_failure, &mut parts)
+    });
+    let mut outcome = job.ended(watched.map_err(Failure::from), output)?.result;
     remote::note_other_models(&opened, output);
     let answering_s = clock.elapsed().as_secs_f64() - opened_s;
     let run = calls::Run {
@@ -79,10 +77,10 @@ pub(crate) fn run(args: &CorrectArgs, settings: &Settings, output: &Output) -> R
         receipt::write(&receipt, &args.out, args.receipt.as_deref())?;
         return Ok(Exit::Interrupted);
     }
-    let written = begun.ended(write(&manuscript, &mut outcome, &target), output)?;
+    let written = job.ended(write(&manuscript, &mut outcome, &target), output)?;
     let run = calls::Run { seconds: clock.elapsed().as_secs_f64(), ..run };
     let receipt = run.receipt(&opened, items(&manuscript, &outcome), failures(&manuscript, &outcome));
-    begun.ended(write_reports(args, &outcome, &receipt), output)?;
+    job.ended(write_reports(args, &outcome, &receipt), output)?;
     receipt::write(&receipt, &args.out, args.receipt.as_deref())?;
     let difference = expected.and_then(|expected| first_difference(&expected, &written));
     say(args, &receipt, &target, difference.as_deref(), output)?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use haul_corpus::limits::Limits;
-use haul_corpus::readers::Setup;
+use haul_corpus::readers::{Readers, Setup};
 use haul_corpus::verdict::Verdict;
 use haul_corpus::worker::Worker;
 use haul_jobs::calls::Asked;
@@ -35,11 +35,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::embedder::Embedder;
-use crate::cli::ingest::ReaderArgs;
 use crate::cli::llm::ExtractArgs;
 use crate::commands::generator::{self, Opened};
 use crate::commands::ingest::parse_worker;
-use crate::commands::receipt::{self, Begun};
+use crate::commands::receipt::{self, Job};
 use crate::commands::scratch::ScratchFolder;
 use crate::commands::{calls, remote, schema};
 use crate::failure::Failure;
@@ -59,6 +58,8 @@ const FOLDERS_NOTED: usize = 2;
 const NAME_CHARS_MAX: usize = 80;
 /// Where `--traces` go, in `--out`.
 const TRACES: &str = "traces";
+/// Where pages of companies go, in `--out`.
+const REVIEW: &str = "review";
 /// Where archives are unpacked, in `--out`.
 const SCRATCH: &str = "unpacked";
 
@@ -77,14 +78,16 @@ struct Results {
 /// Runs the command.
 pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let (started, clock) = (SystemTime::now(), Instant::now());
-    receipt::check_folder(args.receipt.as_deref())?;
+    receipt::check(args.receipt.as_deref())?;
     let schema = schema::usable(&args.schema)?;
     let found = input::companies(&args.paths)?;
     for one in found.iter().filter(|one| one.folders >= FOLDERS_NOTED) {
         output.note(&format!(
-            "{} is read as one company, for files stand beside its {} folders; if each of them is one, give them by \
-             themselves: {0}/*/",
-            one.name, one.folders
+            "{} is read as one company, with the {} folders in it; if each of them is one, give them by themselves: \
+             {}/*/",
+            one.name,
+            one.folders,
+            one.path.display()
         ));
     }
     let stop = signals_unix::stop_on_signals()?;
@@ -92,16 +95,14 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
     // Its lock says that no other run is in `--out`.
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
     let scratch = ScratchFolder::make(args.out.join(SCRATCH))?;
-    let mut desk = desk(&args.readers, scratch.0.clone(), settings, output)?;
+    let are_read = args.readers.ocr || found.iter().any(Found::may_hold_pdfs);
+    let readers = are_read.then(|| readers::for_pdfs(&args.readers, settings, output)).transpose()?;
+    let mut desk = desk(readers.unwrap_or_default(), scratch.0.clone(), settings)?;
     let embedder =
         args.embedder.as_ref().map(|name| Embedder::open(name, args, settings, output)).transpose()?;
     let (stages, unseen) = (Stages::start(), Progress::default());
     let embedding = embedder.as_ref().map(|embedder| embedder.embedding(&stages, &unseen, &stop));
-    let (device, receipt_file) = (settings.device(&args.engine.device)?, args.receipt.as_deref());
-    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
-    let opened = generator::open(&args.engine, settings, &stop, output);
-    // Later errors have a receipt of what was done before them.
-    let mut opened = begun.ended(opened, output)?;
+    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
     let opened_s = clock.elapsed().as_secs_f64();
     let window_tokens = reading::window_tokens(&schema, args.window_tokens, &mut opened.generator)?;
     let caps = caps(args);
@@ -120,6 +121,8 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
         };
         return forecast::forecast(&companies, &found, &mut desk, &mut parts, output);
     }
+    let (device, receipt_file) = (settings.device(&args.engine.device)?, args.receipt.as_deref());
+    Job { name: JOB, started, device, out: Some(&args.out), receipt: receipt_file }.begin()?;
     let mut results = Results::default();
     let ran = live::watch(JOB, &progress, &args.out.join("progress.json"), output, &stop, || {
         let mut parts = Parts {
@@ -168,13 +171,7 @@ fn caps(args: &ExtractArgs) -> Caps {
 }
 
 /// What reads files of companies, unchanged ones from the cache, and unpacks archives in `scratch`.
-pub(super) fn desk(
-    readers: &ReaderArgs,
-    scratch: PathBuf,
-    settings: &Settings,
-    output: &Output,
-) -> Result<Desk, Failure> {
-    let readers = readers::for_pdfs(readers, settings, output)?;
+pub(super) fn desk(readers: Readers, scratch: PathBuf, settings: &Settings) -> Result<Desk, Failure> {
     let setup = Setup { limits: Limits::DEFAULT, readers };
     let program = parse_worker()?;
     let worker_args: Vec<&str> = program.args.iter().map(String::as_str).collect();
@@ -218,7 +215,7 @@ impl Companies<'_> {
     ) -> Result<(), Failure> {
         let ran = self.each(found, desk, results, parts);
         // Of a run that was ended before it came to anything, an earlier one's files say more.
-        if (results.asked.interrupted || ran.is_err()) && results.coverage.is_empty() {
+        if (results.asked.interrupted || ran.is_err()) && results.records.is_empty() {
             return ran;
         }
         // Companies that were done before an error are written too; the first of two errors is said.
@@ -356,7 +353,7 @@ impl Companies<'_> {
         if records.is_empty() {
             return Ok(());
         }
-        let folder = self.out.join("review");
+        let folder = self.out.join(REVIEW);
         fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
         let page = review::page(self.schema, records, std::slice::from_ref(company));
         written(&folder.join(format!("{}.html", file_name(&company.name))), page.as_bytes())
@@ -480,15 +477,24 @@ fn finish(
     output: &Output,
 ) -> Result<Exit, Failure> {
     let Results { records, items, failures, notes, .. } = results;
+    let started = run.started;
     let mut receipt: Receipt = run.receipt(opened, items, failures);
     receipt.notes = notes;
-    if failure.is_some() {
+    if let Some(failure) = &failure {
         receipt.state = RunState::Failed;
+        receipt.failures.push(Failed {
+            item: JOB.to_owned(),
+            verdict: "failed".to_owned(),
+            why: failure.to_string(),
+        });
     }
-    receipt::write(&receipt, &args.out, args.receipt.as_deref())?;
-    if let Some(failure) = failure {
-        return Err(failure);
+    if failure.is_none() && receipt.state == RunState::Finished && args.out.join(REVIEW).is_dir() {
+        let is_page = |name: &str| name.ends_with(".html");
+        receipt.notes.extend(receipt::left_by_others(&args.out.join(REVIEW), started, is_page)?);
     }
+    let written = receipt::write(&receipt, &args.out, args.receipt.as_deref());
+    // The first of two errors is said.
+    failure.map_or(Ok(()), Err).and(written)?;
     if calls::exit(&receipt) == Exit::Interrupted {
         output.note(calls::INTERRUPTED);
     }
@@ -503,23 +509,9 @@ fn finish(
             quality.values,
             quality.aligned,
             args.out.join("records.json").display(),
-            args.out.join("review").display()
+            args.out.join(REVIEW).display()
         );
         output.data(&summary::calls(&receipt, &results))?;
     }
     Ok(calls::exit(&receipt))
-}
-
-/// `90s`, `60m`, `2h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time such as 90s, 60m or 2h");
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
 }

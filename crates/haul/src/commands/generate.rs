@@ -12,7 +12,7 @@ use haul_pipeline::progress::Progress;
 use haul_pipeline::receipt::{Failure as Failed, Items, Note, Receipt};
 
 use crate::cli::llm::GenerateArgs;
-use crate::commands::receipt::{self, Begun};
+use crate::commands::receipt::{self, Job};
 use crate::commands::{calls, generator, remote};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -25,15 +25,17 @@ const JOB: &str = "generate";
 pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     let started = SystemTime::now();
     let clock = Instant::now();
-    receipt::check_folder(args.receipt.as_deref())?;
+    receipt::check(args.receipt.as_deref())?;
     let requests = batch::read(stdin().lock())?;
     let stop = signals_unix::stop_on_signals()?;
     let mut journal = Journal::open(&args.out.with_added_extension("journal"))?;
     let device = settings.device(&args.engine.device)?;
-    let begun = Begun { job: JOB, started, device, out: None, receipt: args.receipt.as_deref() };
+    let receipt_file = args.receipt.as_deref();
+    let job = Job { name: JOB, started, device, out: None, receipt: receipt_file };
+    let mut opened = generator::open(&args.engine, settings, &stop, output)?;
+    let opened_s = clock.elapsed().as_secs_f64();
+    job.begin()?;
     let mut work = || {
-        let mut opened = generator::open(&args.engine, settings, &stop, output)?;
-        let opened_s = clock.elapsed().as_secs_f64();
         let progress = Progress::default();
         let live = args.out.with_added_extension("progress.json");
         let (results, asked) = live::watch(JOB, &progress, &live, output, &stop, || {
@@ -41,9 +43,9 @@ pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> 
         })?
         .result;
         write(&args.out, &requests, &results, &opened.model.id)?;
-        Ok((opened, opened_s, results, asked))
+        Ok((results, asked))
     };
-    let (opened, opened_s, results, asked) = begun.ended(work(), output)?;
+    let (results, asked) = job.ended(work(), output)?;
     remote::note_other_models(&opened, output);
     let seconds = clock.elapsed().as_secs_f64();
     let run = calls::Run {
@@ -58,10 +60,8 @@ pub(crate) fn run(args: &GenerateArgs, settings: &Settings, output: &Output) -> 
     let mut receipt = run.receipt(&opened, items(&results), failures(&requests, &results));
     receipt.notes = cut(&requests, &results);
     receipt.truncated.items = receipt.notes.len() as u64;
-    if let Some(path) = &args.receipt {
-        receipt.write(path)?;
-    }
     report(&receipt, args, output)?;
+    receipt::write_too(&receipt, receipt_file)?;
     if asked.interrupted {
         output.note(calls::INTERRUPTED);
     }

@@ -21,6 +21,7 @@ use haul_encoder::weights::Weights;
 use haul_jobs::ingest::{self, Gone, Inputs, Outcome, Parts, WorkerProgram};
 use haul_jobs::models::{ModelRecord, Models};
 use haul_machine::dtype::{Dtype, DtypeRequest};
+use haul_machine::verdict::DeviceRequest;
 use haul_machine::{clock, memory, roof};
 use haul_pipeline::batch::BatchLimits;
 use haul_pipeline::cache::Cache;
@@ -37,8 +38,7 @@ use haul_store::qdrant::{Address, Collection, State};
 use serde_json::json;
 
 use crate::cli::ingest::IngestArgs;
-use crate::commands::receipt::{self, Begun};
-use crate::commands::{Machine, collection, dim_of, dtype_of, model_of, outputs_of, select, server};
+use crate::commands::{Machine, collection, dim_of, dtype_of, model_of, outputs_of, receipt, select, server};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Compute, Place, Settings};
@@ -67,7 +67,7 @@ fn run_into(
     let (started, stages) = (SystemTime::now(), Stages::start());
     let machine = Machine::resolve(settings.device(&args.compute.device)?, settings, output)?;
     let compute = settings.compute(&args.compute, &machine.cpu)?;
-    receipt::check_folder(args.receipt.as_deref())?;
+    receipt::check(args.receipt.as_deref())?;
     let stop = signals_unix::stop_on_signals()?;
     let (target, collection) = Target::of(args, settings, old, &stop)?;
     let inputs = select::inputs(&args.paths, &args.select, output)?;
@@ -105,9 +105,7 @@ fn run_into(
     let cache = Cache::open(&settings.text_cache(), settings.cache_bytes())?;
     let journal = Journal::open(&run_folder.join("journal.sqlite"))?;
     let planned = planned(&traces::folder_of(target.named()), &inputs, &library, &used, &job)?;
-    let progress = Progress::default();
-
-    let options = outputs_of(library.settings());
+    let (progress, options) = (Progress::default(), outputs_of(library.settings()));
     let load = |dtype| machine.load(&model, &options, dtype, compute.threads);
     let parts = Parts {
         library: &mut library,
@@ -125,10 +123,11 @@ fn run_into(
         progress: &progress,
         stop: &stop,
     };
-    let progress_file = run_folder.join("progress.json");
-    let watched =
-        live::watch(JOB, &progress, &progress_file, output, &stop, || ingest::run(&job, inputs, parts));
-    let watched = begun(args, started, &machine).ended(watched.map_err(Failure::from), output)?;
+    let running = run_of(args, started, machine.request);
+    running.begin()?;
+    let live = run_folder.join("progress.json");
+    let watched = live::watch(JOB, &progress, &live, output, &stop, || ingest::run(&job, inputs, parts));
+    let watched = running.ended(watched.map_err(Failure::from), output)?;
     let outcome = watched.result;
 
     let memory_bytes = job.memory_bytes;
@@ -141,8 +140,8 @@ fn run_into(
     Ok(exit(&outcome))
 }
 
-fn begun<'a>(args: &'a IngestArgs, started: SystemTime, machine: &Machine) -> Begun<'a> {
-    Begun { job: JOB, started, device: machine.request, out: None, receipt: args.receipt.as_deref() }
+fn run_of<'a>(args: &'a IngestArgs, started: SystemTime, device: DeviceRequest) -> receipt::Job<'a> {
+    receipt::Job { name: JOB, started, device, out: None, receipt: args.receipt.as_deref() }
 }
 
 /// What reads PDFs and pictures, where there are any.
@@ -269,9 +268,7 @@ fn tell(
     } else {
         output.data(&summary::ingest(receipt, outcome, &target.to_string()))?;
     }
-    if let Some(path) = receipt_file {
-        receipt.write(path)?;
-    }
+    receipt::write_too(receipt, receipt_file)?;
     if let Some(PruneRefused { gone, known }) = &outcome.items.prune_refused {
         let refused = Failure::new(format!(
             "--prune: the files of {} of {} documents are gone, and none of these was removed",

@@ -1,7 +1,9 @@
-//! Receipts: of runs that measure, and of runs that fail.
+//! Where receipts stand: of runs that measure, of runs that fail, and never in place of anything else.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict};
@@ -16,9 +18,13 @@ use crate::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// A run that has begun to work: an earlier run's receipt in its place says nothing of it.
-pub(crate) struct Begun<'a> {
-    pub(crate) job: &'static str,
+/// A receipt begins so, within this many bytes.
+const BEGINNING: &str = "\"schema\": \"haul.receipt/";
+const BEGINNING_BYTES: u64 = 64;
+
+/// A run, and where its receipt goes.
+pub(crate) struct Job<'a> {
+    pub(crate) name: &'static str,
     pub(crate) started: SystemTime,
     pub(crate) device: DeviceRequest,
     /// The folder of a run that has one.
@@ -27,14 +33,27 @@ pub(crate) struct Begun<'a> {
     pub(crate) receipt: Option<&'a Path>,
 }
 
-impl Begun<'_> {
+impl Job<'_> {
+    /// Takes away an earlier run's receipt: from now on it says nothing of what is there, also where this run is killed.
+    /// What fails before has changed nothing, and leaves the receipt of what is there.
+    pub(crate) fn begin(&self) -> Result<(), Failure> {
+        for file in self.files() {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Failure::io("remove", &file, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Hands on how the run went. Where it failed there is a receipt that says so, and why.
     pub(crate) fn ended<T>(&self, ran: Result<T, Failure>, output: &Output) -> Result<T, Failure> {
         if let Err(failure) = &ran {
             let receipt = self.failed(failure);
-            let files = self.out.map(|out| out.join("receipt.json")).into_iter();
-            for file in files.chain(self.receipt.map(Path::to_owned)) {
-                if let Err(error) = receipt.write(&file) {
+            for file in self.files() {
+                if let Err(error) = write_too(&receipt, Some(&file)) {
                     output.note(&error.to_string());
                 }
             }
@@ -42,17 +61,23 @@ impl Begun<'_> {
         ran
     }
 
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let in_folder = self.out.map(|out| out.join("receipt.json"));
+        in_folder.into_iter().chain(self.receipt.map(Path::to_owned))
+    }
+
     fn failed(&self, failure: &Failure) -> Receipt {
         let (state, verdict) = match failure.exit() {
             Exit::Interrupted => (RunState::Interrupted, "interrupted"),
             _ => (RunState::Failed, "failed"),
         };
-        let why = NotOk { item: self.job.to_owned(), verdict: verdict.to_owned(), why: failure.to_string() };
+        let Job { name, started, device, .. } = *self;
+        let why = NotOk { item: name.to_owned(), verdict: verdict.to_owned(), why: failure.to_string() };
         let measuring = Measuring {
-            job: self.job,
-            started: self.started,
+            job: name,
+            started,
             settings: json!({}),
-            device: nothing_measured(self.device),
+            device: nothing_measured(device),
             unit: "item",
             items: Items::default(),
             calls: None,
@@ -65,16 +90,30 @@ impl Begun<'_> {
     }
 }
 
-/// Said before hours of work, not after them.
-pub(crate) fn check_folder(receipt: Option<&Path>) -> Result<(), Failure> {
-    let Some(folder) = receipt.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty()) else {
-        return Ok(());
+/// Whether a receipt can stand where the user wants it: said before hours of work, not after them.
+pub(crate) fn check(receipt: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = receipt else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Failure::new(format!("--receipt: there is no folder {}", folder.display()))
+            .hint("make the folder first"));
+    }
+    let is_free = match fs::metadata(path) {
+        Ok(found) => found.is_file() && (found.len() == 0 || is_receipt(path)?),
+        Err(_) => true,
     };
-    if folder.is_dir() {
+    if is_free {
         return Ok(());
     }
-    Err(Failure::new(format!("--receipt: there is no folder {}", folder.display()))
-        .hint("make the folder first"))
+    Err(Failure::new(format!("--receipt: {} is there, and is no receipt", path.display()))
+        .hint("nothing but an earlier receipt is replaced: give another name"))
+}
+
+fn is_receipt(path: &Path) -> Result<bool, Failure> {
+    let mut beginning = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning));
+    read.map_err(|error| Failure::io("read", path, &error))?;
+    Ok(String::from_utf8_lossy(&beginning).contains(BEGINNING))
 }
 
 /// The verdict of a run that measured nothing.
@@ -93,10 +132,16 @@ pub(crate) fn nothing_measured(requested: DeviceRequest) -> Verdict {
 /// Writes a receipt into the folder of a run, and where the user wants it too.
 pub(crate) fn write(receipt: &Receipt, out: &Path, too: Option<&Path>) -> Result<(), Failure> {
     receipt.write(&out.join("receipt.json"))?;
+    write_too(receipt, too)
+}
+
+/// Writes a receipt where the user wants it, unless the run itself left something else there.
+pub(crate) fn write_too(receipt: &Receipt, too: Option<&Path>) -> Result<(), Failure> {
+    check(too)?;
     too.map_or(Ok(()), |path| Ok(receipt.write(path)?))
 }
 
-/// What a receipt of a measuring job is made of.
+/// What a receipt is made of where a run measures, or comes to nothing.
 pub(crate) struct Measuring {
     pub(crate) job: &'static str,
     pub(crate) started: SystemTime,
@@ -153,4 +198,24 @@ impl Measuring {
             notes: self.notes,
         }
     }
+}
+
+/// Files of results in a folder that are older than the run: they are of another one, or of other settings.
+pub(crate) fn left_by_others(
+    folder: &Path,
+    started: SystemTime,
+    is_result: impl Fn(&str) -> bool,
+) -> Result<Vec<Note>, Failure> {
+    let failed = |error: std::io::Error| Failure::io("list", folder, &error);
+    let mut notes = vec![];
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_result = is_result(&entry.file_name().to_string_lossy());
+        if is_result && entry.metadata().and_then(|of| of.modified()).map_err(failed)? < started {
+            let says = "of an earlier run; this one has not written it".to_owned();
+            notes.push(Note { item: entry.path().display().to_string(), says });
+        }
+    }
+    notes.sort_by(|a, b| a.item.cmp(&b.item));
+    Ok(notes)
 }

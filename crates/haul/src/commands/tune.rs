@@ -22,11 +22,11 @@ use crate::cli::ComputeArgs;
 use crate::cli::llm::TuneArgs;
 use crate::commands::generator::usual_parallel;
 use crate::commands::gguf::{GgufFile, Opener, note_others, read_gb_per_s};
-use crate::commands::receipt::{self, Begun, Measuring, nothing_measured};
+use crate::commands::receipt::{self, Job, Measuring, nothing_measured};
 use crate::commands::{Machine, find};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::report::sheet::{self, Sheet};
+use crate::report::sheet;
 use crate::settings::Settings;
 use crate::{Exit, live, report, signals_unix};
 
@@ -39,7 +39,7 @@ const CONTEXT_TOKENS: u32 = 2048;
 /// Runs the command.
 pub(crate) fn run(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Failure> {
     find::refuse_server(&args.model)?;
-    receipt::check_folder(args.receipt.as_deref())?;
+    receipt::check(args.receipt.as_deref())?;
     let is_gguf = Path::new(&args.model).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_gguf { llm(args, settings, output) } else { embedder(args, settings, output) }
 }
@@ -78,13 +78,14 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
         stop: &stop,
     };
     let live = args.out.join("progress.json");
-    let begun = begun(args, started, opener.device);
+    let run = run_of(args, started, opener.device);
+    run.begin()?;
     let found = live::keep(JOB, &progress, &live, output, &stop, || tune::run(&job, &parts));
-    let found = begun.ended(found.map_err(Failure::from), output)?;
+    let found = run.ended(found.map_err(Failure::from), output)?;
     let is_swept = found.is_swept();
     let kept = match found.interrupted || !is_swept {
         true => None,
-        false => Some(keep(&found, &file, &opener, settings)?),
+        false => Some(run.ended(keep(&found, &file, &opener, settings), output)?),
     };
     let made = clock::rfc3339_utc(started);
     let page = report::tune::sheet(&found, &name, kept.as_deref(), &made);
@@ -92,7 +93,8 @@ fn llm(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exit, Fa
                         "repetitions": args.repetitions, "device": opener.device.to_string(), "control": job.control,
                         "others_busy_cores": others_busy_cores });
     let document = document(&found, &shown, &made, kept.as_deref())?;
-    write(args, &document, &page, &receipt(&found, started, shown, opener.device))?;
+    run.ended(sheet::write(&args.out, &document, &page), output)?;
+    receipt::write(&receipt(&found, started, shown, opener.device), &args.out, args.receipt.as_deref())?;
     let line = match &found.withdrawn {
         _ if !is_swept && !found.interrupted => {
             "nothing was measured beside the defaults, and nothing is kept; --budget gives it more time"
@@ -152,9 +154,10 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
     let progress = Progress::default();
     let parts = encoder::Parts { model: &model, embedder: &loaded, progress: &progress, stop: &stop };
     let live = args.out.join("progress.json");
-    let begun = begun(args, started, request);
+    let run = run_of(args, started, request);
+    run.begin()?;
     let found = live::keep(JOB, &progress, &live, output, &stop, || encoder::run(&job, &parts));
-    let found = begun.ended(found.map_err(Failure::from), output)?;
+    let found = run.ended(found.map_err(Failure::from), output)?;
     let kept = if stop.requested() {
         None
     } else {
@@ -174,7 +177,8 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
     let rows = found.rows.len() as u64;
     let state = if stop.requested() { RunState::Interrupted } else { RunState::Finished };
     let receipt = measuring(started, shown, machine.verdict, (rows, vec![]), vec![], state).receipt();
-    write(args, &document, &page, &receipt)?;
+    run.ended(sheet::write(&args.out, &document, &page), output)?;
+    receipt::write(&receipt, &args.out, args.receipt.as_deref())?;
     let line = match &found.withdrawn {
         None => format!("{:.2}x the default with {} tokens in a batch", found.gain, found.best.batch_tokens),
         Some(_) if stop.requested() => "stopped; nothing is kept".to_owned(),
@@ -189,8 +193,8 @@ fn embedder(args: &TuneArgs, settings: &Settings, output: &Output) -> Result<Exi
     Ok(if stop.requested() { Exit::Interrupted } else { Exit::Ok })
 }
 
-fn begun(args: &TuneArgs, started: SystemTime, device: DeviceRequest) -> Begun<'_> {
-    Begun { job: JOB, started, device, out: Some(&args.out), receipt: args.receipt.as_deref() }
+fn run_of(args: &TuneArgs, started: SystemTime, device: DeviceRequest) -> Job<'_> {
+    Job { name: JOB, started, device, out: Some(&args.out), receipt: args.receipt.as_deref() }
 }
 
 fn encoder_shown(args: &TuneArgs, sha256: &str, dtype: Dtype, threads: usize) -> Value {
@@ -212,11 +216,6 @@ fn document(
         all.extend(report);
     }
     Ok(document)
-}
-
-fn write(args: &TuneArgs, document: &Value, page: &Sheet, receipt: &Receipt) -> Result<(), Failure> {
-    sheet::write(&args.out, document, page)?;
-    receipt::write(receipt, &args.out, args.receipt.as_deref())
 }
 
 fn receipt(found: &Report, started: SystemTime, settings: Value, asked: DeviceRequest) -> Receipt {

@@ -205,9 +205,15 @@ fn companies_of_one_name_stay_apart_and_what_cannot_run_says_so() {
     assert_eq!((ran.code, &ran.json()["items"]["total"]), (0, &1.into()), "{ran:#?}");
     let ran = extract(&home, &["c"], &[]);
     assert!(
-        ran.stderr.contains("c is read as one company, for files stand beside its 2 folders"),
+        ran.stderr.contains(
+            "c is read as one company, with the 2 folders in it; if each of them is one, give them"
+        ) && ran.stderr.contains(&format!(" {}/*/\n", home.path("c").canonicalize().unwrap().display())),
         "{ran:#?}"
     );
+    // A page of an earlier run once stood among this one's, and nobody was told whose it is.
+    let page =
+        json!({"item": "out/review/one.html", "says": "of an earlier run; this one has not written it"});
+    assert!(ran.json()["notes"].as_array().unwrap().contains(&page), "{ran:#?}");
     let ran = extract(&home, &["a"], &["--budget", "soon"]);
     assert_eq!(ran.code, 2, "{ran:#?}");
     assert!(ran.stderr.contains("90s, 60m or 2h"), "{}", ran.stderr);

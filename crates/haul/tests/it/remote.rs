@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -512,32 +512,91 @@ fn a_server_that_is_away_is_said_before_anything_is_asked() {
     assert!(ran.code == 2 && ran.stderr.starts_with("haul: HAUL_API_KEY: a key of 5 bytes: "), "{ran:#?}");
 }
 
-/// An earlier run's receipt once stood beside a run that had failed, as if it were its own.
+fn state_of(receipt: &Path) -> Option<String> {
+    let receipt: Value = serde_json::from_slice(&fs::read(receipt).ok()?).unwrap();
+    Some(receipt["state"].as_str().unwrap().to_owned())
+}
+
+/// An earlier run's receipt once stood beside a run that had failed, or was killed, as if it were its own.
 #[test]
-fn a_run_that_fails_leaves_a_receipt_that_says_so() {
+fn a_receipt_is_of_the_run_that_made_what_is_there() {
+    const SAYS: u8 = 0;
+    const REFUSES: u8 = 1;
+    const WAITS: u8 = 2;
+    let mode = Arc::new(AtomicU8::new(SAYS));
+    let now = Arc::clone(&mode);
+    let server = Server::start(move |asked| match now.load(Ordering::SeqCst) {
+        SAYS => Reply::Says(asked.text().to_owned()),
+        REFUSES => Reply::Json(401, json!({"error": {"message": "who are you?"}})),
+        _ => Reply::Silent(Duration::from_secs(60)),
+    });
     let home = Home::empty();
-    let server = Server::start(|asked| Reply::Says(asked.text().to_owned()));
     let url = server.url();
     let manuscript = home.write("letter.md", "He saw the boat.\n");
-    let correct = ["correct", manuscript.to_str().unwrap(), "--model", &url, "--out", "out"];
-    let flags = ["--receipt", "receipt.json"];
-    let receipts = || {
-        ["receipt.json", "out/receipt.json"]
-            .map(|name| -> Value { serde_json::from_slice(&fs::read(home.path(name)).unwrap()).unwrap() })
+    let correct = |out: &str| {
+        home.run(&[
+            "correct",
+            manuscript.to_str().unwrap(),
+            "--model",
+            &url,
+            "--out",
+            "out",
+            "--receipt",
+            out,
+        ])
     };
-    assert_eq!(generate(&home, &url, &flags, &lines(&[request(0, "one")])).code, 0);
-    assert_eq!(home.run(&correct).code, 0);
-    assert!(receipts().iter().all(|receipt| receipt["state"] == "finished"));
-    drop(server);
-    assert_eq!(generate(&home, &url, &flags, &lines(&[request(1, "two")])).code, 2);
-    assert_eq!(home.run(&correct).code, 2);
-    for (receipt, job) in receipts().iter().zip(["generate", "correct"]) {
-        assert_eq!((&receipt["job"], &receipt["state"]), (&json!(job), &json!("failed")));
-        let why = receipt["failures"][0]["why"].as_str().unwrap();
-        assert!(why.starts_with(&format!("{url}/v1: no list of models")), "{why}");
+    let flags = ["--receipt", "receipt.json"];
+    let ask = |id: usize| lines(&[request(id, &format!("text {id}"))]);
+    let states = || ["receipt.json", "out/receipt.json", "copy.json"].map(|name| state_of(&home.path(name)));
+    let all = |state: &str| [state, state, state].map(|state| Some(state.to_owned()));
+
+    assert_eq!((generate(&home, &url, &flags, &ask(0)).code, correct("copy.json").code), (0, 0));
+    assert_eq!(states(), all("finished"));
+    // What is refused before anything is asked changes nothing, and neither does it change that.
+    let refused = home.run(&["correct", manuscript.to_str().unwrap(), "--model", "no.gguf", "--out", "out"]);
+    assert_eq!((refused.code, states()), (2, all("finished")), "{refused:#?}");
+
+    mode.store(REFUSES, Ordering::SeqCst);
+    home.write("letter.md", "He saw the ship.\n");
+    assert_eq!((generate(&home, &url, &flags, &ask(1)).code, correct("copy.json").code), (2, 2));
+    assert_eq!(states(), all("failed"));
+    let receipt: Value = serde_json::from_slice(&fs::read(home.path("copy.json")).unwrap()).unwrap();
+    let why = receipt["failures"][0]["why"].as_str().unwrap();
+    assert!(receipt["job"] == "correct" && why.contains("status 401: who are you?"), "{why}");
+
+    mode.store(WAITS, Ordering::SeqCst);
+    let asked = server.asked().len();
+    let mut child = spawned(&home, &url, &flags, &ask(2));
+    wait_until("a call", || server.asked().len() > asked);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(state_of(&home.path("receipt.json")), None);
+}
+
+/// A receipt was once written over a journal, a schema and the answers themselves, for it was told to.
+#[test]
+fn a_receipt_replaces_nothing_but_a_receipt() {
+    let server = Server::start(|asked| Reply::Says(asked.text().to_owned()));
+    let home = Home::empty();
+    let one = lines(&[request(0, "one")]);
+    let with = |receipt: &str| generate(&home, &server.url(), &["--receipt", receipt], &one);
+    home.write("notes.txt", "mine");
+    fs::create_dir(home.path("folder")).unwrap();
+    for (receipt, says) in [
+        ("no/receipt.json", "--receipt: there is no folder no"),
+        ("notes.txt", "--receipt: notes.txt is there, and is no receipt"),
+        ("folder", "--receipt: folder is there, and is no receipt"),
+    ] {
+        let ran = with(receipt);
+        assert!(ran.code == 2 && ran.stderr.contains(says), "{ran:#?}");
     }
-    let missing = generate(&home, &url, &["--receipt", "no/receipt.json"], &lines(&[request(2, "three")]));
-    assert!(missing.code == 2 && missing.stderr.contains("--receipt: there is no folder no"), "{missing:#?}");
+    assert!(server.asked().is_empty());
+    assert_eq!(fs::read_to_string(home.path("notes.txt")).unwrap(), "mine");
+    let over_its_answers = with("out.jsonl");
+    assert_eq!(over_its_answers.code, 2, "{over_its_answers:#?}");
+    assert_eq!(responses(&home).len(), 1);
+    home.write("empty.json", "");
+    assert_eq!((with("empty.json").code, with("empty.json").code), (0, 0));
 }
 
 fn ran_with_key(home: &Home, url: &str, key: &str) -> Ran {

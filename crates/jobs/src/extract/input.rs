@@ -48,13 +48,15 @@ pub struct Unread {
 pub struct Found {
     /// The name of its folder or archive.
     pub name: String,
+    /// Its folder, archive or file.
+    pub path: PathBuf,
     /// Its files, or the archive that holds them.
     pub files: Vec<SourceFile>,
     /// What could not be listed.
     pub unread: Vec<Unread>,
     /// Files left out because their names start with a dot.
     pub hidden: usize,
-    /// Folders of its folder, where files stand beside them: they may have been meant as a company each.
+    /// Folders in its folder: they may have been meant as a company each.
     pub folders: usize,
 }
 
@@ -83,6 +85,17 @@ pub struct Desk {
     pub cache: Cache,
     /// A folder in which archives are unpacked. It is the caller's to remove: a killed run leaves what is in it.
     pub scratch: PathBuf,
+}
+
+impl Found {
+    /// Whether a PDF is among its files, or may be in one of them.
+    #[must_use]
+    pub fn may_hold_pdfs(&self) -> bool {
+        self.files.iter().any(|file| {
+            let kind = Kind::of(&name_of(file));
+            kind.format == Some(Format::Pdf) || kind.container.is_some()
+        })
+    }
 }
 
 impl Read {
@@ -166,6 +179,7 @@ fn company(path: &Path) -> Result<Found, SourceError> {
     let unread = unread.map(|failed| Unread { file: below(&failed.path), failure: failed.failure });
     Ok(Found {
         name: name.map_or_else(|| "company".to_owned(), |name| name.to_string_lossy().into_owned()),
+        path: path.to_path_buf(),
         files: listing.files,
         unread: unread.collect(),
         hidden: listing.hidden,

@@ -16,12 +16,16 @@ pub fn head(schema: &Schema) -> String {
 /// The row of a record: values in the form of their columns, where they have one.
 #[must_use]
 pub fn of_record(schema: &Schema, record: &Record) -> String {
-    let comments = format!(
+    let mut comments = format!(
         "{}: {} | Type: {}",
         capital(&schema.entity.name),
         record.facility,
         record.facility_type.as_deref().unwrap_or("")
     );
+    let unaligned = unaligned(schema, record);
+    if !unaligned.is_empty() {
+        comments.push_str(&format!(" | Not found again in its sentence: {}", unaligned.join(", ")));
+    }
     let first = [
         record.company.clone(),
         record.source_files.join("; "),
@@ -35,6 +39,15 @@ pub fn of_record(schema: &Schema, record: &Record) -> String {
     let values = schema.fields().map(|field| value(&field.name).unwrap_or_default());
     let cells: Vec<String> = first.into_iter().chain(values).collect();
     row(cells.iter().map(String::as_str))
+}
+
+/// Labels of the fields whose value stands nowhere in the sentence that is cited for it.
+fn unaligned<'a>(schema: &'a Schema, record: &Record) -> Vec<&'a str> {
+    let is_unaligned = |name: &str| {
+        let field = record.fields.get(name).filter(|field| field.value.is_some());
+        field.is_some_and(|field| !field.evidence.as_ref().is_some_and(|evidence| evidence.aligned))
+    };
+    schema.fields().filter(|field| is_unaligned(&field.name)).map(|field| field.label.as_str()).collect()
 }
 
 fn capital(word: &str) -> String {

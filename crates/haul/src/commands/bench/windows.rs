@@ -25,7 +25,7 @@ use crate::commands::{Machine, extract, schema};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::{Compute, Settings};
-use crate::{Exit, signals_unix, summary};
+use crate::{Exit, readers, signals_unix, summary};
 
 /// Name and version of the JSON document.
 const SCHEMA: &str = "haul.bench.windows/1";
@@ -83,7 +83,8 @@ fn known(
     settings: &Settings,
     output: &Output,
 ) -> Result<Vec<Known>, Failure> {
-    let mut desk = extract::desk(&args.readers, std::env::temp_dir(), settings, output)?;
+    let readers = readers::for_pdfs(&args.readers, settings, output)?;
+    let mut desk = extract::desk(readers, std::env::temp_dir(), settings)?;
     let mut known = Vec::with_capacity(expected.len());
     for Expected { file, values } in expected {
         let listing = source::list(&[args.folder.join(&file)])?;

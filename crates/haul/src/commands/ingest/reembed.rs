@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use haul_encoder::model::Head;
 use haul_encoder::model_dir::ModelDir;
@@ -13,7 +14,7 @@ use haul_jobs::models::ModelRecord;
 use haul_store::library::{Chunkers, Library, LibrarySettings};
 use uuid::Uuid;
 
-use super::run_into;
+use super::{run_into, run_of};
 use crate::Exit;
 use crate::cli::ingest::{ChunkerArg, IngestArgs};
 use crate::commands::model_of;
@@ -41,16 +42,23 @@ pub(super) fn run(args: &IngestArgs, settings: &Settings, output: &Output) -> Re
     // Held to the end: nobody writes what would be lost.
     let old = Library::open(&store)?;
     let draft = draft_of(&old);
+    let started = SystemTime::now();
     let exit = run_into(args, settings, output, Some(&old))?;
     if matches!(exit, Exit::Interrupted | Exit::CouldNotRun) || args.run.plan {
         return Ok(exit);
     }
-    let new = Library::open(&draft)?;
-    refuse_losses(&old, &new, args)?;
-    old.replace(new)?;
-    clean(&draft)?;
+    let device = settings.device(&args.compute.device)?;
+    // Its receipt was written when the draft was whole, and has to go where that takes nobody's place.
+    run_of(args, started, device).ended(take_place(old, &draft, args), output)?;
     output.note(&format!("{} is made with the new settings now", store.display()));
     Ok(exit)
+}
+
+fn take_place(old: Library, draft: &Path, args: &IngestArgs) -> Result<(), Failure> {
+    let new = Library::open(draft)?;
+    refuse_losses(&old, &new, args)?;
+    old.replace(new)?;
+    clean(draft)
 }
 
 /// What the new library is called until it takes the old one's place.

@@ -33,7 +33,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::vision::{McArgs, PromptArgs};
 use crate::commands::calls::INTERRUPTED;
 use crate::commands::ingest::parse_worker;
-use crate::commands::receipt::{self as receipts, Begun};
+use crate::commands::receipt::{self as receipts, Job};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::report::sheet::write_file;
@@ -99,7 +99,7 @@ pub(crate) fn run(
     output: &Output,
 ) -> Result<Exit, Failure> {
     let (started, stages) = (SystemTime::now(), Stages::start());
-    receipts::check_folder(args.receipt.as_deref())?;
+    receipts::check(args.receipt.as_deref())?;
     // A folder without images is said before weights are read.
     let chosen = Chosen::of(args, experiment, output)?;
     let asked = Asked::resolve(args, experiment, prompts, settings, output)?;
@@ -114,13 +114,15 @@ pub(crate) fn run(
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io("create", &args.out, &error))?;
     let mut journal = Journal::open(&args.out.join("journal.sqlite"))?;
     let (device, receipt_file) = (asked.machine.request, args.receipt.as_deref());
-    let begun = Begun { job: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
+    let job = Job { name: JOB, started, device, out: Some(&args.out), receipt: receipt_file };
+    job.begin()?;
     let file = args.out.join("progress.json");
     let watched = live::watch(JOB, &progress, &file, output, &stop, || engine.run(&chosen, &mut journal));
-    let mut done = begun.ended(watched, output)?.result;
+    let mut done = job.ended(watched, output)?.result;
     if !done.interrupted {
         for folder in asked.folders() {
-            done.notes.extend(left_by_others(folder, started)?);
+            let left = receipts::left_by_others(folder, started, is_result);
+            done.notes.extend(job.ended(left, output)?);
         }
     }
     let receipt = done.receipt(&asked, &chosen, started, &stages, &roofs);
@@ -128,7 +130,7 @@ pub(crate) fn run(
     if receipt.state == RunState::Finished && !done.images.is_empty() {
         let Done { ran, images, thumbnails, .. } = &done;
         let page = Page { receipt: &receipt, ran, images, thumbnails, compared: &compared };
-        begun.ended(write_file(&args.out.join("report.html"), &page.html()), output)?;
+        job.ended(write_file(&args.out.join("report.html"), &page.html()), output)?;
     }
     receipts::write(&receipt, &args.out, receipt_file)?;
     if receipt.state == RunState::Interrupted {
@@ -146,22 +148,8 @@ pub(crate) fn run(
     })
 }
 
-/// Files of results in a folder that are older than the run: they are of another experiment, or of other settings.
-fn left_by_others(folder: &Path, started: SystemTime) -> Result<Vec<Note>, Failure> {
-    let failed = |error: std::io::Error| Failure::io("list", folder, &error);
-    let mut notes = vec![];
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_result = RESULTS.iter().any(|begin| name.starts_with(begin)) && name.ends_with(".npz");
-        if is_result && entry.metadata().and_then(|of| of.modified()).map_err(failed)? < started {
-            let says = "of an earlier run; this one has not written it".to_owned();
-            notes.push(Note { item: entry.path().display().to_string(), says });
-        }
-    }
-    notes.sort_by(|a, b| a.item.cmp(&b.item));
-    Ok(notes)
+fn is_result(name: &str) -> bool {
+    RESULTS.iter().any(|begin| name.starts_with(begin)) && name.ends_with(".npz")
 }
 
 /// The pixels that a tower sees.
