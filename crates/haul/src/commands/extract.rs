@@ -97,6 +97,7 @@ pub(crate) fn run(args: &ExtractArgs, settings: &Settings, output: &Output) -> R
     let scratch = ScratchFolder::make(args.out.join(SCRATCH))?;
     let are_read = args.readers.ocr || found.iter().any(Found::may_hold_pdfs);
     let readers = are_read.then(|| readers::for_pdfs(&args.readers, settings, output)).transpose()?;
+    // Without a file that can be a PDF, no reader is looked for.
     let mut desk = desk(readers.unwrap_or_default(), scratch.0.clone(), settings)?;
     let embedder =
         args.embedder.as_ref().map(|name| Embedder::open(name, args, settings, output)).transpose()?;
