@@ -138,6 +138,7 @@ pub fn run(
         progress.done(1, 1);
         results[number] = Some(result);
     })?;
+    journal.flush().map_err(CallsError::from)?;
     Ok((results, asked))
 }
 

@@ -5,9 +5,10 @@
 //! sequence of its own that begins with the trunk's cells ([`Engine::share`]), or with a copy of its state where a model
 //! keeps more than cells ([`Engine::snapshot`]), reads the rest of its prompt, and writes.
 //! Every step is one batch of everything that can go on: for each call that writes, its last token and what the answer is
-//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. A call begins when the cells that it may
-//! need at most are free, so none ever runs out of them, and on a processor when those of others are not many more than its
-//! own ([`Engine::cells_of_others_max`]).
+//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. The last tokens of a trunk
+//! go into one batch with the prompts behind them, as tokens of all those sequences. A call begins when the cells that it
+//! may need at most are free, so none ever runs out of them, and on a processor when those of others are not many more
+//! than its own ([`Engine::cells_of_others_max`]).
 //! A trunk that was computed is kept as a copy ([`crate::beginnings`]), for a group that begins alike much later, in any lane.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,6 +25,10 @@ use crate::llama::{State, Token};
 use crate::sample::Sampler;
 
 const TRUNK: i32 = 0;
+
+/// Calls wait for a longer rest of a trunk: read in one batch with them it would be multiplied with their cells, too, and
+/// its copy would come too late for other lanes.
+const TRUNK_TOKENS_BESIDE_MAX: usize = 32;
 
 /// Logits behind the tokens ahead of all answers in one batch, beside those that answers need anyway: 64 MiB.
 const LOGITS_AHEAD_MAX: usize = 16 << 20;
@@ -49,8 +54,8 @@ struct Trunk {
     tokens: Vec<Token>,
     /// Of which are computed.
     done: usize,
-    /// Computed tokens that no call was charged for yet.
-    uncharged: usize,
+    /// Tokens that a call was charged for, or that were put back; of those behind them nobody was yet.
+    charged: usize,
     /// Its state, for models that share no cells.
     snapshot: Option<State>,
 }
@@ -152,6 +157,8 @@ impl Lane {
         loop {
             let group = match self.group.take().filter(|group| !group.calls().is_empty()) {
                 Some(group) => group,
+                // What calls wait for is not planted over.
+                None if self.live.iter().any(|live| live.awaits_trunk) => return Ok(()),
                 None => {
                     let Some(group) = desk.next() else { return Ok(()) };
                     self.shared = self.shared_with(&group);
@@ -170,7 +177,7 @@ impl Lane {
                 self.plant(desk);
                 self.is_planted = true;
             }
-            if self.trunk.done < self.trunk.tokens.len() || self.live.len() >= self.engine.n_batch() {
+            if !self.is_near_its_end() || self.live.len() >= self.engine.n_batch() {
                 return Ok(());
             }
             self.keep_trunk(desk)?;
@@ -182,6 +189,12 @@ impl Lane {
             };
             self.begin(desk, call, prompt, say)?;
         }
+    }
+
+    /// Whether the trunk is computed, or so nearly that calls can begin in the batch that has the rest of it.
+    fn is_near_its_end(&self) -> bool {
+        let left = self.trunk.tokens.len() - self.trunk.done;
+        left == 0 || (!self.engine.recurrent && left <= TRUNK_TOKENS_BESIDE_MAX)
     }
 
     /// What the calls of a group begin with. A call that is alone may begin as the trunk does.
@@ -291,13 +304,13 @@ impl Lane {
         if done == 0 {
             self.engine.forget(TRUNK, 0);
         }
-        self.trunk.done = done;
-        self.trunk.uncharged = 0;
+        (self.trunk.done, self.trunk.charged) = (done, done);
     }
 
     /// Copies a trunk that was just computed.
     fn keep_trunk(&mut self, desk: &Desk) -> Result<(), String> {
-        if !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
+        let is_computed = self.trunk.done == self.trunk.tokens.len();
+        if is_computed && !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
             let state = self.engine.snapshot(TRUNK)?;
             desk.keep_beginning(self.trunk.tokens.clone(), state);
         }
@@ -322,7 +335,7 @@ impl Lane {
         }
         self.trunk.tokens.truncate(left);
         self.trunk.done = self.trunk.done.min(left);
-        self.trunk.uncharged = self.trunk.uncharged.min(left);
+        self.trunk.charged = self.trunk.charged.min(left);
         self.trunk.snapshot = None;
     }
 
@@ -352,11 +365,13 @@ impl Lane {
                 return Ok(());
             }
         };
-        let reused = shared - std::mem::take(&mut self.trunk.uncharged).min(shared);
+        let reused = shared.min(self.trunk.charged);
+        self.trunk.charged = self.trunk.charged.max(shared);
         desk.totals.reused_tokens.fetch_add(reused as u64, Relaxed);
         desk.totals.live.fetch_add(1, Relaxed);
         self.live.push(Live {
             sequence,
+            awaits_trunk: self.trunk.done < shared,
             fed: shared,
             began_at: shared,
             reused,
@@ -389,7 +404,7 @@ impl Lane {
             self.engine.restore(&state, sequence)?;
             self.trunk.snapshot = Some(state);
         } else if shared > 0 {
-            self.engine.share(TRUNK, sequence, shared)?;
+            self.engine.share(TRUNK, sequence, shared.min(self.trunk.done))?;
         }
         self.free.pop();
         Ok(sequence)
@@ -412,14 +427,18 @@ impl Lane {
             totals.decode_tokens.fetch_add(1, Relaxed);
         }
         let mut prefilled = 0;
+        let awaiting = self.live.iter().filter(|live| live.awaits_trunk).map(|live| live.sequence);
+        let with_trunk: Vec<i32> = std::iter::once(TRUNK).chain(awaiting).collect();
         while trunk.done < trunk.tokens.len() && engine.room() > 0 {
-            let (token, position) = (trunk.tokens[trunk.done], trunk.done as i32);
-            engine.add(Fed { token, position, sequence: TRUNK, output: Output::Nothing })?;
+            engine.add_common(trunk.tokens[trunk.done], trunk.done as i32, &with_trunk)?;
             trunk.done += 1;
-            trunk.uncharged += 1;
             prefilled += 1;
         }
         for live in &mut self.live {
+            live.awaits_trunk &= trunk.done < trunk.tokens.len();
+            if live.awaits_trunk {
+                continue;
+            }
             // The prompt's last token begins the answer, and goes in with what that is likely to be.
             while live.fed + 1 < live.prompt.len() && engine.room() > 0 {
                 let (token, position) = (live.prompt[live.fed], live.fed as i32);

@@ -17,6 +17,8 @@ pub(crate) struct Live {
     pub(crate) call: frames::Call,
     pub(crate) sequence: i32,
     pub(crate) prompt: Vec<Token>,
+    /// Whether tokens of the trunk that it begins with are still to be read.
+    pub(crate) awaits_trunk: bool,
     /// Tokens of the prompt that are in the cache or in the present batch.
     pub(crate) fed: usize,
     pub(crate) reused: usize,

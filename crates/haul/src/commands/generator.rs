@@ -37,6 +37,9 @@ const KV_SHARE: u64 = 4;
 const CELLS_STEP: u32 = 256;
 const N_BATCH: u32 = 2048;
 const N_UBATCH: u32 = 512;
+/// A processor multiplies each token of a part of a batch with all cells in use, in steps of so many: a beginning that is
+/// longer is read in two parts, of which the first has half of the cells.
+const N_UBATCH_OF_LANES: u32 = CELLS_STEP;
 const F16: &str = "f16";
 /// Models of at most so many bytes are read by each core for itself: a step of theirs is shorter than what it takes cores to
 /// wait for each other between its operations, and they stay in the cache that cores share.
@@ -191,12 +194,16 @@ pub(crate) fn local_settings(
         Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
     };
     let (worker, backends) = settings.worker()?;
-    let load = load(file, device, args, settings)?;
+    let mut load = load(file, device, args, settings)?;
+    let lanes = lanes(&file.gguf, &load);
+    if lanes > 1 {
+        load.n_ubatch = load.n_ubatch.min(N_UBATCH_OF_LANES);
+    }
     Ok(LocalSettings {
         worker,
         backends,
         device,
-        lanes: lanes(&file.gguf, &load),
+        lanes,
         load,
         template,
         identity: file.sha256.clone(),

@@ -232,6 +232,38 @@ fn a_beginning_that_comes_again_after_others_is_not_computed_again() {
     }
 }
 
+/// Calls whose beginning goes on by a few tokens from what is computed read those together: each is a token of them all.
+/// A batch of 8 has no room for the rest of the beginning at once, and calls wait in the cache until it is there.
+#[test]
+fn the_rest_of_a_beginning_is_read_with_the_calls_behind_it() {
+    const MEETING: &str = "The meeting was moved to the ";
+    let ends = ["afternoon becase of the weather.", "morning becase of the weather.", "end of the week."];
+    let texts = ends.map(|end| format!("{MEETING}{end}"));
+    let (system, _) = correction("");
+    let alone = |text: &str| {
+        let (mut worker, _) = Worker::loaded(load());
+        let (_, suffix) = correction(text);
+        worker.answers(vec![Group { prefix: system.clone(), calls: vec![call(0, &suffix, 64)] }]).remove(0)
+    };
+    for n_batch in [512, 8] {
+        let (mut worker, _) = Worker::loaded(Load { n_batch, n_ubatch: n_batch, n_seq_max: 4, ..load() });
+        let before = worker.answers(vec![group(0, &TEXTS[..2])]);
+        let calls = (10..).zip(&texts).map(|(id, text)| call(id, &correction(text).1, 64)).collect();
+        let answers = worker.answers(vec![Group { prefix: format!("{system}{MEETING}"), calls }]);
+        let least = answers.iter().map(|answer| answer.reused_tokens).min();
+        let most = answers.iter().map(|answer| answer.reused_tokens).max();
+        assert!(least >= before.iter().map(|answer| answer.reused_tokens).max(), "{answers:?}");
+        assert!(
+            (4..=32).contains(&(most.unwrap() - least.unwrap())),
+            "one call pays for the rest: {answers:?}"
+        );
+        assert_eq!(answers.iter().filter(|answer| Some(answer.reused_tokens) == most).count(), 2);
+        for (answer, text) in answers.iter().zip(&texts) {
+            assert_eq!((&answer.text, answer.consumed_tokens), (&alone(text).text, answer.prompt_tokens));
+        }
+    }
+}
+
 #[test]
 fn every_sequence_has_a_cache_of_its_own_where_none_is_shared() {
     let (mut worker, loaded) = Worker::loaded(Load { kv_unified: false, n_seq_max: 5, ..load() });
