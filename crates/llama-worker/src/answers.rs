@@ -65,6 +65,13 @@ struct Held {
     users: Vec<u64>,
 }
 
+impl Trunk {
+    /// Tokens that are still to be computed.
+    fn left(&self) -> usize {
+        self.tokens.len() - self.done
+    }
+}
+
 impl Lane {
     pub(crate) fn new(engine: Engine) -> Self {
         Self {
@@ -138,7 +145,7 @@ impl Lane {
         }
         if let Some(group) = self.group.take() {
             if is_of_the_trunk {
-                // It is the trunk that fails, and with it every call of its group.
+                // It is a trunk read alone that fails, and with it every call of its group.
                 let calls = std::mem::take(&mut *group.calls());
                 for (call, _) in calls {
                     desk.close_call(Event::Refused { id: Some(call.id), why: why.to_owned() }, say);
@@ -160,6 +167,8 @@ impl Lane {
                 // What calls wait for is not planted over.
                 None if self.live.iter().any(|live| live.awaits_trunk) => return Ok(()),
                 None => {
+                    // All its calls may have begun before it was computed.
+                    self.keep_trunk(desk)?;
                     let Some(group) = desk.next() else { return Ok(()) };
                     self.shared = self.shared_with(&group);
                     self.is_planted = false;
@@ -177,7 +186,9 @@ impl Lane {
                 self.plant(desk);
                 self.is_planted = true;
             }
-            if !self.is_near_its_end() || self.live.len() >= self.engine.n_batch() {
+            // A state can only be copied when it is all there.
+            let trunk_left = if self.engine.recurrent { 0 } else { TRUNK_TOKENS_BESIDE_MAX };
+            if self.trunk.left() > trunk_left || self.live.len() >= self.engine.n_batch() {
                 return Ok(());
             }
             self.keep_trunk(desk)?;
@@ -189,12 +200,6 @@ impl Lane {
             };
             self.begin(desk, call, prompt, say)?;
         }
-    }
-
-    /// Whether the trunk is computed, or so nearly that calls can begin in the batch that has the rest of it.
-    fn is_near_its_end(&self) -> bool {
-        let left = self.trunk.tokens.len() - self.trunk.done;
-        left == 0 || (!self.engine.recurrent && left <= TRUNK_TOKENS_BESIDE_MAX)
     }
 
     /// What the calls of a group begin with. A call that is alone may begin as the trunk does.
@@ -278,6 +283,8 @@ impl Lane {
     /// Makes the trunk begin with what is shared. A longer trunk that begins with it stays, for groups to come.
     fn plant(&mut self, desk: &Desk) {
         if self.stays() {
+            // What nobody asks for any more and is not computed is not: calls that wait for the rest are of all of it.
+            self.trunk.tokens.truncate(self.trunk.done.max(self.shared.len()));
             return;
         }
         let common = common(&self.trunk.tokens, &self.shared);
@@ -309,8 +316,7 @@ impl Lane {
 
     /// Copies a trunk that was just computed.
     fn keep_trunk(&mut self, desk: &Desk) -> Result<(), String> {
-        let is_computed = self.trunk.done == self.trunk.tokens.len();
-        if is_computed && !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
+        if self.trunk.left() == 0 && !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
             let state = self.engine.snapshot(TRUNK)?;
             desk.keep_beginning(self.trunk.tokens.clone(), state);
         }
@@ -429,13 +435,13 @@ impl Lane {
         let mut prefilled = 0;
         let awaiting = self.live.iter().filter(|live| live.awaits_trunk).map(|live| live.sequence);
         let with_trunk: Vec<i32> = std::iter::once(TRUNK).chain(awaiting).collect();
-        while trunk.done < trunk.tokens.len() && engine.room() > 0 {
+        while trunk.left() > 0 && engine.room() > 0 {
             engine.add_common(trunk.tokens[trunk.done], trunk.done as i32, &with_trunk)?;
             trunk.done += 1;
             prefilled += 1;
         }
         for live in &mut self.live {
-            live.awaits_trunk &= trunk.done < trunk.tokens.len();
+            live.awaits_trunk &= trunk.left() > 0;
             if live.awaits_trunk {
                 continue;
             }

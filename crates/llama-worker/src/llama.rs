@@ -279,7 +279,8 @@ impl Context {
         // there may be.
         let (memory, room, sequences, batch) = unsafe {
             let room = sys::llama_n_batch(context.as_ptr());
-            let sequences = sys::llama_n_seq_max(context.as_ptr());
+            // A call has a sequence beside the trunk's also where the engine was told of one.
+            let sequences = sys::llama_n_seq_max(context.as_ptr()).max(2);
             let batch = sys::llama_batch_init(room.cast_signed(), 0, sequences.cast_signed());
             (sys::llama_get_memory(context.as_ptr()), room as usize, sequences as usize, batch)
         };

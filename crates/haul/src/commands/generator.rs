@@ -194,11 +194,7 @@ pub(crate) fn local_settings(
         Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
     };
     let (worker, backends) = settings.worker()?;
-    let mut load = load(file, device, args, settings)?;
-    let lanes = lanes(&file.gguf, &load);
-    if lanes > 1 {
-        load.n_ubatch = load.n_ubatch.min(N_UBATCH_OF_LANES);
-    }
+    let (load, lanes) = load(file, device, args, settings)?;
     Ok(LocalSettings {
         worker,
         backends,
@@ -212,13 +208,13 @@ pub(crate) fn local_settings(
     })
 }
 
-/// The flags, then what `haul tune` found for this model on this device, then what suits most.
+/// The flags, then what `haul tune` found for this model on this device, then what suits most; and how many lanes share it.
 fn load(
     file: &GgufFile,
     device: DeviceRequest,
     args: &EngineArgs,
     settings: &Settings,
-) -> Result<Load, Failure> {
+) -> Result<(Load, u32), Failure> {
     let cpu = settings.cpu();
     let tuned = tuned(file, device, settings);
     let type_of = |flag: &Option<String>| flag.clone().unwrap_or_else(|| F16.to_owned());
@@ -240,7 +236,7 @@ fn load(
         Some(tuned) if !settings.names_threads(args.threads) => tuned.threads,
         _ => u32::try_from(settings.threads(args.threads, &cpu)?.get()).unwrap_or(u32::MAX),
     };
-    Ok(Load {
+    let mut load = Load {
         model: file.path.clone(),
         devices: vec![],
         gpu_layers: None,
@@ -255,16 +251,22 @@ fn load(
         type_v,
         flash_attention: tuned.as_ref().map_or(FlashAttention::Auto, |tuned| tuned.flash_attention),
         mmap: true,
-    })
+    };
+    let lanes = lanes(&file.gguf, &load);
+    if lanes > 1 && tuned.is_none() {
+        load.n_ubatch = N_UBATCH_OF_LANES;
+    }
+    Ok((load, lanes))
 }
 
-/// As many lanes as there are threads, calls and cells for, of a model that is small enough.
+/// As many lanes as there are threads, calls and cells for, and no thread is left over, of a model that is small enough.
 fn lanes(gguf: &Gguf, load: &Load) -> u32 {
     if gguf.tensor_bytes > LANES_TENSOR_BYTES_MAX {
         return 1;
     }
     let of_calls = load.n_seq_max.saturating_sub(1);
-    load.threads.min(of_calls).min(load.n_ctx / call_cells(gguf)).max(1)
+    let most = load.threads.min(of_calls).min(load.n_ctx / call_cells(gguf));
+    (1..=most).rev().find(|lanes| load.threads.is_multiple_of(*lanes)).unwrap_or(1)
 }
 
 /// What `haul tune` found for a file on a device, if it was tuned.
