@@ -5,8 +5,8 @@
 //! sequence of its own that begins with the trunk's cells ([`Engine::share`]), or with a copy of its state where a model
 //! keeps more than cells ([`Engine::snapshot`]), reads the rest of its prompt, and writes.
 //! Every step is one batch of everything that can go on: for each call that writes, its last token and what the answer is
-//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. The last tokens of a trunk
-//! go into one batch with the prompts behind them, as tokens of all those sequences. A call begins when the cells that it
+//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. Where calls begin while the
+//! trunk is still to be computed, its tokens are of all their sequences. A call begins when the cells that it
 //! may need at most are free, so none ever runs out of them, and on a processor when those of others are not many more
 //! than its own ([`Engine::cells_of_others_max`]).
 //! A trunk that was computed is kept as a copy ([`crate::beginnings`]), for a group that begins alike much later, in any lane.
@@ -25,10 +25,6 @@ use crate::llama::{State, Token};
 use crate::sample::Sampler;
 
 const TRUNK: i32 = 0;
-
-/// Calls wait for a longer rest of a trunk: read in one batch with them it would be multiplied with their cells, too, and
-/// its copy would come too late for other lanes.
-const TRUNK_TOKENS_BESIDE_MAX: usize = 32;
 
 /// Logits behind the tokens ahead of all answers in one batch, beside those that answers need anyway: 64 MiB.
 const LOGITS_AHEAD_MAX: usize = 16 << 20;
@@ -187,8 +183,8 @@ impl Lane {
                 self.is_planted = true;
             }
             // A state can only be copied when it is all there.
-            let trunk_left = if self.engine.recurrent { 0 } else { TRUNK_TOKENS_BESIDE_MAX };
-            if self.trunk.left() > trunk_left || self.live.len() >= self.engine.n_batch() {
+            let is_early = self.engine.recurrent && self.trunk.left() > 0;
+            if is_early || self.live.len() >= self.engine.n_batch() {
                 return Ok(());
             }
             self.keep_trunk(desk)?;

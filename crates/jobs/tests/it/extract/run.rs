@@ -156,6 +156,14 @@ fn a_value_is_that_of_the_entity_its_sentence_is_about() {
     assert_eq!(margin.rule, Decided::Only);
     let row = tables::of_record(&schema(), term);
     assert!(row.starts_with("North Quay,loans.txt,Facility: Term Loan A | Type: term loan,"), "{row}");
+    // The table alone says which of its values are not found again.
+    let mut unsure = term.clone();
+    unsure.fields.get_mut("margin").unwrap().evidence.as_mut().unwrap().aligned = false;
+    let (schema, row) = (schema(), tables::of_record(&schema(), &unsure));
+    let label = &schema.fields().find(|field| field.name == "margin").unwrap().label;
+    let comments =
+        format!("Facility: Term Loan A | Type: term loan | Not found again in its sentence: {label},");
+    assert!(row.contains(&comments), "{row}");
     assert!(term.cuts.iter().any(|cut| cut.contains("Sponsor Loan")), "{:?}", term.cuts);
 }
 
