@@ -5,10 +5,9 @@
 //! sequence of its own that begins with the trunk's cells ([`Engine::share`]), or with a copy of its state where a model
 //! keeps more than cells ([`Engine::snapshot`]), reads the rest of its prompt, and writes.
 //! Every step is one batch of everything that can go on: for each call that writes, its last token and what the answer is
-//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. Where calls begin while the
-//! trunk is still to be computed, its tokens are of all their sequences. A call begins when the cells that it
-//! may need at most are free, so none ever runs out of them, and on a processor when those of others are not many more
-//! than its own ([`Engine::cells_of_others_max`]).
+//! likely to go on with ([`crate::draft::Draft`]), then what is left of the trunk, then prompts. A call begins when the cells that it may
+//! need at most are free, so none ever runs out of them, and on a processor when those of others are not many more than its
+//! own ([`Engine::cells_of_others_max`]).
 //! A trunk that was computed is kept as a copy ([`crate::beginnings`]), for a group that begins alike much later, in any lane.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -50,8 +49,8 @@ struct Trunk {
     tokens: Vec<Token>,
     /// Of which are computed.
     done: usize,
-    /// Tokens that a call was charged for, or that were put back; of those behind them nobody was yet.
-    charged: usize,
+    /// Computed tokens that no call was charged for yet.
+    uncharged: usize,
     /// Its state, for models that share no cells.
     snapshot: Option<State>,
 }
@@ -59,13 +58,6 @@ struct Trunk {
 struct Held {
     cells: usize,
     users: Vec<u64>,
-}
-
-impl Trunk {
-    /// Tokens that are still to be computed.
-    fn left(&self) -> usize {
-        self.tokens.len() - self.done
-    }
 }
 
 impl Lane {
@@ -141,7 +133,7 @@ impl Lane {
         }
         if let Some(group) = self.group.take() {
             if is_of_the_trunk {
-                // It is a trunk read alone that fails, and with it every call of its group.
+                // It is the trunk that fails, and with it every call of its group.
                 let calls = std::mem::take(&mut *group.calls());
                 for (call, _) in calls {
                     desk.close_call(Event::Refused { id: Some(call.id), why: why.to_owned() }, say);
@@ -160,11 +152,7 @@ impl Lane {
         loop {
             let group = match self.group.take().filter(|group| !group.calls().is_empty()) {
                 Some(group) => group,
-                // What calls wait for is not planted over.
-                None if self.live.iter().any(|live| live.awaits_trunk) => return Ok(()),
                 None => {
-                    // All its calls may have begun before it was computed.
-                    self.keep_trunk(desk)?;
                     let Some(group) = desk.next() else { return Ok(()) };
                     self.shared = self.shared_with(&group);
                     self.is_planted = false;
@@ -182,9 +170,7 @@ impl Lane {
                 self.plant(desk);
                 self.is_planted = true;
             }
-            // A state can only be copied when it is all there.
-            let is_early = self.engine.recurrent && self.trunk.left() > 0;
-            if is_early || self.live.len() >= self.engine.n_batch() {
+            if self.trunk.done < self.trunk.tokens.len() || self.live.len() >= self.engine.n_batch() {
                 return Ok(());
             }
             self.keep_trunk(desk)?;
@@ -279,8 +265,6 @@ impl Lane {
     /// Makes the trunk begin with what is shared. A longer trunk that begins with it stays, for groups to come.
     fn plant(&mut self, desk: &Desk) {
         if self.stays() {
-            // What nobody asks for any more and is not computed is not: calls that wait for the rest are of all of it.
-            self.trunk.tokens.truncate(self.trunk.done.max(self.shared.len()));
             return;
         }
         let common = common(&self.trunk.tokens, &self.shared);
@@ -307,12 +291,13 @@ impl Lane {
         if done == 0 {
             self.engine.forget(TRUNK, 0);
         }
-        (self.trunk.done, self.trunk.charged) = (done, done);
+        self.trunk.done = done;
+        self.trunk.uncharged = 0;
     }
 
     /// Copies a trunk that was just computed.
     fn keep_trunk(&mut self, desk: &Desk) -> Result<(), String> {
-        if self.trunk.left() == 0 && !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
+        if !self.engine.recurrent && desk.beginnings().wants(&self.trunk.tokens) {
             let state = self.engine.snapshot(TRUNK)?;
             desk.keep_beginning(self.trunk.tokens.clone(), state);
         }
@@ -337,7 +322,7 @@ impl Lane {
         }
         self.trunk.tokens.truncate(left);
         self.trunk.done = self.trunk.done.min(left);
-        self.trunk.charged = self.trunk.charged.min(left);
+        self.trunk.uncharged = self.trunk.uncharged.min(left);
         self.trunk.snapshot = None;
     }
 
@@ -367,13 +352,11 @@ impl Lane {
                 return Ok(());
             }
         };
-        let reused = shared.min(self.trunk.charged);
-        self.trunk.charged = self.trunk.charged.max(shared);
+        let reused = shared - std::mem::take(&mut self.trunk.uncharged).min(shared);
         desk.totals.reused_tokens.fetch_add(reused as u64, Relaxed);
         desk.totals.live.fetch_add(1, Relaxed);
         self.live.push(Live {
             sequence,
-            awaits_trunk: self.trunk.done < shared,
             fed: shared,
             began_at: shared,
             reused,
@@ -406,7 +389,7 @@ impl Lane {
             self.engine.restore(&state, sequence)?;
             self.trunk.snapshot = Some(state);
         } else if shared > 0 {
-            self.engine.share(TRUNK, sequence, shared.min(self.trunk.done))?;
+            self.engine.share(TRUNK, sequence, shared)?;
         }
         self.free.pop();
         Ok(sequence)
@@ -429,18 +412,14 @@ impl Lane {
             totals.decode_tokens.fetch_add(1, Relaxed);
         }
         let mut prefilled = 0;
-        let awaiting = self.live.iter().filter(|live| live.awaits_trunk).map(|live| live.sequence);
-        let with_trunk: Vec<i32> = std::iter::once(TRUNK).chain(awaiting).collect();
-        while trunk.left() > 0 && engine.room() > 0 {
-            engine.add_common(trunk.tokens[trunk.done], trunk.done as i32, &with_trunk)?;
+        while trunk.done < trunk.tokens.len() && engine.room() > 0 {
+            let (token, position) = (trunk.tokens[trunk.done], trunk.done as i32);
+            engine.add(Fed { token, position, sequence: TRUNK, output: Output::Nothing })?;
             trunk.done += 1;
+            trunk.uncharged += 1;
             prefilled += 1;
         }
         for live in &mut self.live {
-            live.awaits_trunk &= trunk.left() > 0;
-            if live.awaits_trunk {
-                continue;
-            }
             // The prompt's last token begins the answer, and goes in with what that is likely to be.
             while live.fed + 1 < live.prompt.len() && engine.room() > 0 {
                 let (token, position) = (live.prompt[live.fed], live.fed as i32);

@@ -123,17 +123,7 @@ impl Engine {
 
     /// Adds a token to the batch; returns its row there.
     pub(crate) fn add(&mut self, fed: Fed) -> Result<i32, String> {
-        self.context.add(fed.token, fed.position, &[fed.sequence], fed.output == Output::Logits)
-    }
-
-    /// Adds a token that several sequences have in common, and of which nothing is wanted but that it is read.
-    pub(crate) fn add_common(
-        &mut self,
-        token: Token,
-        position: i32,
-        sequences: &[i32],
-    ) -> Result<(), String> {
-        self.context.add(token, position, sequences, false).map(drop)
+        self.context.add(fed.token, fed.position, fed.sequence, fed.output == Output::Logits)
     }
 
     /// Tokens that the batch has room for.

@@ -17,10 +17,7 @@ pub(crate) struct Live {
     pub(crate) call: frames::Call,
     pub(crate) sequence: i32,
     pub(crate) prompt: Vec<Token>,
-    /// Whether tokens of the trunk that it begins with are still to be read. The trunk then ends where those do: what is
-    /// read of it is read into this sequence, too.
-    pub(crate) awaits_trunk: bool,
-    /// Tokens of the prompt that are in the cache, in the present batch, or in the trunk that it waits for.
+    /// Tokens of the prompt that are in the cache or in the present batch.
     pub(crate) fed: usize,
     pub(crate) reused: usize,
     pub(crate) consumed: usize,

@@ -30,9 +30,8 @@ pub(crate) struct Context {
     context: NonNull<sys::llama_context>,
     memory: sys::llama_memory_t,
     batch: sys::llama_batch,
-    /// Tokens that the batch has room for, and sequences that each of them may be of.
+    /// Tokens that the batch has room for.
     room: usize,
-    sequences: usize,
     vocabulary_size: usize,
 }
 
@@ -275,16 +274,13 @@ impl Context {
     pub(crate) fn new(model: Model, params: sys::llama_context_params) -> Option<Self> {
         // SAFETY: the model is never freed, and the pointers in the parameters are the engine's defaults.
         let context = NonNull::new(unsafe { sys::llama_init_from_model(model.model.as_ptr(), params) })?;
-        // SAFETY: the context was just made and is never freed. A batch of so many tokens, each of as many sequences as
-        // there may be.
-        let (memory, room, sequences, batch) = unsafe {
+        // SAFETY: the context was just made and is never freed. A batch of so many tokens of one sequence each.
+        let (memory, room, batch) = unsafe {
             let room = sys::llama_n_batch(context.as_ptr());
-            // A call has a sequence beside the trunk's also where the engine was told of one.
-            let sequences = sys::llama_n_seq_max(context.as_ptr()).max(2);
-            let batch = sys::llama_batch_init(room.cast_signed(), 0, sequences.cast_signed());
-            (sys::llama_get_memory(context.as_ptr()), room as usize, sequences as usize, batch)
+            let batch = sys::llama_batch_init(room.cast_signed(), 0, 1);
+            (sys::llama_get_memory(context.as_ptr()), room as usize, batch)
         };
-        Some(Self { context, memory, batch, room, sequences, vocabulary_size: model.vocabulary() })
+        Some(Self { context, memory, batch, room, vocabulary_size: model.vocabulary() })
     }
 
     /// Cells of the cache.
@@ -303,30 +299,25 @@ impl Context {
         self.batch.n_tokens.unsigned_abs() as usize
     }
 
-    /// Adds a token of one or several sequences to the batch; its row there.
+    /// Adds a token to the batch; its row there.
     pub(crate) fn add(
         &mut self,
         token: Token,
         position: i32,
-        sequences: &[i32],
+        sequence: i32,
         output: bool,
     ) -> Result<i32, String> {
         let row = self.batched();
         if row >= self.room {
             return Err(format!("a batch of more than {} tokens", self.room));
         }
-        if sequences.len() > self.sequences {
-            return Err(format!("a token of {} sequences, of {}", sequences.len(), self.sequences));
-        }
         // SAFETY: each list of the batch has room for `room` entries, and `row` is below that; each entry of `seq_id`
-        // is a list of `self.sequences`, and these are no more.
+        // is a list of one.
         unsafe {
             self.batch.token.add(row).write(token.0);
             self.batch.pos.add(row).write(position);
-            self.batch.n_seq_id.add(row).write(sequences.len() as i32);
-            for (number, sequence) in sequences.iter().enumerate() {
-                (*self.batch.seq_id.add(row)).add(number).write(*sequence);
-            }
+            self.batch.n_seq_id.add(row).write(1);
+            (*self.batch.seq_id.add(row)).write(sequence);
             self.batch.logits.add(row).write(i8::from(output));
         }
         self.batch.n_tokens += 1;

@@ -37,9 +37,6 @@ const KV_SHARE: u64 = 4;
 const CELLS_STEP: u32 = 256;
 const N_BATCH: u32 = 2048;
 const N_UBATCH: u32 = 512;
-/// A processor multiplies each token of a part of a batch with all cells in use, in steps of so many: a beginning that is
-/// longer is read in two parts, of which the first has half of the cells.
-const N_UBATCH_OF_LANES: u32 = CELLS_STEP;
 const F16: &str = "f16";
 /// Models of at most so many bytes are read by each core for itself: a step of theirs is shorter than what it takes cores to
 /// wait for each other between its operations, and they stay in the cache that cores share.
@@ -194,12 +191,12 @@ pub(crate) fn local_settings(
         Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
     };
     let (worker, backends) = settings.worker()?;
-    let (load, lanes) = load(file, device, args, settings)?;
+    let load = load(file, device, args, settings)?;
     Ok(LocalSettings {
         worker,
         backends,
         device,
-        lanes,
+        lanes: lanes(&file.gguf, &load),
         load,
         template,
         identity: file.sha256.clone(),
@@ -208,13 +205,13 @@ pub(crate) fn local_settings(
     })
 }
 
-/// The flags, then what `haul tune` found for this model on this device, then what suits most; and how many lanes share it.
+/// The flags, then what `haul tune` found for this model on this device, then what suits most.
 fn load(
     file: &GgufFile,
     device: DeviceRequest,
     args: &EngineArgs,
     settings: &Settings,
-) -> Result<(Load, u32), Failure> {
+) -> Result<Load, Failure> {
     let cpu = settings.cpu();
     let tuned = tuned(file, device, settings);
     let type_of = |flag: &Option<String>| flag.clone().unwrap_or_else(|| F16.to_owned());
@@ -236,7 +233,7 @@ fn load(
         Some(tuned) if !settings.names_threads(args.threads) => tuned.threads,
         _ => u32::try_from(settings.threads(args.threads, &cpu)?.get()).unwrap_or(u32::MAX),
     };
-    let mut load = Load {
+    Ok(Load {
         model: file.path.clone(),
         devices: vec![],
         gpu_layers: None,
@@ -251,22 +248,16 @@ fn load(
         type_v,
         flash_attention: tuned.as_ref().map_or(FlashAttention::Auto, |tuned| tuned.flash_attention),
         mmap: true,
-    };
-    let lanes = lanes(&file.gguf, &load);
-    if lanes > 1 && tuned.is_none() {
-        load.n_ubatch = N_UBATCH_OF_LANES;
-    }
-    Ok((load, lanes))
+    })
 }
 
-/// As many lanes as there are threads, calls and cells for, and no thread is left over, of a model that is small enough.
+/// As many lanes as there are threads, calls and cells for, of a model that is small enough.
 fn lanes(gguf: &Gguf, load: &Load) -> u32 {
     if gguf.tensor_bytes > LANES_TENSOR_BYTES_MAX {
         return 1;
     }
     let of_calls = load.n_seq_max.saturating_sub(1);
-    let most = load.threads.min(of_calls).min(load.n_ctx / call_cells(gguf));
-    (1..=most).rev().find(|lanes| load.threads.is_multiple_of(*lanes)).unwrap_or(1)
+    load.threads.min(of_calls).min(load.n_ctx / call_cells(gguf)).max(1)
 }
 
 /// What `haul tune` found for a file on a device, if it was tuned.

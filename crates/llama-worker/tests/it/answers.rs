@@ -15,19 +15,10 @@ const TEXTS: [&str; 6] = [
     "Undrawn amuonts of the facility attarct a fee of 0.85%.",
 ];
 const FIRST: &str = "The results were better than expected in every region.";
-/// What several sentences begin with.
-const MEETING: &str = "The meeting was moved to the ";
 
 fn group(first: u64, texts: &[&str]) -> Group {
     let calls = (first..).zip(texts).map(|(id, text)| call(id, &correction(text).1, 64)).collect();
     Group { prefix: correction("").0, calls }
-}
-
-/// The correction of a text that shares nothing with others.
-fn alone(text: &str) -> String {
-    let (mut worker, _) = Worker::loaded(load());
-    let (prefix, suffix) = correction(text);
-    worker.answers(vec![Group { prefix, calls: vec![call(0, &suffix, 64)] }]).remove(0).text
 }
 
 #[test]
@@ -238,63 +229,6 @@ fn a_beginning_that_comes_again_after_others_is_not_computed_again() {
     assert_eq!((paying(&once), paying(&again)), (4, 0), "{once:?} {again:?}");
     for (once, again) in once.iter().zip(&again) {
         assert_eq!((&once.text, once.consumed_tokens), (&again.text, again.prompt_tokens));
-    }
-}
-
-/// Calls whose beginning goes on by a few tokens from what is computed read those together: each is a token of them all.
-/// A batch of 4 has no room for the rest of the beginning at once, and calls wait in the cache until it is there.
-#[test]
-fn the_rest_of_a_beginning_is_read_with_the_calls_behind_it() {
-    let ends = ["afternoon becase of the weather.", "morning becase of the weather.", "end of the week."];
-    let texts = ends.map(|end| format!("{MEETING}{end}"));
-    let (system, _) = correction("");
-    for n_batch in [512, 4] {
-        let (mut worker, _) = Worker::loaded(Load { n_batch, n_ubatch: n_batch, n_seq_max: 4, ..load() });
-        let before = worker.answers(vec![group(0, &TEXTS[..2])]);
-        let calls = (10..).zip(&texts).map(|(id, text)| call(id, &correction(text).1, 64)).collect();
-        let answers = worker.answers(vec![Group { prefix: format!("{system}{MEETING}"), calls }]);
-        let least = answers.iter().map(|answer| answer.reused_tokens).min();
-        let most = answers.iter().map(|answer| answer.reused_tokens).max();
-        assert!(least >= before.iter().map(|answer| answer.reused_tokens).max(), "{answers:?}");
-        assert!(
-            (4..=32).contains(&(most.unwrap() - least.unwrap())),
-            "one call pays for the rest: {answers:?}"
-        );
-        assert_eq!(answers.iter().filter(|answer| Some(answer.reused_tokens) == most).count(), 2);
-        for (answer, text) in answers.iter().zip(&texts) {
-            assert_eq!((&answer.text, answer.consumed_tokens), (&alone(text), answer.prompt_tokens));
-        }
-    }
-}
-
-/// A beginning was planted for calls that came to nothing before it was read, and the next calls begin with less of it:
-/// its last tokens were read into their sequences, too, beside their own at the same places.
-#[test]
-fn a_beginning_that_was_planted_for_others_is_cut_to_what_calls_begin_with() {
-    for texts in [
-        ["The meeting was moved to another room.", "The meeting was moved to every office."],
-        ["The meeting was moved by a week.", "The meeting was moved up a day."],
-    ] {
-        let (mut worker, _) = Worker::loaded(load());
-        worker.answers(vec![group(0, &TEXTS[..2])]);
-        let (system, _) = correction("");
-        let refused = ["start: (", "start: )"].map(|grammar| Call {
-            constraint: Some(Constraint::Lark(grammar.to_owned())),
-            ..call(10, &correction("afternoon.").1, 8)
-        });
-        worker.send(&Request::Group(Group { prefix: format!("{system}{MEETING}"), calls: refused.into() }));
-        worker.send(&Request::Group(group(20, &texts)));
-        let mut answers = vec![];
-        for _ in 0..4 {
-            match worker.event() {
-                Event::Answer(answer) => answers.push(answer),
-                Event::Refused { id: Some(10), .. } => {}
-                other => panic!("{texts:?}: {other:?}"),
-            }
-        }
-        answers.sort_by_key(|answer| answer.id);
-        let said: Vec<&str> = answers.iter().map(|answer| answer.text.as_str()).collect();
-        assert_eq!(said, texts.map(alone));
     }
 }
 
