@@ -91,6 +91,10 @@ def main():
             theirs, error = trace(np.concatenate(rows)[:count])
             mine, my_error = trace(ours[:, no])
             z.append((mine - theirs) / np.hypot(error, my_error))
+            # A run of more than half an hour on two cores leaves what it had when it is stopped.
+            if len(z) % 8 == 0:
+                so_far = np.array(z)
+                print(f"{len(z)} images: mean z {so_far.mean():+.3f}, mean square {np.mean(so_far**2):.3f}", flush=True)
     z, seconds = np.array(z), time.time() - started
     print(f"{sites} layers wrapped, {count} passes an image, {len(images) * count / seconds:.1f} passes/s of PyTorch")
     print(f"z of trace_pre: mean {z.mean():+.3f} (error {1 / np.sqrt(len(z)):.3f}), mean square {np.mean(z * z):.3f}, "
