@@ -138,7 +138,6 @@ pub fn run(
         progress.done(1, 1);
         results[number] = Some(result);
     })?;
-    journal.flush().map_err(CallsError::from)?;
     Ok((results, asked))
 }
 

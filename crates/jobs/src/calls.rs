@@ -63,7 +63,7 @@ pub fn key(job: &str, identity: &str, call: &Call) -> Result<JournalKey, serde_j
 
 /// Answers every call once, from the journal or by asking (two that are the same in everything are one question), and
 /// hands each to `answered` by its number as it comes. An answer is in the journal before it is handed on, and on the disk
-/// within a second; [`Journal::flush`] behind the last calls of a job says whether those are.
+/// within a second.
 ///
 /// # Errors
 /// The journal, or the generator as a whole. What one call came to is its own result.
@@ -111,6 +111,7 @@ pub fn answer(
         }
         if stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
+    journal.flush()?;
     if let Some(error) = failed {
         return Err(error);
     }

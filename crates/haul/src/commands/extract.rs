@@ -249,7 +249,6 @@ impl Companies<'_> {
             results.items.total += companies.len().saturating_sub(1) as u64;
             for read in companies {
                 self.company(read, until, results, parts)?;
-                parts.journal.flush()?;
                 if results.asked.interrupted {
                     break;
                 }

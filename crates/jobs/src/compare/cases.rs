@@ -266,7 +266,6 @@ pub(crate) fn run(
             progress.computed(1, answer.as_ref().map_or(0, Answer::computed_tokens));
             answers[number] = Some(answer);
         })?;
-        journal.flush()?;
         if asked.interrupted || stop.requested() {
             return Ok(None);
         }

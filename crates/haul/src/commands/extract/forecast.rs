@@ -42,7 +42,6 @@ pub(super) fn forecast(
     all.sort_by_key(|(_, counted)| (counted.entities, counted.windows));
     let mut unkept = Journal::open(&desk.scratch.join(UNKEPT))?;
     let sampled = read_whole(companies, &mut all, &mut unkept, parts)?;
-    parts.journal.flush()?;
     if parts.stop.requested() {
         return Ok(Exit::Interrupted);
     }
