@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both ends say it; another number is refused by name.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// A longer frame is a fault of the other end.
 pub const FRAME_BYTES_MAX: u32 = 256 << 20;
 /// Calls of one [`Group`]; a larger group is sent in several, which share what is resident of their prefix.
@@ -142,7 +142,8 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlashAttention {
-    /// Where the device has it and it is faster: on cards, and on a processor where the scores would take much memory.
+    /// Where the device has it and it is faster: on cards, and on a processor where the scores would take much memory. A
+    /// worker may compute attention itself ([`Loaded::own_attention`]).
     Auto,
     /// Always.
     On,
@@ -252,6 +253,8 @@ pub struct Loaded {
     pub buffers: Vec<Buffer>,
     /// `offloaded 33/33 layers`, as the log claims it: a claim, no proof.
     pub offloaded: Option<(u32, u32)>,
+    /// The instruction set with which Haul computes attention in the engine's place, where it does.
+    pub own_attention: Option<String>,
     /// Lines of the log that warn.
     pub warnings: Vec<String>,
     /// Resident bytes of the worker now.

@@ -509,6 +509,7 @@ pub(crate) mod tests {
             memory: vec![],
             buffers: vec![],
             offloaded: None,
+            own_attention: None,
             warnings: vec![],
             rss_bytes: 1,
         }

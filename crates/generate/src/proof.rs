@@ -153,6 +153,10 @@ fn engine(observed: &Observed<'_>, chosen: &[&Device]) -> Witness {
     let claim = loaded
         .offloaded
         .map_or_else(String::new, |(done, all)| format!("; {done} of {all} layers asked onto it"));
+    let attention = loaded
+        .own_attention
+        .as_ref()
+        .map_or_else(String::new, |isa| format!("; attention by Haul's own kernels ({isa})"));
     let says = match (chosen.is_empty(), on_device / (loaded.size_bytes as f64 / MIB).max(1e-9)) {
         (true, _) => "cpu",
         (false, share) if share >= SHARE_MIN => "device",
@@ -162,7 +166,7 @@ fn engine(observed: &Observed<'_>, chosen: &[&Device]) -> Witness {
     Witness {
         kind: WitnessKind::Engine,
         says: says.to_owned(),
-        detail: format!("{}: {}{claim}", observed.hello.engine, listed.join(", ")),
+        detail: format!("{}: {}{claim}{attention}", observed.hello.engine, listed.join(", ")),
     }
 }
 
@@ -275,6 +279,7 @@ mod tests {
             buffers: vec![Buffer { device: buffer_on.to_owned(), what: "model".to_owned(), mib: 4096.0 }],
             memory: vec![memory],
             offloaded: Some(offloaded),
+            own_attention: devices.is_empty().then(|| "avx2".to_owned()),
             ..crate::local::tests::loaded()
         };
         let (hello, requested) =
@@ -319,5 +324,7 @@ mod tests {
         let cpu = seen("CPU_Mapped", 0, (0, 33), &[]);
         assert_eq!((cpu.verdict, cpu.used.as_str()), (Placement::Cpu, "cpu"));
         assert!(is_as_asked(DeviceRequest::Cpu, &cpu));
+        let says = "CPU_Mapped model 4096.0 MiB; 0 of 33 layers asked onto it; attention by Haul's own kernels (avx2)";
+        assert!(cpu.witnesses[0].detail.ends_with(says), "{}", cpu.witnesses[0].detail);
     }
 }

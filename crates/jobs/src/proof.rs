@@ -194,6 +194,7 @@ pub(crate) mod tests {
                 Buffer { device: "CUDA0".to_owned(), what: "model".to_owned(), mib: mib(taken_by_card) },
             ],
             offloaded: Some((7, 7)),
+            own_attention: None,
             warnings: vec![],
             rss_bytes: 2 << 30,
         }

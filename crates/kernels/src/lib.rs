@@ -1,4 +1,5 @@
-//! The arithmetic of the encoders: slices in, slices out, one thread, no allocation in an inner loop.
+//! The arithmetic of the encoders, and the attention of small language models: slices in, slices out, one thread, no
+//! allocation in an inner loop.
 //!
 //! The principal type is [`isa::Isa`]: which instruction set to run with. Its values are proofs that the
 //! processor has the instructions, so every kernel is a safe function that takes one.
@@ -31,6 +32,7 @@ mod amx;
 #[cfg(all(target_arch = "x86_64", unix))]
 mod amx_unix;
 pub mod attention;
+pub mod cells;
 pub mod dot;
 pub mod dropout;
 pub mod dtype;

@@ -3,6 +3,7 @@
 
 use crate::act::Activation;
 use crate::attention::Sees;
+use crate::cells::{Cache, Heads, Mask, Shape};
 use crate::dropout::{MaskKey, Rate, philox};
 use crate::dtype::Dtype;
 use crate::gemm::Epilogue;
@@ -190,6 +191,36 @@ pub fn attention(
                 let sum: f64 = values.zip(&weights).map(|(value, weight)| value * weight).sum();
                 out[query * width + head * head_size + feature] = (sum / total) as f32;
             }
+        }
+    }
+}
+
+/// [`crate::cells::attend`].
+pub fn attend(shape: Shape, queries: Heads<'_, f32>, cache: Cache<'_>, mask: Mask<'_>, out: &mut [f32]) {
+    let Shape { heads, cache_heads, head_size, scale } = shape;
+    for (at, out) in out.chunks_exact_mut(head_size).enumerate() {
+        let (token, head) = (at / heads, at % heads);
+        let query = &queries.data[token * queries.row + head * queries.head..][..head_size];
+        let vector = |of: Heads<'_, f16>, cell: usize| -> Vec<f32> {
+            let head = head / (heads / cache_heads);
+            let vector = &of.data[cell * of.row + head * of.head..][..head_size];
+            vector.iter().map(|feature| feature.to_f32()).collect()
+        };
+        let mask = |cell: usize| mask.data[token * mask.row + cell].to_f64();
+        let seen: Vec<usize> = (0..cache.cells).filter(|&cell| mask(cell) > f64::NEG_INFINITY).collect();
+        let score = |&cell: &usize| dot_f32(query, &vector(cache.keys, cell)) * f64::from(scale) + mask(cell);
+        let scores: Vec<f64> = seen.iter().map(score).collect();
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let mut sums = vec![0.0; head_size];
+        for (&cell, weight) in seen.iter().zip(&weights) {
+            for (sum, value) in sums.iter_mut().zip(vector(cache.values, cell)) {
+                *sum += weight * f64::from(value);
+            }
+        }
+        let total: f64 = weights.iter().sum();
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = if seen.is_empty() { 0.0 } else { (sum / total) as f32 };
         }
     }
 }

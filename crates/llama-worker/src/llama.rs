@@ -108,6 +108,23 @@ impl Model {
         unsafe { sys::llama_model_n_head(self.ptr()) }.unsigned_abs()
     }
 
+    /// A text of the file's metadata; `None` where it is none, or is longer than names and numbers are.
+    fn metadata(self, key: &CStr) -> Option<String> {
+        let mut buffer: [c_char; 64] = [0; 64];
+        // SAFETY: the key ends with a zero; the engine writes at most the buffer's length, a zero at the end.
+        unsafe {
+            let length =
+                sys::llama_model_meta_val_str(self.ptr(), key.as_ptr(), buffer.as_mut_ptr(), buffer.len());
+            let fits = usize::try_from(length).is_ok_and(|length| length < buffer.len());
+            fits.then(|| text(buffer.as_ptr()))
+        }
+    }
+
+    /// `llama`, `qwen2`
+    pub(crate) fn architecture(self) -> Option<String> {
+        self.metadata(c"general.architecture")
+    }
+
     pub(crate) fn context_train(self) -> u32 {
         // SAFETY: the model is never freed.
         unsafe { sys::llama_model_n_ctx_train(self.ptr()) }.unsigned_abs()

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "llama.cpp is C++ behind a C interface; each block says who checked")]
 
 mod answers;
+mod attention;
 mod backends;
 mod beginnings;
 mod constrain;

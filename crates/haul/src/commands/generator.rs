@@ -191,12 +191,17 @@ pub(crate) fn local_settings(
         Some(path) => Some(fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?),
     };
     let (worker, backends) = settings.worker()?;
-    let load = load(file, device, args, settings)?;
+    let mut load = load(file, device, args, settings)?;
+    let lanes = lanes(&file.gguf, &load);
+    if lanes > 1 {
+        // A profile is of one context with all threads, and of the engine's attention; lanes have another.
+        load.flash_attention = FlashAttention::Auto;
+    }
     Ok(LocalSettings {
         worker,
         backends,
         device,
-        lanes: lanes(&file.gguf, &load),
+        lanes,
         load,
         template,
         identity: file.sha256.clone(),

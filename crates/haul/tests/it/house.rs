@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("corpus", &[]),
     ("encoder", &["kernels", "machine"]),
     ("frames", &[]),
-    ("llama-worker", &["frames"]),
+    ("llama-worker", &["frames", "kernels"]),
     ("generate", &["frames", "machine"]),
     ("jobs", &["kernels", "machine", "pipeline", "store", "corpus", "encoder", "generate"]),
     ("haul", &["machine", "pipeline", "store", "corpus", "encoder", "generate", "jobs"]),

@@ -2,6 +2,7 @@
 
 mod act;
 mod attention;
+mod cells;
 mod dot;
 mod dropout;
 mod gate;

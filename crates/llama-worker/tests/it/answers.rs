@@ -1,6 +1,6 @@
 //! Calls and their answers.
 
-use haul_frames::{Call, Constraint, Event, Finish, Group, Load, Marks, Request, Sampling};
+use haul_frames::{Call, Constraint, Event, Finish, FlashAttention, Group, Load, Marks, Request, Sampling};
 use serde_json::json;
 
 use crate::process::{Worker, call, correction, load};
@@ -241,6 +241,13 @@ fn every_sequence_has_a_cache_of_its_own_where_none_is_shared() {
     let answers = worker.answers(vec![group(0, &TEXTS)]);
     assert_eq!(answers[0].text, FIRST);
     assert!(answers.iter().all(|answer| answer.reused_tokens == 0));
+    // Each reads its own cache, whoever computes attention over it, and over one that all share.
+    for load in [load(), Load { flash_attention: FlashAttention::Off, ..load() }] {
+        let (mut shared, _) = Worker::loaded(load);
+        for (shared, answer) in shared.answers(vec![group(0, &TEXTS)]).iter().zip(&answers) {
+            assert_eq!(shared.text, answer.text);
+        }
+    }
 }
 
 #[test]

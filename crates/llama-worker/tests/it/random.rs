@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Windowed,
     /// The same with a mark before every text.
     Marked,
+    /// A cache of one head, which all heads of the queries read: Llama with queries in a group.
+    Grouped,
 }
 
 /// Writes a model.
@@ -40,6 +42,7 @@ pub(crate) fn write(path: &Path, kind: Kind) {
         Kind::Recurrent => file.mamba(),
         Kind::Hybrid => file.jamba(),
         Kind::Windowed | Kind::Marked => file.gemma(),
+        Kind::Grouped => file.llama(),
     }
     fs::write(path, file.bytes()).unwrap();
 }
@@ -101,6 +104,31 @@ impl File {
                 self.norm(&format!("blk.{layer}.{name}"));
             }
             self.attention(layer);
+            self.forward(layer);
+        }
+    }
+
+    fn llama(&mut self) {
+        self.head(
+            "llama",
+            &[
+                ("feed_forward_length", FORWARD as u32),
+                ("attention.head_count", HEADS),
+                ("attention.head_count_kv", 1),
+                ("rope.dimension_count", WIDTH as u32 / HEADS),
+            ],
+        );
+        for layer in 0..LAYERS {
+            let name = |tensor: &str| format!("blk.{layer}.{tensor}");
+            self.norm(&name("attn_norm"));
+            for (tensor, rows, scale) in [
+                ("attn_q", WIDTH, 2.0),
+                ("attn_k", WIDTH / u64::from(HEADS), 2.0),
+                ("attn_v", WIDTH / u64::from(HEADS), 2.0),
+                ("attn_output", WIDTH, 4.0),
+            ] {
+                self.matrix(&name(&format!("{tensor}.weight")), WIDTH, rows, scale);
+            }
             self.forward(layer);
         }
     }

@@ -1,6 +1,8 @@
 //! Models that keep what they read in a state, which cannot be shared and can be copied, and models that see a window.
 
+use haul_frames::FlashAttention::Off;
 use haul_frames::{Answer, Event, Group, Load, Marks, Request};
+use haul_kernels::isa::Isa;
 
 use crate::process::{Worker, call, load};
 use crate::random::{END, Kind, WINDOW, write};
@@ -31,7 +33,9 @@ fn check(kind: Kind) {
     write(&model, kind);
     // Too few cells for every call to hold the beginning as its own: where a state is copied, calls have to wait.
     let together = Load { model: model.clone(), n_ctx: 512, ..load() };
-    let (mut worker, _) = Worker::loaded(together);
+    let (mut worker, loaded) = Worker::loaded(together);
+    let has_ours = kind == Kind::Grouped && Isa::best() != Isa::Generic;
+    assert_eq!(loaded.own_attention.is_some(), has_ours, "what is compared is not the same twice");
     let longer = format!("{BEGINNING}{OTHER}");
     let groups = vec![
         group(0, BEGINNING, &ENDS),
@@ -43,8 +47,14 @@ fn check(kind: Kind) {
         group(40, &longer, &ENDS[..1]),
     ];
     let answers = worker.answers(groups);
-    let (mut single, _) =
-        Worker::loaded(Load { model, n_ctx: 1024, n_seq_max: 2, kv_unified: false, ..load() });
+    let (mut single, _) = Worker::loaded(Load {
+        model,
+        n_ctx: 1024,
+        n_seq_max: 2,
+        kv_unified: false,
+        flash_attention: Off,
+        ..load()
+    });
     for answer in &answers {
         let beginning = match answer.id / 10 {
             0 | 3 => BEGINNING.to_owned(),
@@ -72,7 +82,7 @@ fn reuse_is_what_was_not_computed(kind: Kind, answers: &[Answer]) {
     };
     let shared = BEGINNING.len() as u32;
     // Of a cache there is a copy when the first beginning comes again; a state is computed again.
-    let again = usize::from(!matches!(kind, Kind::Windowed));
+    let again = usize::from(!matches!(kind, Kind::Windowed | Kind::Grouped));
     for (group, wanted) in [(0, 1), (1, 1), (3, again)] {
         let (paying, reused) = of_group(group);
         assert_eq!(paying, wanted, "{kind:?}, group {group}: {reused:?}");
@@ -93,6 +103,12 @@ fn a_state_is_copied_to_each_call_that_begins_with_it() {
 #[test]
 fn a_state_and_a_cache_are_copied_together() {
     check(Kind::Hybrid);
+}
+
+/// Groups that begin alike share cells, which every call reads by its own mask.
+#[test]
+fn a_cache_that_queries_read_in_groups_is_shared() {
+    check(Kind::Grouped);
 }
 
 #[test]
