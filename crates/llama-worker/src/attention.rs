@@ -307,8 +307,8 @@ unsafe fn takes(op: &sys::ggml_tensor) -> bool {
         && k.ne[0] == head_size
         && head_size % HEAD_SIZE_STEP as i64 == 0
         && k.ne[1] % CELLS_STEP as i64 == 0
-        && q.ne[2] % k.ne[2] == 0
         && [q.ne[1], k.ne[1], k.ne[2]].iter().all(|count| *count > 0)
+        && q.ne[2] % k.ne[2] == 0
         && mask.ne[1] >= q.ne[1]
         && mask.ne[0] == k.ne[1]
         && mask.ne[2] == 1

@@ -46,7 +46,7 @@ impl Engine {
         if !(1..=SEQUENCES_MAX).contains(&load.n_seq_max) {
             return Err(format!("{} sequences, of 1 to {SEQUENCES_MAX}", load.n_seq_max));
         }
-        let mut context_params = context_params(load)?;
+        let context_params = context_params(load)?;
         log::take();
         let before = backends::devices();
         let start = Instant::now();
@@ -54,20 +54,8 @@ impl Engine {
         let (load_ms, loaded) = (start.elapsed().as_millis() as u64, backends::devices());
         let mut lines = log::take();
 
-        let attention = own_attention(load, model);
-        if attention.is_some() {
-            context_params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
-        } else if load.flash_attention == FlashAttention::Auto && plain_attention_suits(load, model) {
-            context_params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        }
         let start = Instant::now();
-        let contexts = (0..load.lanes)
-            .map(|_| {
-                Context::new(model, context_params).ok_or_else(|| with_log("the context cannot be made"))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let own_attention = attention.as_ref().and_then(Registered::instruction_set).map(str::to_owned);
-        drop(attention);
+        let (contexts, own_attention) = contexts(load, model, context_params)?;
         let (context_ms, ready) = (start.elapsed().as_millis() as u64, backends::devices());
         lines.extend(log::take());
 
@@ -188,6 +176,28 @@ impl Engine {
     pub(crate) fn restore(&mut self, state: &State, sequence: i32) -> Result<(), String> {
         self.context.restore(state, sequence)
     }
+}
+
+/// A context for each lane, and the instruction set of attention where that is ours.
+fn contexts(
+    load: &Load,
+    model: Model,
+    mut params: sys::llama_context_params,
+) -> Result<(Vec<Context>, Option<String>), String> {
+    let attention = own_attention(load, model);
+    if attention.is_some() {
+        params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    } else if load.flash_attention == FlashAttention::Auto && plain_attention_suits(load, model) {
+        params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    }
+    let contexts = (0..load.lanes)
+        .map(|_| Context::new(model, params).ok_or_else(|| with_log("the context cannot be made")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let instruction_set = attention.as_ref().and_then(Registered::instruction_set);
+    if attention.is_some() && instruction_set.is_none() {
+        crate::to_stderr("attention is left to the engine, which asked for more than a mask: it may be slow");
+    }
+    Ok((contexts, instruction_set.map(str::to_owned)))
 }
 
 fn mark(model: Model, token: Token) -> String {
