@@ -143,7 +143,7 @@ pub struct Load {
 #[serde(rename_all = "snake_case")]
 pub enum FlashAttention {
     /// Where the device has it and it is faster: on cards, and on a processor where the scores would take much memory. A
-    /// worker may compute attention itself ([`Loaded::own_attention`]).
+    /// worker may compute attention itself ([`Loaded::attention`]).
     Auto,
     /// Always.
     On,
@@ -253,12 +253,28 @@ pub struct Loaded {
     pub buffers: Vec<Buffer>,
     /// `offloaded 33/33 layers`, as the log claims it: a claim, no proof.
     pub offloaded: Option<(u32, u32)>,
-    /// The instruction set with which Haul computes attention in the engine's place, where it does.
-    pub own_attention: Option<String>,
+    /// Who computes attention.
+    pub attention: Attention,
     /// Lines of the log that warn.
     pub warnings: Vec<String>,
     /// Resident bytes of the worker now.
     pub rss_bytes: u64,
+}
+
+/// Who computes attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Attention {
+    /// Haul, in the engine's place.
+    Haul {
+        /// The instruction set.
+        isa: String,
+    },
+    /// The engine.
+    Engine {
+        /// Why not Haul, where it should have been.
+        instead_because: Option<String>,
+    },
 }
 
 /// Free memory of a device over a load.

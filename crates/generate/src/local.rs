@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 use haul_frames::{self as frames, Event, Group, Request};
 pub use haul_frames::{
-    Buffer, Device, DeviceKind, DeviceMemory, FlashAttention, Hello, Load, Loaded, Probe, Probed, Quantize,
-    Score, Scored,
+    Attention, Buffer, Device, DeviceKind, DeviceMemory, FlashAttention, Hello, Load, Loaded, Probe, Probed,
+    Quantize, Score, Scored,
 };
 use haul_machine::verdict::DeviceRequest;
 
@@ -509,7 +509,7 @@ pub(crate) mod tests {
             memory: vec![],
             buffers: vec![],
             offloaded: None,
-            own_attention: None,
+            attention: Attention::Engine { instead_because: None },
             warnings: vec![],
             rss_bytes: 1,
         }

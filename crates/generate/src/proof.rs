@@ -3,7 +3,7 @@
 //! A line of the engine's log is never believed alone: `offloaded 33/33 layers` is what was asked for. A model is on a
 //! device when two witnesses say so. Utilisation is none of them.
 
-use haul_frames::{Device, Hello, Load, Loaded, Probed};
+use haul_frames::{Attention, Device, Hello, Load, Loaded, Probed};
 use haul_machine::roof::Roofs;
 use haul_machine::verdict::{DeviceRequest, Placement, Verdict, Witness, WitnessKind};
 
@@ -153,10 +153,11 @@ fn engine(observed: &Observed<'_>, chosen: &[&Device]) -> Witness {
     let claim = loaded
         .offloaded
         .map_or_else(String::new, |(done, all)| format!("; {done} of {all} layers asked onto it"));
-    let attention = loaded
-        .own_attention
-        .as_ref()
-        .map_or_else(String::new, |isa| format!("; attention by Haul's own kernels ({isa})"));
+    let attention = match &loaded.attention {
+        Attention::Haul { isa } => format!("; attention by Haul ({isa})"),
+        Attention::Engine { instead_because: None } => "; attention by the engine".to_owned(),
+        Attention::Engine { instead_because: Some(why) } => format!("; attention by the engine: {why}"),
+    };
     let says = match (chosen.is_empty(), on_device / (loaded.size_bytes as f64 / MIB).max(1e-9)) {
         (true, _) => "cpu",
         (false, share) if share >= SHARE_MIN => "device",
@@ -279,7 +280,7 @@ mod tests {
             buffers: vec![Buffer { device: buffer_on.to_owned(), what: "model".to_owned(), mib: 4096.0 }],
             memory: vec![memory],
             offloaded: Some(offloaded),
-            own_attention: devices.is_empty().then(|| "avx2".to_owned()),
+            attention: Attention::Haul { isa: "avx2".to_owned() },
             ..crate::local::tests::loaded()
         };
         let (hello, requested) =
@@ -324,7 +325,7 @@ mod tests {
         let cpu = seen("CPU_Mapped", 0, (0, 33), &[]);
         assert_eq!((cpu.verdict, cpu.used.as_str()), (Placement::Cpu, "cpu"));
         assert!(is_as_asked(DeviceRequest::Cpu, &cpu));
-        let says = "CPU_Mapped model 4096.0 MiB; 0 of 33 layers asked onto it; attention by Haul's own kernels (avx2)";
+        let says = "CPU_Mapped model 4096.0 MiB; 0 of 33 layers asked onto it; attention by Haul (avx2)";
         assert!(cpu.witnesses[0].detail.ends_with(says), "{}", cpu.witnesses[0].detail);
     }
 }

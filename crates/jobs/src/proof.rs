@@ -113,7 +113,7 @@ fn roof_witness(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use haul_generate::local::{Buffer, Device, DeviceMemory, FlashAttention};
+    use haul_generate::local::{Attention, Buffer, Device, DeviceMemory, FlashAttention};
 
     use super::*;
 
@@ -194,7 +194,7 @@ pub(crate) mod tests {
                 Buffer { device: "CUDA0".to_owned(), what: "model".to_owned(), mib: mib(taken_by_card) },
             ],
             offloaded: Some((7, 7)),
-            own_attention: None,
+            attention: Attention::Engine { instead_because: None },
             warnings: vec![],
             rss_bytes: 2 << 30,
         }

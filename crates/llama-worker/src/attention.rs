@@ -11,6 +11,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use haul_frames::Attention;
 use haul_kernels::cells::{CELLS_STEP, Cache, HEAD_SIZE_STEP, Heads, Mask, Scratch, Shape, attend};
 use haul_kernels::isa::Isa;
 use llama_cpp_sys_2 as sys;
@@ -86,30 +87,22 @@ static GUID: sys::ggml_guid = *b"haul's attention";
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 static REFUSED: AtomicU32 = AtomicU32::new(0);
 
-/// Why attention is left to the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// The processor has none of the instruction sets that the kernels are written for.
-    NoInstructionSet,
-    /// The engine's structures are of another version.
-    OtherVersion,
-}
-
 /// The device among those of the engine, for contexts that are made while this lives.
 pub(crate) struct Registered {
     registry: *mut Registry,
-    isa: Isa,
+    vectors: &'static str,
 }
 
 impl Registered {
-    /// Adds the device to the engine's.
-    pub(crate) fn new() -> Result<Self, Left> {
-        let isa = Isa::best();
-        if isa == Isa::Generic {
-            return Err(Left::NoInstructionSet);
-        }
-        if engine_api_version() != Some(API_VERSION) {
-            return Err(Left::OtherVersion);
+    /// Adds the device to the engine's; none on processors for which no kernels are written. An error is why the engine
+    /// cannot have it.
+    pub(crate) fn new() -> Result<Option<Self>, String> {
+        let Some(vectors) = vectors(Isa::best()) else { return Ok(None) };
+        let version = engine_api_version();
+        if version != Some(API_VERSION) {
+            return Err(format!(
+                "its structures are of version {version:?}, and Haul knows those of {API_VERSION}"
+            ));
         }
         TAKEN.store(0, Relaxed);
         REFUSED.store(0, Relaxed);
@@ -126,13 +119,18 @@ impl Registered {
         device.registry = registry;
         // SAFETY: the structures are laid out as the engine's, whose version is this one, and are never freed.
         unsafe { sys::ggml_backend_register(registry.cast()) };
-        Ok(Self { registry, isa })
+        Ok(Some(Self { registry, vectors }))
     }
 
-    /// The instruction set that attention is computed with in all contexts that were made since; none where the engine was
-    /// refused an operation, which it then does itself.
-    pub(crate) fn instruction_set(&self) -> Option<&'static str> {
-        (TAKEN.load(Relaxed) > 0 && REFUSED.load(Relaxed) == 0).then(|| self.isa.name())
+    /// Who computes attention in the contexts that were made since: Haul, if it took all that the engine asked for while it
+    /// planned their graphs.
+    pub(crate) fn attention(&self) -> Attention {
+        match (TAKEN.load(Relaxed), REFUSED.load(Relaxed)) {
+            (1.., 0) => Attention::Haul { isa: self.vectors.to_owned() },
+            (taken, refused) => Attention::Engine {
+                instead_because: Some(format!("Haul does {taken} of {} of its operations", taken + refused)),
+            },
+        }
     }
 }
 
@@ -140,6 +138,15 @@ impl Drop for Registered {
     fn drop(&mut self) {
         // SAFETY: it was registered, and contexts keep what they have of it.
         unsafe { sys::ggml_backend_unload(self.registry.cast()) };
+    }
+}
+
+/// The instruction set of the kernels, which need no more of a processor than its vectors; none where the engine's are better.
+fn vectors(isa: Isa) -> Option<&'static str> {
+    match isa {
+        Isa::Generic => None,
+        Isa::Avx2(_) | Isa::AvxVnni(_) => Some("avx2"),
+        Isa::Avx512(_) | Isa::Avx512Vnni(_) | Isa::Avx512Bf16(_) | Isa::Amx(_) => Some("avx512"),
     }
 }
 

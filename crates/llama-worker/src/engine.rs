@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use haul_frames::{DeviceMemory, FlashAttention, Load, Loaded};
+use haul_frames::{Attention, DeviceMemory, FlashAttention, Load, Loaded};
 use haul_kernels::cells::HEAD_SIZE_STEP;
 use llama_cpp_sys_2 as sys;
 
-use crate::attention::{Left, Registered};
+use crate::attention::Registered;
 use crate::llama::{Context, Marks, Model, State, Token, c_path};
 use crate::{backends, log, process_unix};
 
@@ -55,7 +55,7 @@ impl Engine {
         let mut lines = log::take();
 
         let start = Instant::now();
-        let (contexts, own_attention) = contexts(load, model, context_params)?;
+        let (contexts, attention) = contexts(load, model, context_params)?;
         let (context_ms, ready) = (start.elapsed().as_millis() as u64, backends::devices());
         lines.extend(log::take());
 
@@ -85,7 +85,7 @@ impl Engine {
             memory: memory.collect(),
             buffers: log::buffers(&lines),
             offloaded: log::offloaded(&lines),
-            own_attention,
+            attention,
             warnings: log::warnings(&lines),
             rss_bytes: process_unix::resident_bytes(),
         };
@@ -178,14 +178,17 @@ impl Engine {
     }
 }
 
-/// A context for each lane, and the instruction set of attention where that is ours.
+/// A context for each lane, and who computes attention in them.
 fn contexts(
     load: &Load,
     model: Model,
     mut params: sys::llama_context_params,
-) -> Result<(Vec<Context>, Option<String>), String> {
-    let attention = own_attention(load, model);
-    if attention.is_some() {
+) -> Result<(Vec<Context>, Attention), String> {
+    let (ours, instead_because) = match own_attention(load, model) {
+        Ok(ours) => (ours, None),
+        Err(why) => (None, Some(why)),
+    };
+    if ours.is_some() {
         params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
     } else if load.flash_attention == FlashAttention::Auto && plain_attention_suits(load, model) {
         params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
@@ -193,11 +196,8 @@ fn contexts(
     let contexts = (0..load.lanes)
         .map(|_| Context::new(model, params).ok_or_else(|| with_log("the context cannot be made")))
         .collect::<Result<Vec<_>, _>>()?;
-    let instruction_set = attention.as_ref().and_then(Registered::instruction_set);
-    if attention.is_some() && instruction_set.is_none() {
-        crate::to_stderr("attention is left to the engine, which asked for more than a mask: it may be slow");
-    }
-    Ok((contexts, instruction_set.map(str::to_owned)))
+    let attention = ours.as_ref().map_or(Attention::Engine { instead_because }, Registered::attention);
+    Ok((contexts, attention))
 }
 
 fn mark(model: Model, token: Token) -> String {
@@ -276,33 +276,26 @@ fn context_params(load: &Load) -> Result<sys::llama_context_params, String> {
     Ok(params)
 }
 
-/// Architectures whose attention has nothing beside a mask: no caps, no biases, no sinks.
+/// Architectures whose attention has nothing beside a mask: no caps, no bias by distance, no sinks.
 const MASKED_ONLY: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
 /// Models of more bytes leave attention to the engine: it was measured with none of them, and for one call at a time it
 /// copies more than it saves.
 const OWN_ATTENTION_BYTES_MAX: u64 = 32 << 20;
 
-/// Attention by [`crate::attention`], for contexts of one thread, because it has no threads of its own; lanes are such. Four
-/// companies with the tiny model, 840 calls in two lanes: 12 s in place of 20.
-fn own_attention(load: &Load, model: Model) -> Option<Registered> {
+/// Attention by [`crate::attention`], for contexts of one thread, because it has no threads of its own: as lanes are where
+/// there are as many as threads. Four companies with the tiny model, 840 calls in two lanes: 12 s in place of 18. An error
+/// is why the engine has to do it after all.
+fn own_attention(load: &Load, model: Model) -> Result<Option<Registered>, String> {
     let is_plain = load.flash_attention == FlashAttention::Auto
         && [&load.type_k, &load.type_v].iter().all(|name| *name == "f16")
         && model.architecture().is_some_and(|name| MASKED_ONLY.contains(&name.as_str()))
-        && (model.embedding() / model.heads().max(1)).is_multiple_of(HEAD_SIZE_STEP as u32);
+        && model.head_size().is_some_and(|size| size.is_multiple_of(HEAD_SIZE_STEP as u32));
     let is_small = model.size() <= OWN_ATTENTION_BYTES_MAX;
-    if !is_plain || !is_small || !load.devices.is_empty() || load.threads != 1 {
-        return None;
-    }
-    match Registered::new() {
-        Ok(registered) => Some(registered),
-        Err(Left::NoInstructionSet) => None,
-        Err(Left::OtherVersion) => {
-            crate::to_stderr(
-                "attention is left to the engine, which is of another version than its backends",
-            );
-            None
-        }
+    if is_plain && is_small && load.devices.is_empty() && load.threads == 1 {
+        Registered::new()
+    } else {
+        Ok(None)
     }
 }
 

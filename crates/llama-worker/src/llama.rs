@@ -120,6 +120,16 @@ impl Model {
         }
     }
 
+    /// Numbers of a head's keys, and of its values; none where these are not as many.
+    pub(crate) fn head_size(self) -> Option<u32> {
+        let architecture = self.architecture()?;
+        let [keys, values] = ["key_length", "value_length"].map(|name| {
+            let key = CString::new(format!("{architecture}.attention.{name}")).ok()?;
+            self.metadata(&key).map_or(Some(self.embedding() / self.heads().max(1)), |size| size.parse().ok())
+        });
+        keys.filter(|_| keys == values)
+    }
+
     /// `llama`, `qwen2`
     pub(crate) fn architecture(self) -> Option<String> {
         self.metadata(c"general.architecture")

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use haul_generate::Generator;
 use haul_generate::gguf::Gguf;
-use haul_generate::local::{FlashAttention, Load, Local, LocalSettings, Patience};
+use haul_generate::local::{Attention, FlashAttention, Load, Local, LocalSettings, Patience};
 use haul_generate::proof::{self, Observed, Speed};
 use haul_generate::remote::ServerAddress;
 use haul_jobs::tune::profile::device_key;
@@ -88,6 +88,9 @@ pub(crate) fn open(
     let verdict = verdict(request, &local, None, None);
     if request == DeviceRequest::Auto {
         output.note(&verdict.line());
+    }
+    if let Attention::Engine { instead_because: Some(why) } = &local.loaded().attention {
+        output.note(&format!("attention is left to the engine, which is slower: {why}"));
     }
     refuse_elsewhere(request, &verdict)?;
     let model = Model {
@@ -193,8 +196,8 @@ pub(crate) fn local_settings(
     let (worker, backends) = settings.worker()?;
     let mut load = load(file, device, args, settings)?;
     let lanes = lanes(&file.gguf, &load);
-    if lanes > 1 {
-        // A profile is of one context with all threads, and of the engine's attention; lanes have another.
+    if lanes > 1 && lanes == load.threads {
+        // A profile is of one context with all threads, and of the engine's attention; lanes of one thread have another.
         load.flash_attention = FlashAttention::Auto;
     }
     Ok(LocalSettings {

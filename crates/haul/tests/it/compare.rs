@@ -180,7 +180,7 @@ fn a_model_against_itself_is_itself() {
     settings.add_filter(r"take tiny-qN.*", "take [FILE]");
     settings.add_filter(r"- \*\*tiny.*", "- [FILE]");
     settings.add_filter(r"(decodes at N times the base \(N to N\)): [a-z ]+;", "$1: [SPEED];");
-    settings.add_filter(r"; attention by Haul's own kernels \([^)]*\)", "");
+    settings.add_filter(r"; attention by (the engine|Haul \([^)]*\))", "");
     settings.add_filter(r" [KMG]iB", " iB");
     // Which cases a model of four bits fails depends on the processor's kernels.
     settings.add_filter(r"(- tiny[^\n]* is not what was expected[^\n]*\n)+\n", "");

@@ -4,11 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use haul_frames::{Event, FlashAttention, Group, Load, Marks, Request, Score};
+use haul_frames::{Attention, Event, FlashAttention, Group, Load, Marks, Request, Score};
 use haul_kernels::isa::Isa;
 use serde_json::Value;
 
 use crate::process::{Worker, call, load};
+
+const BY_THE_ENGINE: Attention = Attention::Engine { instead_because: None };
 
 /// ln p of both may differ by so much.
 const TOLERANCE: f32 = 1e-2;
@@ -49,7 +51,7 @@ fn logits_are_those_of_transformers() {
         ..load()
     };
     let (mut worker, loaded) = Worker::loaded(exact);
-    assert_eq!(loaded.own_attention, None);
+    assert_eq!(loaded.attention, BY_THE_ENGINE);
     let worst = worst_error(&mut worker);
     assert!(worst <= TOLERANCE, "ln p differ by up to {worst}");
 }
@@ -63,12 +65,12 @@ fn logits_with_our_attention_are_those_of_transformers() {
     let fused = Load { flash_attention: FlashAttention::On, ..ours.clone() };
     let (mut worker, loaded) = Worker::loaded(ours);
     // Where a processor has no kernels of ours, both are the engine's.
-    let is_ours = loaded.own_attention.is_some();
+    let is_ours = matches!(loaded.attention, Attention::Haul { .. });
     assert_eq!(is_ours, Isa::best() != Isa::Generic);
     let ours = worst_error(&mut worker);
     let theirs = [plain, fused].map(|load| {
         let (mut worker, loaded) = Worker::loaded(load);
-        assert_eq!(loaded.own_attention, None);
+        assert_eq!(loaded.attention, BY_THE_ENGINE);
         worst_error(&mut worker)
     });
     assert!(ours <= TOLERANCE_F16, "ln p differ by up to {ours}; with the engine's attention by {theirs:?}");

@@ -1,7 +1,7 @@
 //! Models that keep what they read in a state, which cannot be shared and can be copied, and models that see a window.
 
 use haul_frames::FlashAttention::Off;
-use haul_frames::{Answer, Event, Group, Load, Marks, Request};
+use haul_frames::{Answer, Attention, Event, Group, Load, Marks, Request};
 use haul_kernels::isa::Isa;
 
 use crate::process::{Worker, call, load};
@@ -35,7 +35,8 @@ fn check(kind: Kind) {
     let together = Load { model: model.clone(), n_ctx: 512, ..load() };
     let (mut worker, loaded) = Worker::loaded(together);
     let has_ours = kind == Kind::Grouped && Isa::best() != Isa::Generic;
-    assert_eq!(loaded.own_attention.is_some(), has_ours, "what is compared is not the same twice");
+    let is_ours = matches!(loaded.attention, Attention::Haul { .. });
+    assert_eq!(is_ours, has_ours, "what is compared is not the same twice");
     let longer = format!("{BEGINNING}{OTHER}");
     let groups = vec![
         group(0, BEGINNING, &ENDS),
