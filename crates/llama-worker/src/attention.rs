@@ -83,8 +83,9 @@ struct Context {
 /// A number that no other backend has.
 static GUID: sys::ggml_guid = *b"haul's attention";
 
-/// Operations of attention that the engine asked about and that were taken, and those that were not.
+/// Operations of attention that the engine asked about since the device was registered, and that were taken.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
+/// Those that were not.
 static REFUSED: AtomicU32 = AtomicU32::new(0);
 
 /// The device among those of the engine, for contexts that are made while this lives.
@@ -98,10 +99,10 @@ impl Registered {
     /// cannot have it.
     pub(crate) fn new() -> Result<Option<Self>, String> {
         let Some(vectors) = vectors(Isa::best()) else { return Ok(None) };
-        let version = engine_api_version();
-        if version != Some(API_VERSION) {
+        let version = engine_api_version().ok_or("it has no backend for the processor")?;
+        if version != API_VERSION {
             return Err(format!(
-                "its structures are of version {version:?}, and Haul knows those of {API_VERSION}"
+                "its structures are of version {version}, and Haul knows those of {API_VERSION}"
             ));
         }
         TAKEN.store(0, Relaxed);
