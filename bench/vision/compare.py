@@ -24,7 +24,9 @@ from transformers import AutoConfig, CLIPImageProcessorPil, CLIPVisionModelWithP
 from ztest import wrap
 
 LOOP = "the study's loop f32, s"
-BATCH, JOB_IMAGES, JOB_PASSES, RATE_IMAGES, RATE_PASSES = 32, 64, 8, 8, 32
+BATCH, JOB_IMAGES, JOB_PASSES = 32, 64, 8
+# So many that the passes by which every site is tried once, 73 at all sites of a ViT-B, do not count.
+RATE_IMAGES, RATE_PASSES = 8, 256
 
 
 class Haul:

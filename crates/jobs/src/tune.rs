@@ -114,8 +114,8 @@ pub struct Report {
     pub drift: Option<f64>,
     /// Whether the drift is so large that small differences say nothing.
     pub is_noisy: bool,
-    /// The settings that are kept: the best that were found and that change no answer's arithmetic but its order of sums,
-    /// or the control.
+    /// The settings that are kept: the best that were found and that change no answer's arithmetic but its order of sums
+    /// (and, between one thread and several, the kernels of its attention), or the control.
     pub best: TunedLoad,
     /// Seconds of a call with them, by the fastest of their rows at the end.
     pub best_seconds: f64,

@@ -515,7 +515,7 @@ fn pack_row<S: Simd, P: Precision<S>>(
 }
 
 /// Floats from one row of scores to the next: whole panels, and a cache line so that rows lie in different sets.
-fn score_stride(len: usize) -> usize {
+pub(crate) fn score_stride(len: usize) -> usize {
     len.next_multiple_of(PANEL) + CACHE_LINE_FLOATS
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::act::exp2_of_negative;
+use crate::attention::score_stride;
 use crate::isa::Isa;
 use crate::simd::{CACHE_LINE_FLOATS, Kernel, MAX_LANES, Simd};
 use crate::tile::{BlockRow, F32, K_BLOCK, MAX_TILE_ROWS, PANEL, PanelRow, multiply, tiles, with_tile_rows};
@@ -278,11 +279,6 @@ fn prefetch<S: Simd>(s: S, cache: Cache<'_>, head: usize, size: usize, panel: us
 
 /// Numbers of 16 bits in a cache line.
 const CACHE_LINE_HALVES: usize = 2 * CACHE_LINE_FLOATS;
-
-/// Floats from one row of scores to the next: a cache line more than the cells, so that rows lie in different sets.
-fn score_stride(cells: usize) -> usize {
-    cells + CACHE_LINE_FLOATS
-}
 
 #[inline(always)]
 fn attend_tile<S: Simd, const R: usize>(
