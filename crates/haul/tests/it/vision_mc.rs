@@ -496,12 +496,19 @@ fn seed_compat_is_biased_and_sampled_as_the_study() {
 #[test]
 fn a_reduced_dtype_says_what_it_costs() {
     let home = with_images(5);
-    let receipt = mc_json(&home, "out", &[&SMALL[..], &["--dtype", "bf16", "--dropout", "0.1"]].concat());
+    let reduced = [&SMALL[..], &["--dtype", "bf16", "--dropout", "0.1"]].concat();
+    let receipt = mc_json(&home, "out", &reduced);
     assert_eq!(receipt["quality"]["against"], "f32");
     assert!(receipt["quality"]["cosine_min"].as_f64() > Some(0.99), "{receipt:#}");
     let rounding = &document(home.path("out/exp0_summary.json"))["rounding"];
     assert!(rounding["rounding_over_noise"].as_f64() < Some(0.5), "{rounding}");
     assert!((rounding["trace_ratio"].as_f64().unwrap() - 1.0).abs() < 0.1, "{rounding}");
+
+    // A run compares passes that it has; one that goes on where another ended computes those of the other once more.
+    mc_json(&home, "on", &[&reduced[..], &["--num-images", "2"]].concat());
+    let on = mc_json(&home, "on", &reduced);
+    assert!(on["settings"]["reused_passes"].as_u64() > Some(0), "{on:#}");
+    assert_eq!(&document(home.path("on/exp0_summary.json"))["rounding"], rounding);
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub mod unit;
 
 pub use pilot::{Pilot, Plan, Target};
 pub use rounding::Rounding;
+use rounding::Sample;
 use stopping::Enough;
 use unit::{Keep, Series, Unit};
 
@@ -248,14 +249,15 @@ impl Run<'_> {
             }
         };
         let started = Instant::now();
-        passing::run(self, &encoder, &todo, untried, parts, &mut outcome)?;
+        let mut sample = if is_rounded { Sample::default() } else { self.sample() };
+        passing::run(self, &encoder, &todo, untried, &mut sample, parts, &mut outcome)?;
         if !untried.is_empty() {
             self.keep_audit(&outcome.audit, sites.len(), parts)?;
         }
         outcome.compute_s = started.elapsed().as_secs_f64();
         outcome.rounding = known_rounding;
         if !outcome.interrupted && !is_rounded {
-            outcome.rounding = Some(self.rounding(&encoder, &sites, parts)?);
+            outcome.rounding = Some(self.rounding(&encoder, &sites, sample, parts)?);
             outcome.loads += 1;
         }
         parts.journal.flush()?;

@@ -11,6 +11,7 @@ use haul_kernels::perturb::Perturbation;
 use haul_pipeline::journal::State as Entry;
 
 use super::super::statistics::passes::Passes;
+use super::rounding::Sample;
 use super::stopping::Enough;
 use super::unit::{Series, Unit};
 use super::{AUDIT_STRENGTH, AUDIT_TRIAL, Image, McError, Outcome, Parts, Run, Todo, audited};
@@ -20,12 +21,14 @@ const GROUP_MAX: usize = 64;
 /// Bytes of passes that are held while images of a group are measured.
 pub(super) const HELD_BYTES_MAX: usize = 256 << 20;
 
-/// Computes all that is missing, or until a stop is asked for; `untried` sites are tried on the first image.
+/// Computes all that is missing, or until a stop is asked for; `untried` sites are tried on the first image, and what is
+/// compared with f32 stays in `sample`.
 pub(super) fn run(
     run: &Run<'_>,
     encoder: &ImageEncoder,
     todo: &[Todo],
     untried: &[Site],
+    sample: &mut Sample,
     parts: &mut Parts<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), McError> {
@@ -38,6 +41,7 @@ pub(super) fn run(
         parts,
         outcome,
         untried,
+        sample,
         flying: VecDeque::new(),
         open: VecDeque::new(),
         closed: 0,
@@ -70,6 +74,7 @@ struct Flights<'a, 'p> {
     outcome: &'a mut Outcome,
     /// Sites that are tried on the first image of the first group.
     untried: &'a [Site],
+    sample: &'a mut Sample,
     flying: VecDeque<Flight>,
     open: VecDeque<Open>,
     /// Series that have all of their passes.
@@ -286,6 +291,7 @@ impl Flights<'_, '_> {
         let Open { hash, series, still, features, begun, .. } =
             self.open.remove(at).expect("a series that is open");
         self.parts.progress.skipped(0, (series.passes - begun) as u64);
+        self.sample.keep(hash, series.number, &features, self.run.tower.dim());
         let unit = Unit::of(&features, &still, &series, self.run.settings.keep);
         let key = self.run.unit_key(&series, &hash);
         self.closed += 1;

@@ -1,5 +1,6 @@
 //! Whether a reduced dtype hides what dropout does: the same passes under the same masks, once more in f32.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use haul_corpus::pixels::Hash;
@@ -50,23 +51,64 @@ struct Compared {
     passes: usize,
 }
 
+/// What a run computes of what is compared: it need not be computed again.
+#[derive(Default)]
+pub(super) struct Sample {
+    /// The images.
+    hashes: Vec<Hash>,
+    /// Passes over each, the first of the first trial, whose number this is.
+    passes: usize,
+    trial: u32,
+    features: HashMap<Hash, Vec<f32>>,
+}
+
+impl Sample {
+    /// Keeps what is compared of a trial over an image. One of trials of several lengths may be too short for it.
+    pub(super) fn keep(&mut self, hash: Hash, trial: u32, features: &[f32], dim: usize) {
+        let is_compared = trial == self.trial && self.hashes.contains(&hash);
+        if let Some(features) = features.get(..self.passes * dim).filter(|_| is_compared) {
+            self.features.insert(hash, features.to_vec());
+        }
+    }
+
+    /// Image by image; none where something is missing: an earlier run computed it, or nobody did.
+    fn into_features(mut self) -> Option<Vec<f64>> {
+        let of_images = self.hashes.iter().map(|hash| self.features.remove(hash));
+        let of_images = of_images.collect::<Option<Vec<_>>>()?;
+        Some(of_images.into_iter().flatten().map(f64::from).collect())
+    }
+}
+
 impl Run<'_> {
+    /// Of a run whose dtype is compared with f32.
+    pub(super) fn sample(&self) -> Sample {
+        let Compared { images, passes } = self.compared();
+        let mut hashes: Vec<Hash> = self.distinct().iter().map(|image| image.hash).collect();
+        hashes.sort_unstable();
+        hashes.truncate(images);
+        Sample { hashes, passes, trial: self.first_trial(), features: HashMap::new() }
+    }
+
+    /// Its masks are those of the comparison.
+    fn first_trial(&self) -> u32 {
+        self.settings.series().first().map_or(0, |series| series.number)
+    }
+
     pub(super) fn rounding(
         &self,
         encoder: &ImageEncoder,
         sites: &[Site],
+        sample: Sample,
         parts: &mut Parts<'_>,
     ) -> Result<Rounding, McError> {
         let started = std::time::Instant::now();
         let exact = (parts.load)(Dtype::F32, sites)?;
-        let mut hashes: Vec<Hash> = self.distinct().iter().map(|image| image.hash).collect();
-        hashes.sort_unstable();
-        let Compared { images, passes } = self.compared();
-        hashes.truncate(images);
-        let (found, wanted) = (
-            self.some_passes(encoder, &hashes, passes, parts)?,
-            self.some_passes(&exact, &hashes, passes, parts)?,
-        );
+        let (hashes, passes) = (sample.hashes.clone(), sample.passes);
+        let found = match sample.into_features() {
+            Some(found) => found,
+            None => self.some_passes(encoder, &hashes, passes, parts)?,
+        };
+        let wanted = self.some_passes(&exact, &hashes, passes, parts)?;
         let dim = self.tower.dim();
         let (mut cosines, mut traces) = (vec![], vec![]);
         let (mut added, mut noise) = (0.0, 0.0);
@@ -131,7 +173,7 @@ impl Run<'_> {
         parts: &mut Parts<'_>,
     ) -> Result<Vec<f64>, McError> {
         let Settings { perturbation, batch, .. } = *self.settings;
-        let trial = self.settings.series().first().map_or(0, |series| series.number);
+        let trial = self.first_trial();
         let over = |(image, hash): (usize, &Hash)| {
             let pass = |pass| Pass { image, mask: self.mask(hash, trial, pass), only: None };
             (0..passes).map(pass).collect::<Vec<_>>()
