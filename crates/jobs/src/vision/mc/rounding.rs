@@ -51,7 +51,7 @@ struct Compared {
     passes: usize,
 }
 
-/// What a run computes of what is compared: it need not be computed again.
+/// What a run computes of what is compared: it need not be computed again. The default is of no image and keeps nothing.
 #[derive(Default)]
 pub(super) struct Sample {
     /// The images.
