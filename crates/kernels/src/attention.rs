@@ -623,14 +623,20 @@ fn score<S: Simd, P: Precision<S>, const R: usize>(
             let acc =
                 multiply::<S, P, R>(s, precision, &scratch.queries, MAX_TILE_ROWS, 0, panel, column, &[]);
             let first = panel_no * PANEL + column;
-            for (r, acc) in acc.into_iter().enumerate() {
-                let scores = &mut scratch.scores[r * stride + first..];
-                let mut products = [precision.to_f32(s, acc[0]), precision.to_f32(s, acc[1])];
-                if P::QUERY_OFFSET > 0.0 {
-                    let offsets = &scratch.key_offsets[first..];
-                    products[0] = s.sub(products[0], s.load(offsets));
-                    products[1] = s.sub(products[1], s.load(&offsets[S::LANES..]));
+            // Each loop short enough to be unrolled: a sum that is picked by a number would leave its register.
+            let mut products = [[s.splat(0.0); 2]; R];
+            for r in 0..R {
+                products[r] = [precision.to_f32(s, acc[r][0]), precision.to_f32(s, acc[r][1])];
+            }
+            if P::QUERY_OFFSET > 0.0 {
+                let offsets = &scratch.key_offsets[first..][..2 * S::LANES];
+                let offsets = [s.load(offsets), s.load(&offsets[S::LANES..])];
+                for products in &mut products {
+                    *products = [s.sub(products[0], offsets[0]), s.sub(products[1], offsets[1])];
                 }
+            }
+            for (r, products) in products.into_iter().enumerate() {
+                let scores = &mut scratch.scores[r * stride + first..][..2 * S::LANES];
                 s.store(products[0], scores);
                 s.store(products[1], &mut scores[S::LANES..]);
             }

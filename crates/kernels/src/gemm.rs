@@ -338,30 +338,54 @@ fn product_tile<S: Simd, M: Mode<S> + Product<S, Acc = M::Sum>, const R: usize>(
     let middle = end.min(start + S::LANES);
     let left = mode.layer(s, layer.weight, layer.bias, start..middle);
     let right = mode.layer(s, layer.weight, layer.bias, middle..end);
-    for (r, acc) in acc.into_iter().enumerate() {
-        let row = first + r;
-        let scale = scratch.scales[row];
-        let mut sums = [mode.finish(s, acc[0], scale, left), mode.finish(s, acc[1], scale, right)];
-        if end - start == 2 * S::LANES {
-            // Nearly all tiles are whole.
-            if let Some(residual) = layer.residual {
-                let residual = &residual[row * n + start..][..2 * S::LANES];
-                sums[0] = s.add(sums[0], s.load(residual));
-                sums[1] = s.add(sums[1], s.load(&residual[S::LANES..]));
+    let scales: &[RowScale; R] = scratch.scales[first..].first_chunk().expect("a scale for each row");
+    // Each loop short enough to be unrolled: a sum that is picked by a number would leave its register.
+    let mut sums = [[s.splat(0.0); 2]; R];
+    for r in 0..R {
+        sums[r] = [mode.finish(s, acc[r][0], scales[r], left), mode.finish(s, acc[r][1], scales[r], right)];
+    }
+    if end - start < 2 * S::LANES {
+        let mut rows = [[0.0; PANEL]; R];
+        for r in 0..R {
+            s.store(sums[r][0], &mut rows[r]);
+            s.store(sums[r][1], &mut rows[r][S::LANES..]);
+        }
+        return store_part(&rows, layer.residual, first, start..end, n, out);
+    }
+    if let Some(residual) = layer.residual {
+        for r in 0..R {
+            let residual = &residual[(first + r) * n + start..][..2 * S::LANES];
+            sums[r][0] = s.add(sums[r][0], s.load(residual));
+            sums[r][1] = s.add(sums[r][1], s.load(&residual[S::LANES..]));
+        }
+    }
+    for r in 0..R {
+        let out = &mut out[(first + r) * n + start..][..2 * S::LANES];
+        s.store(sums[r][0], out);
+        s.store(sums[r][1], &mut out[S::LANES..]);
+    }
+}
+
+/// Stores the first sums of each row, residual added, as the outputs `columns` of the rows from `first`.
+#[cold]
+#[inline(never)]
+fn store_part(
+    sums: &[[f32; PANEL]],
+    residual: Option<&[f32]>,
+    first: usize,
+    columns: Range<usize>,
+    n: usize,
+    out: &mut [f32],
+) {
+    for (row, sums) in sums.iter().enumerate() {
+        let at = (first + row) * n + columns.start;
+        let out = &mut out[at..][..columns.len()];
+        out.copy_from_slice(&sums[..columns.len()]);
+        if let Some(residual) = residual {
+            for (out, residual) in out.iter_mut().zip(&residual[at..]) {
+                *out += residual;
             }
-            let out = &mut out[row * n + start..][..2 * S::LANES];
-            s.store(sums[0], out);
-            s.store(sums[1], &mut out[S::LANES..]);
-            continue;
         }
-        if let Some(residual) = layer.residual {
-            let residual = &residual[row * n..][..n];
-            sums[0] = s.add(sums[0], s.load_up_to(&residual[start..middle], 0.0));
-            sums[1] = s.add(sums[1], s.load_up_to(&residual[middle..end], 0.0));
-        }
-        let out = &mut out[row * n..][..n];
-        s.store_up_to(sums[0], &mut out[start..middle]);
-        s.store_up_to(sums[1], &mut out[middle..end]);
     }
 }
 

@@ -70,14 +70,14 @@ impl PackedWeight {
             Dtype::Int16 => {
                 let share = outputs().map(weight_share).fold(1.0, f64::max);
                 let max = (SUM_MAX / share).sqrt().min(f64::from(INT16_MAX)).floor() as f32;
-                let integers = packed.quantize(outputs(), max);
+                let integers = packed.quantize(isa, weight, max);
                 let largest_sum = integers.chunks_exact(in_features).map(magnitude_sum).fold(1.0, f64::max);
                 packed.row_max = (SUM_MAX / largest_sum).min(f64::from(INT16_MAX)).floor() as f32;
                 packed.fill(isa, &integers, |[a, b]| [pair([a, b].map(|x| (x as i16).cast_unsigned()))]);
             }
             Dtype::Int8 => {
                 let max = (SUM_MAX as f32 / INT8_ROW_MAX / in_features as f32).floor();
-                let integers = packed.quantize(outputs(), max.min(INT8_MAX));
+                let integers = packed.quantize(isa, weight, max.min(INT8_MAX));
                 packed.fill(isa, &integers, |four: [f32; 4]| {
                     [u32::from_le_bytes(four.map(|x| (x as i8).cast_unsigned()))]
                 });
@@ -87,16 +87,16 @@ impl PackedWeight {
     }
 
     /// The integers of all outputs, which fills `scales` and `sums`.
-    fn quantize<'a>(&mut self, outputs: impl Iterator<Item = &'a [f32]>, max: f32) -> Vec<f32> {
-        let mut integers = Vec::with_capacity(self.out_features * self.in_features);
-        for weights in outputs {
+    fn quantize(&mut self, isa: Isa, weight: &[f32], max: f32) -> Vec<f32> {
+        let mut integers = Vec::with_capacity(weight.len());
+        for weights in weight.chunks_exact(self.in_features) {
             let largest = weights.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
             // A NaN or an infinity among the weights makes the output NaN.
             let poison: f32 = weights.iter().map(|w| w * 0.0).sum();
             let scale = largest / max + poison;
             let inverse = if scale > 0.0 { 1.0 / f64::from(scale) } else { 0.0 };
             let start = integers.len();
-            integers.extend(weights.iter().map(|&w| (f64::from(w) * inverse).round_ties_even() as f32));
+            isa.run(Round { weights, inverse, integers: &mut integers });
             self.scales.push(scale);
             self.sums.push(integers[start..].iter().sum());
         }
@@ -116,7 +116,7 @@ impl PackedWeight {
             height = height.next_multiple_of(TILE_STEP);
         }
         height *= WORDS;
-        self.panels = vec![PanelRow::ZERO; self.out_features.div_ceil(PANEL) * height];
+        self.panels.reserve_exact(self.out_features.div_ceil(PANEL) * height);
         let in_features = self.in_features;
         isa.run(Fill::<EACH, WORDS, _> { panels: &mut self.panels, height, weight, in_features, words });
     }
@@ -168,9 +168,30 @@ impl PackedWeight {
     }
 }
 
+/// Appends the nearest integers of weights.
+struct Round<'a> {
+    weights: &'a [f32],
+    inverse: f64,
+    integers: &'a mut Vec<f32>,
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+
+    /// Without instructions that round, each integer is a call of the C library.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Round { weights, inverse, integers } = self;
+        integers.extend(weights.iter().map(
+            #[inline(always)]
+            |&w| (f64::from(w) * inverse).round_ties_even() as f32,
+        ));
+    }
+}
+
 struct Fill<'a, const EACH: usize, const WORDS: usize, F> {
-    /// Zeros.
-    panels: &'a mut [PanelRow],
+    /// Empty.
+    panels: &'a mut Vec<PanelRow>,
     height: usize,
     weight: &'a [f32],
     in_features: usize,
@@ -182,29 +203,43 @@ impl<const EACH: usize, const WORDS: usize, F: Fn([f32; EACH]) -> [u32; WORDS]> 
 {
     type Output = ();
 
-    /// Step by step, so that what is written stays in the first cache until all outputs of a panel stand in it.
+    /// Step by step, each in the first cache until all outputs of a panel stand in it: the memory of the panels, most
+    /// of what loading a model takes, is written once.
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Fill { panels, height, weight, in_features, words } = self;
-        for (panel, outputs) in panels.chunks_exact_mut(height).zip(weight.chunks(PANEL * in_features)) {
-            for (step, rows) in panel.chunks_mut(WORDS * TILE_STEP).enumerate() {
+        for outputs in weight.chunks(PANEL * in_features) {
+            for (step, first) in (0..height).step_by(WORDS * TILE_STEP).enumerate() {
+                let mut rows = [[PanelRow::ZERO; TILE_STEP]; WORDS];
                 for (column, weights) in outputs.chunks_exact(in_features).enumerate() {
-                    let elements = weights.chunks(TILE_STEP * EACH).nth(step).unwrap_or(&[]);
-                    let mut block = [[0.0; EACH]; TILE_STEP];
-                    block.as_flattened_mut()[..elements.len()].copy_from_slice(elements);
+                    let block = block(weights, step * TILE_STEP);
                     let mut of = [[0; TILE_STEP]; WORDS];
                     for (at, &elements) in block.iter().enumerate() {
                         for (of, word) in of.iter_mut().zip(words(elements)) {
                             of[at] = word;
                         }
                     }
-                    for (row, &word) in rows.iter_mut().zip(of.as_flattened()) {
+                    for (row, &word) in rows.as_flattened_mut().iter_mut().zip(of.as_flattened()) {
                         row.0[column] = word;
                     }
                 }
+                let rows = rows.as_flattened();
+                panels.extend_from_slice(&rows[..rows.len().min(height - first)]);
             }
         }
     }
+}
+
+/// The elements of the words from `first` of an output's weights, with zeros behind the last.
+#[inline(always)]
+fn block<const EACH: usize>(weights: &[f32], first: usize) -> [[f32; EACH]; TILE_STEP] {
+    let words = weights.as_chunks().0.get(first..).and_then(|words| words.first_chunk());
+    words.copied().unwrap_or_else(|| {
+        let elements = weights.get(first * EACH..).unwrap_or(&[]);
+        let mut block = [[0.0; EACH]; TILE_STEP];
+        block.as_flattened_mut()[..elements.len()].copy_from_slice(elements);
+        block
+    })
 }
 
 /// What the tile unit multiplies for a dtype, where `isa` has one: all but 16-bit integers, which it does not know.
