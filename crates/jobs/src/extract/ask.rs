@@ -87,10 +87,10 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Entities => "entities",
-            Stage::Present => "groups in the best windows",
-            Stage::Fields => "fields in the best windows",
-            Stage::SectionsPresent => "groups in the other windows",
-            Stage::SectionsFields => "fields in the other windows",
+            Stage::Present => "groups in best windows",
+            Stage::Fields => "fields in best windows",
+            Stage::SectionsPresent => "groups in other windows",
+            Stage::SectionsFields => "fields in other windows",
             Stage::Deep => "fields by themselves",
             Stage::Verify => "verification",
         }
