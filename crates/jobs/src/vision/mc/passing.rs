@@ -1,6 +1,7 @@
-//! The loop over batches: the prefix of the next images is under way while passes over these are computed.
+//! The loop over batches: prefixes of the next images are under way while passes over these are computed.
 
 use std::collections::VecDeque;
+use std::slice::Chunks;
 use std::sync::Arc;
 
 use haul_corpus::pixels::{Hash, PixelCache};
@@ -47,17 +48,18 @@ pub(super) fn run(
         closed: 0,
     };
     let mut groups = todo.chunks(group);
-    let mut ahead = flights.begin(groups.next(), &levels)?;
-    while let Some((images, prefix)) = ahead.take() {
+    let mut ahead = VecDeque::new();
+    flights.begin(&mut groups, &mut ahead, &levels)?;
+    while let Some((images, prefix)) = ahead.pop_front() {
         let state = Arc::new(encoder.collect_prefix(prefix)?);
-        ahead = flights.begin(groups.next(), &levels)?;
+        flights.begin(&mut groups, &mut ahead, &levels)?;
         flights.over(images, &state)?;
         meter.finished(images.len() as u64);
         if flights.parts.stop.requested() {
             break;
         }
     }
-    if let Some((_, prefix)) = ahead {
+    for (_, prefix) in ahead {
         encoder.collect_prefix(prefix)?;
     }
     flights.land_all()?;
@@ -110,22 +112,26 @@ struct Open {
 }
 
 impl Flights<'_, '_> {
-    /// Enqueues the prefix of a group.
+    /// Enqueues prefixes until as many are ahead as keep the device busy: with one, every thread but that one waits for
+    /// the first, and where passes are few or threads many, for all of them.
     fn begin<'t>(
         &mut self,
-        group: Option<&'t [Todo]>,
+        groups: &mut Chunks<'t, Todo>,
+        ahead: &mut VecDeque<(&'t [Todo], PrefixTicket)>,
         levels: &Levels,
-    ) -> Result<Option<(&'t [Todo], PrefixTicket)>, McError> {
-        let Some(images) = group else { return Ok(None) };
-        let mut all = vec![];
-        for todo in images {
-            all.extend(pixels(self.parts.cache, &todo.hash)?);
+    ) -> Result<(), McError> {
+        while ahead.len() < self.encoder.batches_in_flight() {
+            let Some(images) = groups.next() else { break };
+            let mut all = vec![];
+            for todo in images {
+                all.extend(pixels(self.parts.cache, &todo.hash)?);
+            }
+            self.make_room()?;
+            ahead.push_back((images, self.encoder.submit_prefix(&all, levels)?));
+            self.outcome.flops += self.encoder.flops_of_prefix() * images.len() as u64;
+            self.outcome.prefixes += images.len() as u64;
         }
-        self.make_room()?;
-        let ticket = self.encoder.submit_prefix(&all, levels)?;
-        self.outcome.flops += self.encoder.flops_of_prefix() * images.len() as u64;
-        self.outcome.prefixes += images.len() as u64;
-        Ok(Some((images, ticket)))
+        Ok(())
     }
 
     /// All that is missing of a group, or what is begun when a stop is asked for.

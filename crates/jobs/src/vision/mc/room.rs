@@ -17,10 +17,12 @@ const BUFFERS_PERCENT: u64 = 150;
 const IMAGE_BYTES: u64 = 512;
 /// Of a trial over an image: what tables have of it.
 const TRIAL_BYTES: u64 = 256;
-/// Copies of the pixels of a group: as they are kept, side by side, and as numbers.
-const PIXEL_COPIES: u64 = 6;
-/// States that are there at a time: of the images under way, and of the next.
-const STATES: u64 = 2;
+/// Copies of the pixels of a group that is begun: as they are kept, and side by side.
+const PIXEL_COPIES: u64 = 2;
+/// The same as numbers, until its prefix is there.
+const PIXEL_NUMBERS: u64 = 4;
+/// Groups ahead of the one that passes are computed over, beside one for each thread.
+const WAITING_GROUPS: u64 = 1;
 /// A process that decodes has this at least, and no more than [`haul_corpus::limits::Limits::DEFAULT`] gives.
 pub const DECODER_BYTES_MIN: u64 = 512 * MIB;
 
@@ -70,7 +72,9 @@ impl Run<'_> {
     fn bytes_of_a_pass(&self, footprint: Footprint, threads: usize) -> u64 {
         let models = if self.dtype == Dtype::F32 { 1 } else { 2 };
         let buffers = models * threads as u64 * footprint.pass_bytes * BUFFERS_PERCENT / 100;
-        buffers + STATES * footprint.state_bytes + PIXEL_COPIES * self.tower.image_bytes() as u64
+        let ahead = threads as u64 + WAITING_GROUPS;
+        let pixels = (PIXEL_COPIES + ahead * PIXEL_NUMBERS) * self.tower.image_bytes() as u64;
+        buffers + (1 + ahead) * footprint.state_bytes + pixels
     }
 
     /// Passes of trials that end early, until they do.
